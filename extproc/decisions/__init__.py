@@ -1,0 +1,1 @@
+"""Decisions: from readings to what is done with a request."""

@@ -1,0 +1,13 @@
+"""Errors of the Envoy side that never reach a client."""
+
+
+class ProtocolError(Exception):
+    """Envoy speaks to us in a way that its filter should not have been configured for. The text goes to Envoy."""
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; one line for each problem, in the order of the file."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

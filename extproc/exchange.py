@@ -1,0 +1,283 @@
+"""One HTTP exchange, from Envoy's first message to our last: the whole story, in the order in which it happens."""
+
+import secrets
+import time
+from typing import Protocol
+
+import structlog
+
+from extproc import headers as names
+from extproc.decisions.recipe import Decision
+from extproc.errors import ProtocolError
+from extproc.protocol.actions import (
+    Action,
+    Headers,
+    Metadata,
+    PassBody,
+    PassHeaders,
+    PassResponseHeaders,
+    PassResponseTrailers,
+    PassTrailers,
+    Respond,
+    Rewrite,
+)
+from extproc.protocol.events import (
+    BodyMode,
+    Event,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+from extproc.reply import LiveReply, Reply, WholeReply, error_reply
+from extproc.runtime import Runtime
+from looper.budget import Ledger
+from looper.chat import ChatRequest, Request
+from looper.errors import (
+    BodyTooLarge,
+    ChatOnly,
+    InternalError,
+    InvalidRequest,
+    LooperError,
+    ModelNotFound,
+)
+from looper.run import FORWARDED, Deadline, Run, drive, seeded
+from looper.single import SingleConfig
+
+_log = structlog.get_logger()
+
+CHAT = "/v1/chat/completions"
+MODELS = "/v1/models"
+ALIASED = ("/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
+"""What is no chat completion, but names a model."""
+
+
+class Channel(Protocol):
+    """Envoy, as one exchange sees it."""
+
+    async def receive(self) -> Event | None:
+        """The next event; None when Envoy has no more to say."""
+        ...
+
+    async def send(self, action: Action) -> None: ...
+
+    async def begin(self) -> None:
+        """Have Envoy never replay this exchange, whatever happens to us: from here on it costs money."""
+        ...
+
+
+class Exchange:
+    """Handles one HTTP exchange with the runtime that it began with."""
+
+    def __init__(
+        self, runtime: Runtime, channel: Channel, opening: RequestHeaders, recipe: str | None = None
+    ) -> None:
+        self._runtime = runtime
+        self._channel = channel
+        self._opening = opening
+        self._recipe = recipe
+        self._trailers = False
+        self._reply: Reply | None = None
+        self._facts: dict[str, str | int] = {}
+
+    async def run(self) -> None:
+        """See the exchange through. Ends, with everything under way, when it is cancelled."""
+        started = time.perf_counter()
+        try:
+            await self._answer()
+            await self._see_out()
+        except LooperError as error:
+            await self._fail(error)
+            await self._see_out()
+        finally:
+            milliseconds = round((time.perf_counter() - started) * 1000, 3)
+            _log.info("exchange.finished", ms=milliseconds, path=self._known_path(), **self._facts)
+
+    async def _answer(self) -> None:
+        match self._opening.method, self._opening.path:
+            case "POST", path if path == CHAT:
+                await self._chat(ChatRequest.parse(await self._read_body()))
+            case "POST", path if path in ALIASED:
+                await self._resolve(Request.parse(await self._read_body()))
+            case "GET", path if path == MODELS:
+                await self._respond(self._runtime.models_answer)
+            case _:
+                await self._pass()
+
+    # Receiving the request...
+
+    async def _read_body(self) -> bytes:
+        """The body, all of it. Its end is the first end of stream or trailers, whichever Envoy sends."""
+        if self._opening.headers.get("content-encoding", "identity") != "identity":
+            raise InvalidRequest("The body must not be compressed.")
+        limit = self._runtime.config.limits.max_body
+        pieces: list[bytes] = []
+        size = 0
+        if self._opening.end_of_stream:
+            return b""
+        if self._opening.mode is BodyMode.BUFFERED:
+            await self._channel.send(PassHeaders())
+        while True:
+            match await self._channel.receive():
+                case RequestBody(data, end_of_stream):
+                    pieces.append(data)
+                    size += len(data)
+                    if size > limit:
+                        raise BodyTooLarge(f"The body is larger than {limit} bytes.")
+                    if end_of_stream or self._opening.mode is BodyMode.BUFFERED:
+                        return b"".join(pieces)
+                case RequestTrailers():
+                    self._trailers = True
+                    return b"".join(pieces)
+                case None:
+                    raise ProtocolError("the stream ended before the request did")
+                case other:
+                    raise ProtocolError(f"{type(other).__name__} before the end of the request")
+
+    # Deciding...
+
+    async def _chat(self, request: ChatRequest) -> None:
+        """A chat completion: by a model of the catalogue, or as the decision says."""
+        if model := self._runtime.public_model(request.model):
+            await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
+            return
+        policy = self._runtime.policy(request.model, self._recipe)
+        decision = policy.decide(request)
+        facts: Metadata = {
+            "decision": decision.name,
+            "recipe": policy.name,
+            "algorithm": decision.algorithm.type,
+        }
+        match decision.algorithm:
+            case SingleConfig(model=name):
+                await self._route(request, name, facts)
+            case _:
+                await self._loop(request, decision, facts)
+
+    async def _resolve(self, request: Request) -> None:
+        """Something else that names a model: ours are resolved where one model answers, the rest passes."""
+        if model := self._runtime.public_model(request.model):
+            await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
+            return
+        try:
+            policy = self._runtime.policy(request.model, self._recipe)
+        except ModelNotFound:
+            await self._release(request.body)
+            return
+        match policy.decisions[-1]:
+            case Decision(name=name, algorithm=SingleConfig(model=model_name)) if (
+                len(policy.decisions) == 1
+            ):
+                facts: Metadata = {"decision": name, "recipe": policy.name, "algorithm": "single"}
+                await self._route(request, model_name, facts)
+            case _:
+                raise ChatOnly(
+                    f"The model `{request.model}` answers chat completions only.", param="model"
+                )
+
+    # ... and doing: one model, by Envoy's own route...
+
+    async def _route(self, request: Request, name: str, facts: Metadata) -> None:
+        """Have Envoy route the request to a model, with that model's own name in the body."""
+        run = secrets.token_hex(8)
+        metadata = {**facts, "model": name, "run": run}
+        self._facts |= metadata
+        body = request.with_model(self._runtime.models[name].upstream)
+        set_headers: Headers = ((names.MODEL, name), (names.RUN, run))
+        await self._channel.send(Rewrite(set_headers, body, metadata, trailers=self._trailers))
+
+    # ... or a team, whose answer we write in Envoy's place.
+
+    async def _loop(self, request: ChatRequest, decision: Decision, facts: Metadata) -> None:
+        run = Run(
+            id=secrets.token_hex(8),
+            models=self._runtime.models,
+            client=self._runtime.client,
+            ledger=Ledger(decision.budget),
+            deadline=Deadline.after(decision.budget.deadline.total_seconds()),
+            random=seeded(request),
+            headers={
+                name: value
+                for name in FORWARDED
+                if (value := self._opening.headers.get(name)) is not None
+            },
+        )
+        facts = {**facts, "run": run.id}
+        self._facts |= facts
+        live = request.stream and self._opening.mode is BodyMode.FULL_DUPLEX
+        self._reply = (LiveReply if live else WholeReply)(
+            request, run, facts, self._channel.send, self._facts
+        )
+        pattern = self._runtime.pattern(self._runtime.policies[str(facts["recipe"])], decision.name)
+        heartbeat = self._runtime.config.heartbeat.total_seconds()
+        await self._channel.begin()
+        await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
+
+    # What is not ours passes, byte for byte.
+
+    async def _pass(self) -> None:
+        """Let the request through as it is, piece by piece."""
+        await self._channel.send(PassHeaders())
+        ended = self._opening.end_of_stream
+        while not ended:
+            match await self._channel.receive():
+                case RequestBody(data, end_of_stream):
+                    await self._channel.send(PassBody(data, end_of_stream))
+                    ended = end_of_stream
+                case RequestTrailers():
+                    await self._channel.send(PassTrailers())
+                    ended = True
+                case None:
+                    return
+                case other:
+                    raise ProtocolError(f"{type(other).__name__} before the end of the request")
+
+    async def _release(self, body: bytes) -> None:
+        """Let a request through that was read to its end."""
+        if self._opening.mode is BodyMode.FULL_DUPLEX:
+            await self._channel.send(PassHeaders())
+        await self._channel.send(PassBody(body, end_of_stream=not self._trailers))
+        if self._trailers:
+            await self._channel.send(PassTrailers())
+
+    async def _see_out(self) -> None:
+        """Wait until Envoy is done: to end the stream before would lose what is still on its way.
+
+        Nothing that follows the end of the request is looked at, but trailers and what a filter with other settings
+        sends of the response, which Envoy holds until it is answered.
+        """
+        while True:
+            match await self._channel.receive():
+                case None:
+                    return
+                case RequestTrailers() if self._opening.mode is BodyMode.BUFFERED:
+                    await self._channel.send(PassTrailers())
+                case ResponseHeaders():
+                    await self._channel.send(PassResponseHeaders())
+                case ResponseTrailers():
+                    await self._channel.send(PassResponseTrailers())
+                case RequestHeaders() | RequestBody() | RequestTrailers():
+                    pass
+
+    async def _respond(self, body: bytes) -> None:
+        await self._channel.send(
+            Respond(200, (("content-type", "application/json"),), body, "looper.models")
+        )
+
+    async def _fail(self, error: LooperError) -> None:
+        """Tell the client what went wrong: as a status if nothing was said yet, else in the stream."""
+        self._facts |= {"status": error.status, "code": error.code}
+        if self._reply is not None:
+            await self._reply.fail(error)
+        else:
+            await self._channel.send(error_reply(error, (), {}))
+
+    async def last_resort(self) -> None:
+        """After a mistake of ours: end the exchange in a way that says no more than that there was one."""
+        await self._fail(InternalError())
+
+    def _known_path(self) -> str:
+        """The path, if it is one of ours: others may hold anything."""
+        path = self._opening.path
+        return path if path in (CHAT, MODELS, *ALIASED) else "other"

@@ -1,0 +1,11 @@
+"""The headers that are ours. Clients' copies never reach a route; backends never see them."""
+
+MODEL = "x-looper-model"
+ROLE = "x-looper-role"
+RUN = "x-looper-run"
+DECISION = "x-looper-decision"
+ALGORITHM = "x-looper-algorithm"
+OUTCOME = "x-looper-outcome"
+RECIPE = "x-looper-recipe"
+
+OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE)

@@ -1,0 +1,247 @@
+"""Between Envoy's messages, as bytes, and our values. The only module that knows protobuf."""
+
+from collections.abc import Callable, Iterator
+from typing import assert_never
+
+from google.protobuf.message import DecodeError
+
+from extproc.errors import ProtocolError
+from extproc.protocol._pb.ext_proc_pb2 import (
+    HeaderMutation,
+    HttpHeaders,
+    ImmediateResponse,
+    ProcessingMode,
+    ProcessingRequest,
+    ProcessingResponse,
+)
+from extproc.protocol.actions import (
+    Action,
+    CloseStream,
+    Headers,
+    Metadata,
+    OpenStream,
+    PassBody,
+    PassHeaders,
+    PassResponseHeaders,
+    PassResponseTrailers,
+    PassTrailers,
+    Respond,
+    Rewrite,
+    StreamData,
+)
+from extproc.protocol.events import (
+    BodyMode,
+    Event,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseHeaders,
+    ResponseTrailers,
+)
+
+METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+NAMESPACE = "looper"
+MAX_CHUNK = 62_000
+"""Bytes of body in one message; Envoy asks for no more than 64 KiB."""
+
+_MODES = {
+    ProcessingMode.FULL_DUPLEX_STREAMED: BodyMode.FULL_DUPLEX,
+    ProcessingMode.BUFFERED: BodyMode.BUFFERED,
+}
+_CONTROL = bytes([*range(0x20), 0x7F])
+
+
+def decode_first(message: bytes) -> RequestHeaders:
+    """The first message of a stream, which says how the filter is set up.
+
+    Raises ProtocolError if that is not a way in which requests can be answered.
+    """
+    request = _parse(message)
+    if request.WhichOneof("request") != "request_headers":
+        raise ProtocolError("the filter must send request headers: set request_header_mode to SEND")
+    if not request.HasField("protocol_config"):
+        raise ProtocolError(
+            "no protocol_config: observability_mode and Envoy before 1.38 are not supported"
+        )
+    config = request.protocol_config
+    mode = _MODES.get(config.request_body_mode)
+    if mode is None:
+        name = ProcessingMode.BodySendMode.Name(config.request_body_mode)
+        raise ProtocolError(
+            f"request_body_mode {name} is not supported: use FULL_DUPLEX_STREAMED or BUFFERED"
+        )
+    if config.response_body_mode != ProcessingMode.NONE:
+        name = ProcessingMode.BodySendMode.Name(config.response_body_mode)
+        raise ProtocolError(f"response_body_mode {name} is not supported: use NONE")
+    return RequestHeaders(
+        {
+            header.key: (header.raw_value or header.value.encode()).decode("utf-8", "replace")
+            for header in request.request_headers.headers.headers
+        },
+        request.request_headers.end_of_stream,
+        mode,
+    )
+
+
+def decode(message: bytes) -> Event:
+    """Any later message of a stream. Raises ProtocolError for what the filter should not send."""
+    request = _parse(message)
+    match request.WhichOneof("request"):
+        case "request_body":
+            return RequestBody(request.request_body.body, request.request_body.end_of_stream)
+        case "request_trailers":
+            return RequestTrailers()
+        case "response_headers":
+            return ResponseHeaders()
+        case "response_trailers":
+            return ResponseTrailers()
+        case other:
+            raise ProtocolError(f"unexpected message: {other}")
+
+
+def _parse(message: bytes) -> ProcessingRequest:
+    try:
+        return ProcessingRequest.FromString(message)
+    except DecodeError:
+        raise ProtocolError("not a ProcessingRequest") from None
+
+
+def encode(action: Action, mode: BodyMode) -> Iterator[bytes]:  # noqa: C901  # an arm for each action
+    """The messages that make Envoy do `action`, in the order they must be sent."""
+    match action:
+        case PassHeaders():
+            yield _PASS_HEADERS
+        case PassBody():
+            yield from _pass_body(action, mode)
+        case PassTrailers():
+            yield _PASS_TRAILERS
+        case Rewrite():
+            yield from (_rewrite_duplex if mode is BodyMode.FULL_DUPLEX else _rewrite_buffered)(
+                action
+            )
+        case Respond():
+            yield _respond(action)
+        case OpenStream():
+            yield _open_stream(action)
+        case StreamData():
+            yield from _stream_data(action.data)
+        case CloseStream():
+            yield from _close_stream(action)
+        case PassResponseHeaders():
+            yield _PASS_RESPONSE_HEADERS
+        case PassResponseTrailers():
+            yield _PASS_RESPONSE_TRAILERS
+        case _:
+            assert_never(action)
+
+
+def _pass_body(action: PassBody, mode: BodyMode) -> Iterator[bytes]:
+    if mode is BodyMode.BUFFERED:
+        yield _KEEP_BODY
+    else:
+        yield from _body_pieces(action.data, action.end_of_stream)
+
+
+def _rewrite_duplex(action: Rewrite) -> Iterator[bytes]:
+    response = ProcessingResponse()
+    common = response.request_headers.response
+    common.clear_route_cache = True
+    _set(common.header_mutation, action.headers)
+    _put(response, action.metadata)
+    yield response.SerializeToString()
+    # With trailers to come, an end of stream on the body would hang the request.
+    yield from _body_pieces(action.body, end_of_stream=not action.trailers)
+    if action.trailers:
+        yield _PASS_TRAILERS
+
+
+def _rewrite_buffered(action: Rewrite) -> Iterator[bytes]:
+    response = ProcessingResponse()
+    common = response.request_body.response
+    common.clear_route_cache = True
+    # Envoy refuses a body of another length than it was promised.
+    _set(common.header_mutation, (*action.headers, ("content-length", str(len(action.body)))))
+    common.body_mutation.body = action.body
+    _put(response, action.metadata)
+    yield response.SerializeToString()
+
+
+def _body_pieces(data: bytes, end_of_stream: bool) -> Iterator[bytes]:
+    for start in range(0, len(data) or 1, MAX_CHUNK):
+        piece = ProcessingResponse()
+        streamed = piece.request_body.response.body_mutation.streamed_response
+        streamed.body = data[start : start + MAX_CHUNK]
+        streamed.end_of_stream = end_of_stream and start + MAX_CHUNK >= len(data)
+        yield piece.SerializeToString()
+
+
+def _respond(action: Respond) -> bytes:
+    response = ProcessingResponse()
+    immediate: ImmediateResponse = response.immediate_response
+    immediate.status.code = action.status
+    _set(immediate.headers, action.headers)
+    immediate.body = action.body
+    immediate.details = action.details
+    _put(response, action.metadata)
+    return response.SerializeToString()
+
+
+def _open_stream(action: OpenStream) -> bytes:
+    response = ProcessingResponse()
+    opening: HttpHeaders = response.streamed_immediate_response.headers_response
+    for name, value in ((":status", str(action.status)), *action.headers):
+        opening.headers.headers.add(key=name, raw_value=_clean(value))
+    _put(response, action.metadata)
+    return response.SerializeToString()
+
+
+def _stream_data(data: bytes) -> Iterator[bytes]:
+    for start in range(0, len(data), MAX_CHUNK):
+        piece = ProcessingResponse()
+        piece.streamed_immediate_response.body_response.body = data[start : start + MAX_CHUNK]
+        yield piece.SerializeToString()
+
+
+def _close_stream(action: CloseStream) -> Iterator[bytes]:
+    *before, last = range(0, len(action.data) or 1, MAX_CHUNK)
+    for start in before:
+        yield from _stream_data(action.data[start : start + MAX_CHUNK])
+    closing = ProcessingResponse()
+    closing.streamed_immediate_response.body_response.body = action.data[last:]
+    closing.streamed_immediate_response.body_response.end_of_stream = True
+    _put(closing, action.metadata)
+    yield closing.SerializeToString()
+
+
+def _set(mutation: HeaderMutation, headers: Headers) -> None:
+    for name, value in headers:
+        option = mutation.set_headers.add()
+        option.header.key = name
+        option.header.raw_value = _clean(value)
+
+
+def _put(response: ProcessingResponse, metadata: Metadata) -> None:
+    if metadata:
+        response.dynamic_metadata.update({NAMESPACE: dict(metadata)})
+
+
+def _clean(value: str) -> bytes:
+    # One control character in one value would make Envoy refuse the whole message.
+    return value.encode().translate(None, _CONTROL)
+
+
+def _constant(build: Callable[[ProcessingResponse], None]) -> bytes:
+    response = ProcessingResponse()
+    build(response)
+    return response.SerializeToString()
+
+
+# Without a change of headers the route is chosen again too: a header that a filter before us let through must
+# not have chosen it.
+_PASS_HEADERS = _constant(
+    lambda response: setattr(response.request_headers.response, "clear_route_cache", True)
+)
+_KEEP_BODY = _constant(lambda response: response.request_body.SetInParent())
+_PASS_TRAILERS = _constant(lambda response: response.request_trailers.SetInParent())
+_PASS_RESPONSE_HEADERS = _constant(lambda response: response.response_headers.SetInParent())
+_PASS_RESPONSE_TRAILERS = _constant(lambda response: response.response_trailers.SetInParent())

@@ -1,0 +1,55 @@
+"""What Envoy tells us of one HTTP exchange, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class BodyMode(Enum):
+    """How Envoy hands over request bodies. The first message of a stream announces it."""
+
+    FULL_DUPLEX = "full_duplex"
+    BUFFERED = "buffered"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHeaders:
+    """The first event of every exchange. Header names are lower-case."""
+
+    headers: Mapping[str, str]
+    end_of_stream: bool
+    mode: BodyMode
+
+    @property
+    def path(self) -> str:
+        return self.headers.get(":path", "").partition("?")[0]
+
+    @property
+    def method(self) -> str:
+        return self.headers.get(":method", "")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestBody:
+    """A piece of the body, or all of it. `end_of_stream` stays false when trailers follow."""
+
+    data: bytes
+    end_of_stream: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrailers:
+    """The request's trailers, which end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseHeaders:
+    """A backend's answer begins. Comes only if the filter sends response headers, which ours does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTrailers:
+    """A backend's trailers. As for response headers."""
+
+
+Event = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | ResponseTrailers

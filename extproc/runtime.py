@@ -1,0 +1,79 @@
+"""What a configuration becomes: everything an exchange needs, made once and never changed."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from extproc.config import Config
+from extproc.decisions.engine import Policy
+from extproc.errors import ProtocolError
+from looper.errors import ModelNotFound
+from looper.models import Model
+from looper.run import Client, Pattern
+from looper.single import SingleConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A configuration at work. An exchange keeps the one it began with."""
+
+    config: Config
+    client: Client
+    models: Mapping[str, Model]
+    policies: Mapping[str, Policy]
+    patterns: Mapping[tuple[str, str], Pattern]
+    models_answer: bytes
+
+    def policy(self, model: str, recipe: str | None) -> Policy:
+        """The policy for a request: the recipe that Envoy's route names, else that of the model's entrypoint.
+
+        Raises ModelNotFound; and ProtocolError for a recipe that does not exist, as to use another one in its place
+        could let through what it is there to stop.
+        """
+        entry = self.config.entrypoints.get(model)
+        if entry is None:
+            raise ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
+        if recipe is not None and recipe not in self.policies:
+            raise ProtocolError("the route names a recipe that does not exist")
+        return self.policies[recipe or entry]
+
+    def public_model(self, name: str) -> Model | None:
+        """The model of the catalogue that may be asked for by this name."""
+        model = self.models.get(name)
+        return model if model is not None and model.public else None
+
+    def pattern(self, policy: Policy, decision: str) -> Pattern:
+        """The loop that a decision runs."""
+        return self.patterns[policy.name, decision]
+
+
+def build(config: Config, client: Client) -> Runtime:
+    """Make a configuration ready for work."""
+    policies = {name: Policy(name, recipe) for name, recipe in config.recipes.items()}
+    patterns: dict[tuple[str, str], Pattern] = {
+        (name, decision.name): decision.algorithm.build()
+        for name, policy in policies.items()
+        for decision in policy.decisions
+        if not isinstance(decision.algorithm, SingleConfig)
+    }
+    return Runtime(
+        config=config,
+        client=client,
+        models={model.name: model for model in config.models},
+        policies=policies,
+        patterns=patterns,
+        models_answer=_models_answer(config),
+    )
+
+
+def _models_answer(config: Config) -> bytes:
+    """The body of `GET /v1/models`: the public names, and the models that may be asked for directly."""
+    names = [*config.entrypoints, *(model.name for model in config.models if model.public)]
+    created = int(time.time())
+    data = [
+        {"id": name, "object": "model", "created": created, "owned_by": "envoy-looper"}
+        for name in names
+    ]
+    return msgspec.json.encode({"object": "list", "data": data})

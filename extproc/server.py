@@ -1,0 +1,197 @@
+"""The gRPC server that Envoy talks to: sockets, health, and the last resort for mistakes."""
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from extproc.errors import ProtocolError
+from extproc.exchange import Exchange
+from extproc.protocol.actions import Action
+from extproc.protocol.codec import METHOD, decode, decode_first, encode
+from extproc.protocol.events import BodyMode, Event
+from extproc.runtime import Runtime
+
+_log = structlog.get_logger()
+
+_RECIPE = "x-looper-recipe"
+_OPTIONS = (
+    # A message in body mode BUFFERED holds a whole body; limits.max_body is what bounds it.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_metadata_size", 64 << 10),
+    ("grpc.so_reuseport", 0),
+)
+SERVICES = ("", "liveness", "readiness")
+"""What the health service answers for; `liveness` stays up while the process drains."""
+
+
+class GrpcChannel:
+    """Envoy's end of one stream."""
+
+    def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        self._context = context
+        self.mode = BodyMode.FULL_DUPLEX
+
+    async def receive(self) -> Event | None:
+        message: Any = await self._context.read()
+        return None if message is grpc.aio.EOF else decode(message)
+
+    async def send(self, action: Action) -> None:
+        for message in encode(action, self.mode):
+            await self._context.write(message)
+
+    async def begin(self) -> None:
+        await self._context.send_initial_metadata(())
+
+
+class Processor:
+    """Serves Envoy's streams, each with the runtime that is current when it begins."""
+
+    def __init__(self, runtime: Callable[[], Runtime]) -> None:
+        self._runtime = runtime
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        # Without (de)serializers the handler gets bytes, and the codec alone knows protobuf.
+        service, _, method = METHOD.strip("/").rpartition("/")
+        process = grpc.stream_stream_rpc_method_handler(self.process)
+        return grpc.method_handlers_generic_handler(service, {method: process})
+
+    async def process(
+        self, _: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> None:
+        """One exchange. No text of an exception reaches Envoy, which would show it to clients."""
+        channel = GrpcChannel(context)
+        try:
+            await self._exchange(channel, context)
+        except ProtocolError as error:
+            _log.error("protocol", problem=str(error))
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _exchange(
+        self, channel: GrpcChannel, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> None:
+        first: Any = await context.read()
+        if first is grpc.aio.EOF:
+            return
+        opening = decode_first(first)
+        channel.mode = opening.mode
+        exchange = Exchange(self._runtime(), channel, opening, _recipe(context))
+        try:
+            await exchange.run()
+        except ProtocolError:
+            raise
+        except Exception:
+            _log.exception("exchange.crashed")
+            await exchange.last_resort()
+
+
+def _recipe(context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
+    for name, value in context.invocation_metadata() or ():
+        if name == _RECIPE:
+            return str(value) or None
+    return None
+
+
+class Health:
+    """grpc.health.v1, which Envoy and the kubelet ask."""
+
+    def __init__(self) -> None:
+        self._servicer = health.aio.HealthServicer()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_serving(self, serving: bool) -> None:
+        status = HealthCheckResponse.SERVING if serving else HealthCheckResponse.NOT_SERVING
+        for service in SERVICES:
+            if service != "liveness" or serving:
+                await self._servicer.set(service, status)
+
+
+@asynccontextmanager
+async def serving(
+    runtime: Callable[[], Runtime], listen: Sequence[str], health_address: str | None, grace: float
+) -> AsyncIterator[Health]:
+    """Listen at every address while the context is open; on leaving, give open exchanges `grace` seconds."""
+    health_service = Health()
+    async with AsyncExitStack() as stack:
+        for address in listen:
+            server = grpc.aio.server(options=_OPTIONS)
+            server.add_generic_rpc_handlers((Processor(runtime).handler(),))
+            health_service.add_to(server)
+            await stack.enter_async_context(_started(server, address, grace))
+        if health_address is not None:
+            server = grpc.aio.server(options=_OPTIONS)
+            health_service.add_to(server)
+            await stack.enter_async_context(_started(server, health_address, 0))
+        await health_service.set_serving(True)
+        yield health_service
+        await health_service.set_serving(False)
+
+
+@asynccontextmanager
+async def _started(server: grpc.aio.Server, address: str, grace: float) -> AsyncIterator[None]:
+    with _bindable(address) as bound:
+        if server.add_insecure_port(bound) == 0:
+            raise OSError(f"cannot listen on {address}")
+        await server.start()
+        if bound.startswith("unix:"):
+            _publish(Path(address.removeprefix("unix:")), Path(bound.removeprefix("unix:")))
+        try:
+            yield
+        finally:
+            await asyncio.shield(server.stop(grace))
+
+
+@contextmanager
+def _bindable(address: str) -> Iterator[str]:
+    """Where to bind so that `address` can be taken over from a predecessor that is still at work.
+
+    gRPC unlinks a socket's path when it stops, whoever holds it by then, and a second bind takes a live path away
+    without a word. So each process binds a path of its own, and `address` is a link that points to the newest.
+    """
+    if not address.startswith("unix:"):
+        yield address
+        return
+    path = Path(address.removeprefix("unix:"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        raise OSError(f"{path} exists and is not a socket")
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    own.unlink(missing_ok=True)
+    try:
+        yield f"unix:{own}"
+    finally:
+        if path.is_symlink() and path.readlink() == Path(own.name):
+            path.unlink()
+        own.unlink(missing_ok=True)
+
+
+def _publish(path: Path, own: Path) -> None:
+    own.chmod(0o660)
+    before = path.readlink() if path.is_symlink() else None
+    link = own.with_name(f"{own.name}.link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(own.name)
+    link.replace(path)
+    if before is not None and not _alive(before.name.rpartition(".")[2]):
+        path.with_name(before.name).unlink(missing_ok=True)
+
+
+def _alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,253 @@
+"""A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any, Self
+
+import msgspec
+
+from looper.errors import InvalidField, InvalidJson
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_KEY = re.compile(rb'"(?:[^"\\]|\\.)*"')
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part of a multimodal message."""
+
+    type: str = ""
+    text: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of the conversation, as far as it is read here; what is sent on is the client's own bytes."""
+
+    role: str
+    content: str | list[Part] | None = None
+
+    @property
+    def text(self) -> str:
+        match self.content:
+            case None:
+                return ""
+            case str():
+                return self.content
+            case list():
+                return "\n".join(part.text for part in self.content if part.text)
+
+
+_messages = msgspec.json.Decoder(list[Message])
+
+
+class Request:
+    """A JSON body with a `model`: its members as bytes, and where the value of `model` stands."""
+
+    def __init__(self, body: bytes, members: Mapping[str, msgspec.Raw], model_at: slice) -> None:
+        self.body = body
+        self.members = members
+        self._model_at = model_at
+        self.model = _read(members, "model", str)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Raises InvalidJson if `body` is no JSON object or has a key twice, InvalidField without a `model`."""
+        members = _parse_members(body)
+        if "model" not in members:
+            raise InvalidField("The body has no `model`.", param="model")
+        spans = dict(_locate(body, members))
+        return cls(body, MappingProxyType(members), spans["model"])
+
+    def with_model(self, name: str) -> bytes:
+        """The body with another model's name in it, and every other byte as it was."""
+        at = self._model_at
+        return b"%b%b%b" % (self.body[: at.start], msgspec.json.encode(name), self.body[at.stop :])
+
+
+class ChatRequest(Request):
+    """A request for a chat completion."""
+
+    def __init__(self, body: bytes, members: Mapping[str, msgspec.Raw], model_at: slice) -> None:
+        super().__init__(body, members, model_at)
+        self.messages = self._read_messages()
+
+    def _read_messages(self) -> list[Message]:
+        raw = self.members.get("messages")
+        if raw is None:
+            raise InvalidField("The body has no `messages`.", param="messages")
+        try:
+            messages = _messages.decode(raw)
+        except msgspec.DecodeError as error:
+            raise InvalidField(_explain("messages", error), param="messages") from None
+        if not messages:
+            raise InvalidField("`messages` is empty.", param="messages")
+        return messages
+
+    @cached_property
+    def text(self) -> str:
+        """What the user wrote, over all turns."""
+        return "\n".join(message.text for message in self.messages if message.role == "user")
+
+    @cached_property
+    def stream(self) -> bool:
+        return _read(self.members, "stream", bool | None) or False
+
+    @cached_property
+    def include_usage(self) -> bool:
+        options = _read(self.members, "stream_options", StreamOptions | None)
+        return options is not None and options.include_usage is True
+
+    @cached_property
+    def choices(self) -> int:
+        """How many choices the client asks for."""
+        count = _read(self.members, "n", int | None)
+        return 1 if count is None else count
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """`stream_options` of a request."""
+
+    include_usage: bool | None = None
+
+
+def _read(members: Mapping[str, msgspec.Raw], name: str, type: Any) -> Any:
+    """A member's value. Absent is null, where `type` allows it."""
+    try:
+        return msgspec.json.decode(members.get(name, b"null"), type=type)
+    except msgspec.DecodeError as error:
+        raise InvalidField(_explain(name, error), param=name) from None
+
+
+def _explain(name: str, error: msgspec.DecodeError) -> str:
+    """msgspec's message names types and a path, never a value: it is safe to show."""
+    text, _, path = str(error).partition(" - at `$")
+    return f"`{name}{path.rstrip('`')}`: {text}."
+
+
+def _parse_members(body: bytes) -> dict[str, msgspec.Raw]:
+    try:
+        if not body.isascii():
+            body.decode()  # what is kept raw would otherwise pass with invalid UTF-8 in it
+        return _members.decode(body)
+    except UnicodeDecodeError:
+        raise InvalidJson("The body is not valid UTF-8.") from None
+    except RecursionError:
+        raise InvalidJson("The body is nested too deeply.") from None
+    except msgspec.ValidationError:
+        raise InvalidJson("The body is not a JSON object.") from None
+    except msgspec.DecodeError as error:
+        raise InvalidJson(f"The body is not valid JSON: {error}.") from None
+
+
+def _locate(body: bytes, members: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, slice]]:
+    """Where each member's value stands in `body`, which is known to be a JSON object.
+
+    The decoder kept the last value of a key that stands twice. Walking the members beside the body finds that out:
+    either the value at a key is another one than was kept, or the key has been passed already.
+    """
+    seen: set[str] = set()
+    at = _skip(body, _skip(body, 0) + 1)
+    while body[at] != 0x7D:  # }
+        key = _KEY.match(body, at)
+        assert key is not None
+        name: str = msgspec.json.decode(key[0])
+        start = _skip(body, _skip(body, key.end()) + 1)
+        value = members[name]
+        if name in seen or not body.startswith(value, start):
+            raise InvalidJson(f"The key `{name[:64]}` stands twice in the body.")
+        seen.add(name)
+        stop = start + len(memoryview(value))
+        yield name, slice(start, stop)
+        at = _skip(body, stop)
+        if body[at] == 0x2C:  # ,
+            at = _skip(body, at + 1)
+
+
+def _skip(body: bytes, at: int) -> int:
+    space = _SPACE.match(body, at)
+    assert space is not None
+    return space.end()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one call or, added up, of several. Details are OpenAI's own, by name."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_details: dict[str, int] = {}
+    completion_details: dict[str, int] = {}
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            _sum(self.prompt_details, other.prompt_details),
+            _sum(self.completion_details, other.completion_details),
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        wire: dict[str, object] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+        if self.prompt_details:
+            wire["prompt_tokens_details"] = dict(self.prompt_details)
+        if self.completion_details:
+            wire["completion_tokens_details"] = dict(self.completion_details)
+        return wire
+
+
+def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+class WireUsage(msgspec.Struct, frozen=True):
+    """`usage` as a backend reports it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: dict[str, int | None] | None = None
+    completion_tokens_details: dict[str, int | None] | None = None
+
+    def read(self) -> Usage:
+        return Usage(
+            self.prompt_tokens or 0,
+            self.completion_tokens or 0,
+            {name: count or 0 for name, count in (self.prompt_tokens_details or {}).items()},
+            {name: count or 0 for name, count in (self.completion_tokens_details or {}).items()},
+        )
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The message, or the delta of one, that a backend answers with."""
+
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One choice of a completion (`message`) or of a chunk (`delta`)."""
+
+    index: int = 0
+    message: Reply | None = None
+    delta: Reply | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw | None = None
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A backend's complete answer, or one chunk of a streamed one."""
+
+    choices: list[Choice] = []
+    usage: WireUsage | None = None
+    error: msgspec.Raw | None = None

@@ -1,0 +1,174 @@
+"""Model calls, over HTTP to Envoy's egress listener, which adds the key, TLS and retries."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Self
+
+import aiohttp
+import msgspec
+
+from looper.calls import Call, CallFailed, Failure
+from looper.chat import Completion
+from looper.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
+
+MAX_ANSWER = 32 << 20
+_completion = msgspec.json.Decoder(Completion)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer, and how many attempts Envoy made for it."""
+
+    completion: Completion
+    attempts: int
+
+
+class EgressClient:
+    """Sends calls to the egress listener. One for each process; `async with` opens and closes it."""
+
+    def __init__(self, egress: str) -> None:
+        self._path = egress.removeprefix("unix:") if egress.startswith("unix:") else None
+        self._base = "http://egress" if self._path else egress.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # aiohttp's defaults would queue the 101st call, end an answer after five minutes and ask for gzip.
+        connector = (
+            aiohttp.UnixConnector(self._path, limit=0)
+            if self._path
+            else aiohttp.TCPConnector(limit=0)
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"accept-encoding": "identity", "content-type": "application/json"},
+            skip_auto_headers=("user-agent",),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=65_536,
+            max_field_size=65_536,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(self, call: Call, headers: Mapping[str, str], *, deadline: float) -> Answer:
+        """One unstreamed answer. `deadline` is in the loop's time. Raises CallFailed."""
+        async with self._post(call, headers, deadline) as response:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    body = await self._read(response)
+            except TimeoutError:
+                raise CallFailed(Failure.TIMEOUT) from None
+            return Answer(_decode(body), _attempts(response))
+
+    async def stream(
+        self, call: Call, headers: Mapping[str, str], *, deadline: float
+    ) -> AsyncGenerator[Completion]:
+        """The chunks of a streamed answer, as they come. Raises CallFailed, also for a stream that was cut."""
+        async with self._post(call, headers, deadline) as response:
+            reader = EventReader(max_event=MAX_ANSWER)
+            finished = False
+            while True:
+                events = await self._next_events(response, reader, deadline)
+                if events is None:
+                    break
+                for event in events:
+                    if event == DONE:
+                        return
+                    chunk = _decode(event)
+                    finished = finished or any(choice.finish_reason for choice in chunk.choices)
+                    yield chunk
+            # Some backends leave out [DONE]; one that has not finished was cut.
+            if not finished:
+                raise CallFailed(Failure.BROKEN)
+
+    async def _next_events(
+        self, response: aiohttp.ClientResponse, reader: EventReader, deadline: float
+    ) -> list[bytes] | None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                data = await response.content.readany()
+            if not data:
+                reader.close()
+                return None
+            return [event.data for event in reader.feed(data)]
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except (aiohttp.ClientError, EventTooLarge, IncompleteEvent):
+            raise CallFailed(Failure.BROKEN) from None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        pieces, size = [], 0
+        try:
+            while data := await response.content.readany():
+                size += len(data)
+                if size > MAX_ANSWER:
+                    raise CallFailed(Failure.UNUSABLE)
+                pieces.append(data)
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+        return b"".join(pieces)
+
+    @asynccontextmanager
+    async def _post(
+        self, call: Call, headers: Mapping[str, str], deadline: float
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response once its headers are there and say 200; closed, not reused, unless it was read to its end."""
+        assert self._session is not None
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            raise CallFailed(Failure.TIMEOUT)
+        sent = {
+            **headers,
+            "x-looper-model": call.model.name,
+            "x-looper-role": call.role,
+            "x-envoy-upstream-rq-timeout-ms": str(max(1, int(remaining * 1000))),
+        }
+        try:
+            async with asyncio.timeout_at(deadline):
+                response = await self._session.post(
+                    f"{self._base}/v1/chat/completions", data=call.body, headers=sent
+                )
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except aiohttp.ClientConnectorError:
+            raise CallFailed(Failure.CONNECT) from None
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+        try:
+            if response.status != 200:
+                raise _refused(response)
+            yield response
+        finally:
+            response.close()
+
+
+def _refused(response: aiohttp.ClientResponse) -> CallFailed:
+    """What an upstream's body says is not read: it is not ours to show."""
+    if response.status == 504:
+        return CallFailed(Failure.TIMEOUT, status=504)
+    after = response.headers.get("retry-after", "")
+    return CallFailed(
+        Failure.STATUS,
+        status=response.status,
+        retry_after=int(after) if after.isdigit() and len(after) < 6 else None,
+    )
+
+
+def _attempts(response: aiohttp.ClientResponse) -> int:
+    count = response.headers.get("x-envoy-attempt-count", "1")
+    return int(count) if count.isdigit() else 1
+
+
+def _decode(body: bytes) -> Completion:
+    try:
+        completion = _completion.decode(body)
+    except msgspec.DecodeError:
+        raise CallFailed(Failure.UNUSABLE) from None
+    if completion.error is not None:
+        raise CallFailed(Failure.UNUSABLE)
+    return completion

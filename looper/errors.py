@@ -1,0 +1,132 @@
+"""Everything that can go wrong in words a client may read, each with its place in OpenAI's error shape."""
+
+from typing import ClassVar
+
+import msgspec
+
+
+class LooperError(Exception):
+    """Base of all errors that may reach a client. Its text is ours: never an upstream's body, URL or exception.
+
+    `retry` is what SDKs are told in `x-should-retry`; None leaves it to their own rules.
+    """
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+    code: ClassVar[str] = "internal_error"
+    retry: ClassVar[bool | None] = None
+
+    def __init__(
+        self, message: str, *, param: str | None = None, retry_after: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def to_json(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return msgspec.json.encode({"error": error})
+
+
+class InternalError(LooperError):
+    """A mistake of this program. The text says no more than that."""
+
+    def __init__(self) -> None:
+        super().__init__("The router could not handle this request.")
+
+
+class InvalidRequest(LooperError):
+    """The client's request cannot be understood."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidJson(InvalidRequest):
+    """The body is not the JSON object that it should be."""
+
+    code = "invalid_json"
+
+
+class InvalidField(InvalidRequest):
+    """A member of the body has a value that cannot be used."""
+
+    code = "invalid_field"
+
+
+class ChatOnly(InvalidRequest):
+    """A team of models was asked for something else than a chat completion."""
+
+    code = "chat_only"
+
+
+class ModelNotFound(InvalidRequest):
+    """The model that was asked for does not exist here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The body is over `limits.max_body`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class UnsupportedByModel(InvalidRequest):
+    """Every member that was asked refused the request as it is."""
+
+    code = "unsupported_by_model"
+
+
+class UpstreamFailed(LooperError):
+    """Backends are down, or what they say cannot be used."""
+
+    status = 502
+    type = "upstream_error"
+    code = "upstream_failed"
+    retry = False
+
+
+class UpstreamMisconfigured(UpstreamFailed):
+    """Backends refuse our credential, or do not know the model we name."""
+
+    code = "upstream_misconfigured"
+
+
+class RateLimited(LooperError):
+    """Every backend that was asked is rate-limited."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limited"
+    retry = False
+
+
+class BudgetExhausted(LooperError):
+    """The decision's budget is spent and there is nothing to return."""
+
+    status = 402
+    type = "budget_error"
+    code = "budget_exhausted"
+    retry = False
+
+
+class DeadlineExceeded(LooperError):
+    """The decision's deadline passed and there is nothing to return."""
+
+    status = 504
+    type = "upstream_error"
+    code = "deadline_exceeded"
+    retry = False
+
+
+class Draining(LooperError):
+    """This process is going away; another will answer."""
+
+    status = 503
+    code = "draining"
+    retry = True

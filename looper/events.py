@@ -1,0 +1,44 @@
+"""What a pattern says while it works. One module (`answer`) makes JSON or a stream of it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from looper.chat import Usage
+
+Outcome = Literal["ok", "degraded", "fallback"]
+DeltaKind = Literal["content", "reasoning_content", "refusal", "tool_calls", "logprobs"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A stage began. Names the stage, never a model."""
+
+    stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A bit of the answer. `value` is text, or for tool calls and logprobs what the backend sent."""
+
+    kind: DeltaKind
+    value: Any
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A choice is complete."""
+
+    reason: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The run is complete."""
+
+    usage: Usage
+    outcome: Outcome
+
+
+Event = Progress | Delta | Finish | Done
