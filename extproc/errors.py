@@ -5,6 +5,10 @@ class ProtocolError(Exception):
     """Envoy speaks to us in a way that its filter should not have been configured for. The text goes to Envoy."""
 
 
+class Abandoned(Exception):
+    """The client left before its request was complete. Nobody is there to be told."""
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used; one line for each problem, in the order of the file."""
 

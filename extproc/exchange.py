@@ -8,7 +8,7 @@ import structlog
 
 from extproc import headers as names
 from extproc.decisions.recipe import Decision
-from extproc.errors import ProtocolError
+from extproc.errors import Abandoned, ProtocolError
 from extproc.protocol.actions import (
     Action,
     Headers,
@@ -84,12 +84,17 @@ class Exchange:
     async def run(self) -> None:
         """See the exchange through. Ends, with everything under way, when it is cancelled."""
         started = time.perf_counter()
+        self._facts["end"] = "abandoned"
         try:
             await self._answer()
+            self._facts["end"] = "answered"
             await self._see_out()
         except LooperError as error:
+            self._facts["end"] = "refused"
             await self._fail(error)
             await self._see_out()
+        except Abandoned:
+            pass
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
             _log.info("exchange.finished", ms=milliseconds, path=self._known_path(), **self._facts)
@@ -108,32 +113,38 @@ class Exchange:
     # Receiving the request...
 
     async def _read_body(self) -> bytes:
-        """The body, all of it. Its end is the first end of stream or trailers, whichever Envoy sends."""
+        """The body, all of it."""
         if self._opening.headers.get("content-encoding", "identity") != "identity":
             raise InvalidRequest("The body must not be compressed.")
-        limit = self._runtime.config.limits.max_body
-        pieces: list[bytes] = []
-        size = 0
         if self._opening.end_of_stream:
             return b""
         if self._opening.mode is BodyMode.BUFFERED:
             await self._channel.send(PassHeaders())
-        while True:
-            match await self._channel.receive():
-                case RequestBody(data, end_of_stream):
-                    pieces.append(data)
-                    size += len(data)
-                    if size > limit:
-                        raise BodyTooLarge(f"The body is larger than {limit} bytes.")
-                    if end_of_stream or self._opening.mode is BodyMode.BUFFERED:
-                        return b"".join(pieces)
-                case RequestTrailers():
-                    self._trailers = True
-                    return b"".join(pieces)
-                case None:
-                    raise ProtocolError("the stream ended before the request did")
-                case other:
-                    raise ProtocolError(f"{type(other).__name__} before the end of the request")
+        limit = self._runtime.config.limits.max_body
+        pieces: list[bytes] = []
+        size = 0
+        while (piece := await self._next_piece()) is not None:
+            pieces.append(piece.data)
+            size += len(piece.data)
+            if size > limit:
+                raise BodyTooLarge(f"The body is larger than {limit} bytes.")
+            # In body mode BUFFERED there is one piece, whose reply Envoy awaits before it sends any trailers.
+            if piece.end_of_stream or self._opening.mode is BodyMode.BUFFERED:
+                break
+        return b"".join(pieces)
+
+    async def _next_piece(self) -> RequestBody | None:
+        """The next piece of the body; None when the request has ended with trailers instead."""
+        match await self._channel.receive():
+            case RequestBody() as piece:
+                return piece
+            case RequestTrailers():
+                self._trailers = True
+                return None
+            case None:
+                raise Abandoned
+            case other:
+                raise ProtocolError(f"{type(other).__name__} before the end of the request")
 
     # Deciding...
 
@@ -221,17 +232,11 @@ class Exchange:
         await self._channel.send(PassHeaders())
         ended = self._opening.end_of_stream
         while not ended:
-            match await self._channel.receive():
-                case RequestBody(data, end_of_stream):
-                    await self._channel.send(PassBody(data, end_of_stream))
-                    ended = end_of_stream
-                case RequestTrailers():
-                    await self._channel.send(PassTrailers())
-                    ended = True
-                case None:
-                    return
-                case other:
-                    raise ProtocolError(f"{type(other).__name__} before the end of the request")
+            piece = await self._next_piece()
+            await self._channel.send(
+                PassTrailers() if piece is None else PassBody(piece.data, piece.end_of_stream)
+            )
+            ended = piece is None or piece.end_of_stream
 
     async def _release(self, body: bytes) -> None:
         """Let a request through that was read to its end."""

@@ -1,0 +1,5 @@
+"""Envoy's side of a configuration: the files that make Envoy route, call and count as the config says."""
+
+from extproc.bootstrap.files import render, write
+
+__all__ = ["render", "write"]

