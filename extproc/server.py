@@ -39,6 +39,7 @@ class GrpcChannel:
 
     def __init__(self, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         self._context = context
+        self._spoke = False
         self.mode = BodyMode.FULL_DUPLEX
 
     async def receive(self) -> Event | None:
@@ -46,11 +47,14 @@ class GrpcChannel:
         return None if message is grpc.aio.EOF else decode(message)
 
     async def send(self, action: Action) -> None:
+        self._spoke = True
         for message in encode(action, self.mode):
             await self._context.write(message)
 
     async def begin(self) -> None:
-        await self._context.send_initial_metadata(())
+        # What Envoy does not replay is a stream whose initial metadata it has; a first message brings it as well.
+        if not self._spoke:
+            await self._context.send_initial_metadata(())
 
 
 class Processor:

@@ -2,6 +2,8 @@
 
 import logging
 import sys
+import traceback
+from collections.abc import MutableMapping
 from typing import Any
 
 import msgspec
@@ -15,7 +17,7 @@ def set_up(level: str = "info") -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-            structlog.processors.dict_tracebacks,
+            _frames,
             structlog.processors.JSONRenderer(serializer=_serialize),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
@@ -28,3 +30,12 @@ def set_up(level: str = "info") -> None:
 
 def _serialize(event: dict[str, Any], **_: Any) -> bytes:
     return msgspec.json.encode(event, enc_hook=str)
+
+
+def _frames(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An exception as its type and the lines it came through. Its text and its variables may hold a prompt."""
+    if event.pop("exc_info", None) and (error := sys.exc_info()[1]) is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        event["exception"] = type(error).__qualname__
+        event["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
+    return event

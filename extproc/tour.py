@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from extproc.config import Config
@@ -33,21 +34,15 @@ class Stop:
 
 
 STOPS = (
-    Stop("routed to one model", "What is the capital of France?", False, "default", "Paris"),
+    Stop("one model", "What is the capital of Canada?", False, "default", "Ottawa"),
     Stop(
-        "answered by a team",
-        "Which of the following planets is the largest? A) Mars B) Venus C) Jupiter D) Saturn",
+        "a team",
+        "Think step by step: What is the time complexity of binary search?",
         False,
         "panel",
-        "ANSWER: C",
+        "O(log n)",
     ),
-    Stop(
-        "answered by a team, streamed",
-        "Which of the following planets is the largest? A) Mars B) Venus C) Jupiter D) Saturn",
-        True,
-        "panel",
-        "ANSWER: C",
-    ),
+    Stop("a team, streamed", "Think step by step: What is 15 percent of 240?", True, "panel", "36"),
 )
 
 
@@ -77,9 +72,9 @@ def announce(config: Config, addresses: Addresses) -> None:
 async def tour(config: Config, addresses: Addresses) -> bool:
     """Send the requests and print a table of what came of them. Whether every reply was right."""
     demo = addresses.models is not None
-    table = Table(title="A short tour")
-    for column in ("request", "decision", "algorithm", "models called", "first token", "total", ""):
-        table.add_column(column, justify="right" if column in ("first token", "total") else "left")
+    table = Table(title="A short tour", show_lines=True)
+    for column in ("question, answered by", "decision", "models called", "time", "answer"):
+        table.add_column(column)
     all_right = True
     async with aiohttp.ClientSession() as session:
         for stop in STOPS:
@@ -88,17 +83,23 @@ async def tour(config: Config, addresses: Addresses) -> bool:
             called = await _calls(session, addresses) - before
             right = _is_right(stop, seen, demo)
             all_right = all_right and right
+            verdict = "[green]right[/green]" if right else f"[red]wrong ({seen.status})[/red]"
             table.add_row(
-                f"{stop.title}\n[dim]{stop.prompt[:60]}[/dim]",
-                seen.decision,
-                seen.algorithm,
-                ", ".join(f"{model} ({role})" for (model, role) in called) or "-",
-                "-" if seen.first_token is None else f"{seen.first_token * 1000:.0f} ms",
-                f"{seen.total * 1000:.0f} ms",
-                "[green]right[/green]" if right else f"[red]wrong ({seen.status})[/red]",
+                f"{stop.prompt}\n[dim]{stop.title}[/dim]",
+                f"{seen.decision}\n[dim]{seen.algorithm}[/dim]",
+                "\n".join(f"{model} [dim]{role}[/dim]" for (model, role) in called) or "-",
+                _times(seen),
+                f"{escape(seen.text[-60:])}\n{verdict}",
             )
     Console().print(table)
     return all_right
+
+
+def _times(seen: Seen) -> str:
+    total = f"{seen.total * 1000:.0f} ms"
+    if seen.first_token is None:
+        return total
+    return f"{total}\n[dim]first token {seen.first_token * 1000:.0f} ms[/dim]"
 
 
 def _is_right(stop: Stop, seen: Seen, demo: bool) -> bool:

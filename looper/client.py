@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Self
 
 import aiohttp
@@ -131,7 +132,7 @@ class EgressClient:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._session.post(
-                    f"{self._base}/v1/chat/completions", data=call.body, headers=sent
+                    f"{self._base}/v1/chat/completions", data=BytesIO(call.body), headers=sent
                 )
         except TimeoutError:
             raise CallFailed(Failure.TIMEOUT) from None

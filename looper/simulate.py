@@ -25,6 +25,7 @@ from collections.abc import (
 )
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from secrets import token_hex
 from typing import Annotated, Any, Literal, TypeAlias, assert_never
 
@@ -138,13 +139,22 @@ class Delivery:
     faulted: bool = False
 
 
-async def misbehave(fault: AnyFault, reply: Callable[[], Awaitable[Delivery]]) -> Delivery:
-    """What a fault makes of a reply, which is not even made when nothing of it is sent."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a fault may look at."""
+
+    request: Mapping[str, Any]
+    reply: Callable[[Reply | None], Awaitable[Delivery]]
+    """Gives what would be sent without the fault, or the given reply in its place."""
+
+
+async def misbehave(fault: AnyFault, asked: Asked) -> Delivery:
+    """What a fault makes of a request. No reply is made, no script used up, if none is sent."""
     match fault:
         case Hang(after_chunks=chunks) | Reset(after_chunks=chunks):
             delivery = Delivery(status=None)
             if chunks is not None:
-                delivery = _first(await reply(), chunks)
+                delivery = _first(await asked.reply(None), chunks)
             return replace(delivery, ending=fault.type, faulted=True)
         case Status():
             seconds = fault.retry_after
@@ -152,7 +162,7 @@ async def misbehave(fault: AnyFault, reply: Callable[[], Awaitable[Delivery]]) -
             refused = refusal(fault.status, fault.code, fault.message)
             return replace(refused, headers=headers, faulted=True)
         case Cut():
-            return replace(_first(await reply(), fault.after_chunks), faulted=True)
+            return replace(_first(await asked.reply(None), fault.after_chunks), faulted=True)
         case _:
             assert_never(fault)
 
@@ -443,12 +453,10 @@ class Simulator:
         if model is None:
             return refusal(404, "model_not_found", f"The model `{call.model}` does not exist.")
 
-        async def reply() -> Delivery:
-            return await self._reply(ending, model, call.parsed)
-
+        asked = Asked(call.parsed, partial(self._reply, ending, model, call.parsed))
         try:
             fault = self._due_fault(model)
-            return await (misbehave(fault, reply) if fault else reply())
+            return await (misbehave(fault, asked) if fault else asked.reply(None))
         except msgspec.ValidationError as error:
             return refusal(400, "invalid_field", str(error))
 
@@ -461,7 +469,9 @@ class Simulator:
         self._hits[model.name] += 1
         return fault
 
-    async def _reply(self, ending: str, model: SimulatedModel, parsed: dict[str, Any]) -> Delivery:
+    async def _reply(
+        self, ending: str, model: SimulatedModel, parsed: dict[str, Any], instead: Reply | None
+    ) -> Delivery:
         if ending == "/embeddings":
             return embeddings(model, msgspec.convert(parsed, EmbeddingsBody))
         if ending == "/completions":
@@ -469,8 +479,10 @@ class Simulator:
             body = msgspec.convert({**parsed, **prompt, "logprobs": None}, ChatBody)
             return legacy_completion(model, body, self._choose(model, body, 0))
         body = msgspec.convert(parsed, ChatBody)
-        if queue := self._scripts[model.name]:
-            choices = [recite(await _resolved(queue.popleft(), parsed), body)] * (body.n or 1)
+        script = self._scripts[model.name]
+        if instead is not None or script:
+            reply = instead if instead is not None else await _resolved(script.popleft(), parsed)
+            choices = [recite(reply, body)] * (body.n or 1)
         else:
             choices = [self._choose(model, body, index) for index in range(body.n or 1)]
         return completion(model, body, choices)
@@ -594,11 +606,12 @@ async def _write(response: web.StreamResponse, delivery: Delivery) -> None:
 
 
 def _parse_model(text: str) -> SimulatedModel:
-    members = dict(
-        zip(("name", "skill", "latency", "token_latency"), text.split(":"), strict=False)
-    )
+    names = ("name", "skill", "latency", "token_latency")
+    parts = text.split(":")
+    if len(parts) > len(names):
+        raise click.BadParameter(f"{text}: more than {len(names)} parts")
     try:
-        return SimulatedModel.model_validate(members)
+        return SimulatedModel.model_validate(dict(zip(names, parts, strict=False)))
     except ValidationError as error:
         raise click.BadParameter(f"{text}: {error.errors()[0]['msg']}") from error
 

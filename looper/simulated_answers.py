@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import zip_longest
 from secrets import token_hex
 from typing import Annotated, Any, TypeAlias
 
@@ -286,10 +287,10 @@ def candidates(prompt: str, question: KnownQuestion | None = None) -> dict[int, 
         # Its options would be taken for values that the candidate before it gives.
         prompt = prompt.replace(question.text, "")
     heads = list(_CANDIDATE.finditer(prompt))
-    ends = [head.start() for head in heads[1:]] + [len(prompt)]
     found: dict[int, str] = {}
-    for head, end in zip(heads, ends, strict=True):
-        text = _CANDIDATE_ENDS.split(prompt[head.end() : end], maxsplit=1)[0].strip()
+    for head, following in zip_longest(heads, heads[1:]):
+        block = prompt[head.end() : following.start() if following else None]
+        text = _CANDIDATE_ENDS.split(block, maxsplit=1)[0].strip()
         found.setdefault(int(head[1] or head[2]), text)
     return found
 
@@ -322,26 +323,25 @@ def instance(
     *,
     name: str = "value",
     answer: str | None = None,
-    depth: int = 0,
+    within: frozenset[str] = frozenset(),
 ) -> Any:
     """A plain value that satisfies a usual JSON schema; its property `answer` gets the answer."""
 
-    def inner(part: Mapping[str, Any], part_name: str) -> Any:
-        return instance(part, root, name=part_name, answer=answer, depth=depth + 1)
+    def inner(part: Mapping[str, Any], part_name: str, *refs: str) -> Any:
+        return instance(part, root, name=part_name, answer=answer, within=within.union(refs))
 
-    if depth > 16:  # a schema may refer to itself without end
-        return None
     match schema:
         case {"const": value} | {"enum": [value, *_]} | {"default": value}:
             return value
         case {"$ref": str(path)}:
-            return inner(_resolve(root, path), name)
+            # A schema may refer to itself; that must end somewhere.
+            return None if path in within else inner(_resolve(root, path), name, path)
         case {"anyOf": [part, *_]} | {"oneOf": [part, *_]} | {"allOf": [part, *_]}:
             return inner(part, name)
         case {"properties": dict(properties)}:
             return {key: inner(part, key) for key, part in properties.items()}
         case {"items": dict(items)}:
-            return [inner(items, name)] if depth < 8 else []
+            return [value for value in [inner(items, name)] if value is not None]
         case _:
             return _scalar(schema, name, answer)
 
@@ -366,7 +366,7 @@ def _scalar(schema: Mapping[str, Any], name: str, answer: str | None) -> Any:
 
 def _resolve(root: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     found: Any = root
-    for step in path.removeprefix("#").strip("/").split("/"):
+    for step in filter(None, path.removeprefix("#").split("/")):
         found = found.get(step, {}) if isinstance(found, dict) else {}
     return found if isinstance(found, dict) else {}
 

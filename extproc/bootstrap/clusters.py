@@ -29,7 +29,6 @@ def model_cluster(model: Model, directory: str) -> cluster.Cluster:
         alt_stat_name=stat_name(model),
         type=kind.STATIC if upstream.is_ip else kind.STRICT_DNS,
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
-        respect_dns_ttl=not upstream.is_ip,
         connect_timeout=seconds(3),
         lb_policy=cluster.ClusterLbPolicy.LEAST_REQUEST,
         load_assignment=endpoints(name, [socket(upstream.host, upstream.port)]),

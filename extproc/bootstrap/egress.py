@@ -2,9 +2,11 @@
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata import v3 as to_metadata
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
+from extproc import headers
 from extproc.bootstrap import local_replies, stats
 from extproc.bootstrap.ingress import idle_timeout
 from extproc.bootstrap.messages import address, http_filter, http_listener, watched_file
@@ -37,7 +39,18 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         stream_idle_timeout=idle_timeout(config),
         access_log=stats.egress(),
         local_reply_config=local_replies.egress(),
-        http_filters=[http_filter("envoy.filters.http.router", Router())],
+        http_filters=[
+            http_filter("envoy.filters.http.header_to_metadata", _remember_role()),
+            http_filter("envoy.filters.http.router", Router()),
+        ],
+    )
+
+
+def _remember_role() -> to_metadata.Config:
+    """The route removes the header before the access log could read it."""
+    role = to_metadata.ConfigKeyValuePair(metadata_namespace="looper", key="role")
+    return to_metadata.Config(
+        request_rules=[to_metadata.ConfigRule(header=headers.ROLE, on_header_present=role)]
     )
 
 

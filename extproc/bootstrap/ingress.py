@@ -42,6 +42,9 @@ WRITABLE = (
 )
 """Headers beside its own that the processor may write, to requests and to its own answers alike."""
 
+_MAX_ANSWER = 32 * MIB
+"""Of an unstreamed answer, which Envoy holds while it reads its usage; a longer one is refused."""
+
 _GRACE = seconds(5)
 """By how much a clock of Envoy's outlasts the deadline that it must not overtake."""
 
@@ -51,8 +54,7 @@ def ingress(config: Config, directory: str) -> listener.Listener:
         "ingress",
         address(config.envoy.ingress),
         _manager(config, directory),
-        # Also bounds an unstreamed answer while its usage is read; a longer one would be refused.
-        buffer_bytes=max(MIB, config.limits.max_body),
+        buffer_bytes=max(_MAX_ANSWER, config.limits.max_body),
     )
 
 
@@ -77,9 +79,9 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         rds=hcm.Rds(
             route_config_name="ingress", config_source=watched_file(directory, "rds-ingress.yaml")
         ),
-        # Takes `x-envoy-*` from clients, which would set timeouts and retries, and their `x-request-id`.
+        # Takes `x-envoy-*` from clients, which would set timeouts and retries, and their `x-request-id`: as long as
+        # there is no `internal_address_config`, for even an empty one makes Envoy trust private addresses.
         use_remote_address=True,
-        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(),
         generate_request_id=True,
         early_header_mutation_extensions=[_without_own_headers()],
         # A path that climbs out of /v1/ must not reach an upstream's other paths.
@@ -92,9 +94,6 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         stream_idle_timeout=idle_timeout(config),
         common_http_protocol_options=core.HttpProtocolOptions(
             max_stream_duration=config.envoy.max_stream_duration
-        ),
-        access_log_options=hcm.HttpConnectionManagerHcmAccessLogOptions(
-            flush_access_log_on_new_request=True  # for the gauge of open requests
         ),
         access_log=stats.ingress(),
         local_reply_config=local_replies.ingress(),
@@ -200,6 +199,7 @@ def _usage() -> json_to_metadata.JsonToMetadata:
     ]
     return json_to_metadata.JsonToMetadata(
         response_rules=json_to_metadata.JsonToMetadataMatchRules(
-            rules=rules, allow_content_types=["application/json"]
+            rules=rules,
+            allow_content_types_regex=matcher.RegexMatcher(regex="application/json( *;.*)?"),
         )
     )

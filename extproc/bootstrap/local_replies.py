@@ -76,7 +76,7 @@ def ingress() -> hcm.LocalReplyConfig:
             _answer(
                 _flags("UO", "OM"), Overloaded("Too much is under way at once.", retry_after=1)
             ),
-            _answer(_from(500), errors.UpstreamFailed("The model could not be reached.")),
+            _answer(_from(500), errors.UpstreamFailed("The model gave no usable answer.")),
             _answer(
                 _from(400), errors.InvalidRequest("The request is not valid."), keep_status=True
             ),

@@ -18,6 +18,9 @@ from looper.models import Model
 CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 """Request headers that a client proves itself with: neither the processor nor a backend sees them."""
 
+_API = "/v1/"
+"""Where clients see the API; the path of a model's URL stands in its place upstream."""
+
 _FROM_CLIENT = (
     *CREDENTIALS,
     # An account that belongs to the credential just removed: beside ours it makes providers refuse the call.
@@ -26,6 +29,7 @@ _FROM_CLIENT = (
     # The client's address is no business of a provider.
     "x-forwarded-for",
     "x-envoy-external-address",
+    "x-envoy-internal",
     # Envoy reads the usage of an answer in passing, which it cannot if the answer is compressed.
     "accept-encoding",
     "looper-debug",
@@ -91,18 +95,19 @@ def _table(
 
 def _to_model(model: Model) -> route.Route:
     upstream = Upstream.of(model)
+    # Both end in a slash: a prefix and a replacement that do not agree on that double or lose one.
+    rewritten = f"{upstream.path}/"
     named = matcher.StringMatcher(exact=model.name)
     return route.Route(
         name=model.name,
         match=route.RouteMatch(
-            prefix="/v1/", headers=[route.HeaderMatcher(name=headers.MODEL, string_match=named)]
+            prefix=_API, headers=[route.HeaderMatcher(name=headers.MODEL, string_match=named)]
         ),
         route=route.RouteAction(
             cluster=cluster_name(model),
             # Generating takes as long as it takes; deadlines are the processor's, and per call.
             timeout=seconds(0),
-            # Prefix and replacement both end in a slash: anything else can double or lose one.
-            prefix_rewrite="" if upstream.path == "/v1" else f"{upstream.path}/",
+            prefix_rewrite="" if rewritten == _API else rewritten,
             host_rewrite_literal=upstream.authority,
             retry_policy=_retries(model),
         ),
@@ -145,15 +150,19 @@ def _nowhere() -> list[route.Route]:
     """What is left after all models. No model's name begins with a parenthesis, so labels cannot clash."""
     named = route.HeaderMatcher(name=headers.MODEL, present_match=True)
     return [
-        _refuse("(unknown model)", [named], ModelNotFound("This model has no route.")),
-        _refuse("(unknown path)", [], UnknownPath()),
+        _refuse(
+            "(unknown model)",
+            route.RouteMatch(prefix=_API, headers=[named]),
+            ModelNotFound("This model has no route."),
+        ),
+        _refuse("(unknown path)", route.RouteMatch(prefix="/"), UnknownPath()),
     ]
 
 
-def _refuse(name: str, matches: list[route.HeaderMatcher], error: LooperError) -> route.Route:
+def _refuse(name: str, match: route.RouteMatch, error: LooperError) -> route.Route:
     return route.Route(
         name=name,
-        match=route.RouteMatch(prefix="/", headers=matches),
+        match=match,
         direct_response=route.DirectResponseAction(
             status=error.status, body=core.DataSource(inline_string=error.to_json().decode())
         ),

@@ -1,15 +1,11 @@
 """What Envoy counts: access loggers that turn the processor's metadata and the egress calls into statistics."""
 
-from collections.abc import Iterable
-
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
 from envoy_data_plane.envoy.config.metrics import v3 as metrics
-from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
 from envoy_data_plane.envoy.extensions.access_loggers.stats import v3 as stats
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from extproc import headers
 from extproc.bootstrap.messages import pack
 
 _INGRESS = "looper"
@@ -60,7 +56,10 @@ def config() -> metrics.StatsConfig:
 
 
 def ingress() -> list[accesslog.AccessLog]:
-    """Requests, how long they took, how many are open, and what they used if that is known."""
+    """Requests, how long they took, and what they used if that is known.
+
+    How many are open, Envoy counts by itself: `http.ingress.downstream_rq_active`.
+    """
     tags = _DECIDED | {"outcome": _known("outcome"), "code": "%RESPONSE_CODE%"}
     requests = stats.Config(
         stats_scope=_scope(_INGRESS, counters=5000, histograms=500),
@@ -68,9 +67,8 @@ def ingress() -> list[accesslog.AccessLog]:
         histograms=[_milliseconds("request_ms", {"decision": _known("decision")})],
     )
     return [
-        _logger("requests", requests, [_at_end()]),
-        *(_logger(key, _sum(key), [_at_end(), _is_reported(key)]) for key in _REPORTED),
-        _logger("inflight", _inflight(), []),
+        _logger("requests", requests),
+        *(_logger(key, _sum(key), _is_reported(key)) for key in _REPORTED),
     ]
 
 
@@ -78,7 +76,7 @@ def egress() -> list[accesslog.AccessLog]:
     """Calls by model and role, which are both the processor's word, and how long they took."""
     model = {"model": "%ROUTE_NAME%"}
     tags = model | {
-        "role": f"%REQ({headers.ROLE})%",
+        "role": _known("role"),
         "code": "%RESPONSE_CODE%",
         "flags": "%RESPONSE_FLAGS%",
     }
@@ -87,7 +85,7 @@ def egress() -> list[accesslog.AccessLog]:
         counters=[_count("calls_total", tags)],
         histograms=[_milliseconds("call_ms", model)],
     )
-    return [_logger("calls", calls, [_at_end()])]
+    return [_logger("calls", calls)]
 
 
 def _sum(key: str) -> stats.Config:
@@ -95,25 +93,10 @@ def _sum(key: str) -> stats.Config:
     return stats.Config(stats_scope=_scope(_INGRESS, counters=2000), counters=[counter])
 
 
-def _inflight() -> stats.Config:
-    change = stats.ConfigGaugePairedAddSubtract(
-        add_log_type=AccessLogType.DownstreamStart, sub_log_type=AccessLogType.DownstreamEnd
-    )
-    gauge = stats.ConfigGauge(
-        stat=_stat("inflight_requests", {}), value_fixed=1, add_subtract=change
-    )
-    return stats.Config(stats_scope=_scope(_INGRESS, gauges=10), gauges=[gauge])
-
-
-def _scope(prefix: str, *, counters: int = 0, histograms: int = 0, gauges: int = 0) -> types.Scope:
+def _scope(prefix: str, *, counters: int, histograms: int = 0) -> types.Scope:
     """A bound on series, should labels ever multiply; those unused since the last eviction make room."""
     return types.Scope(
-        prefix=prefix,
-        max_counters=counters,
-        max_histograms=histograms,
-        max_gauges=gauges,
-        enable_eviction=gauges
-        == 0,  # a gauge that is evicted between its two ends would never be right again
+        prefix=prefix, max_counters=counters, max_histograms=histograms, enable_eviction=True
     )
 
 
@@ -137,23 +120,9 @@ def _stat(name: str, tags: Tags) -> stats.ConfigStat:
 
 
 def _logger(
-    name: str, config: stats.Config, filters: Iterable[accesslog.AccessLogFilter]
+    name: str, config: stats.Config, only: accesslog.AccessLogFilter | None = None
 ) -> accesslog.AccessLog:
-    found = list(filters)
-    only = found[0] if len(found) == 1 else None
-    both = accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=found))
-    return accesslog.AccessLog(
-        name=f"looper.{name}",
-        filter=(only or both) if found else None,
-        typed_config=pack(config),
-    )
-
-
-def _at_end() -> accesslog.AccessLogFilter:
-    # The gauge wants a log entry at the start of each request too, which must not count twice here.
-    return accesslog.AccessLogFilter(
-        log_type_filter=accesslog.LogTypeFilter(types=[AccessLogType.DownstreamEnd])
-    )
+    return accesslog.AccessLog(name=f"looper.{name}", filter=only, typed_config=pack(config))
 
 
 def _is_reported(key: str) -> accesslog.AccessLogFilter:

@@ -1,0 +1,80 @@
+"""What Envoy's own statistics tell of requests and calls."""
+
+import re
+
+import pytest
+
+from tests.envoy.requests import TEAM, chat
+from tests.fakes.stack import Stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+def count(series: dict[str, float], name: str, **labels: str) -> float:
+    """The sum of the series of this name that have these labels."""
+    total = 0.0
+    for key, value in series.items():
+        if key.partition("{")[0] == name and labels.items() <= dict(LABEL.findall(key)).items():
+            total += value
+    return total
+
+
+async def test_a_routed_request_is_counted(stack: Stack) -> None:
+    """A routed request counts once, by decision, algorithm, model and code."""
+    labels = {"decision": "default", "algorithm": "single", "model": "small", "code": "200"}
+    before = count(await stack.series(), "envoy_looper_requests_total", **labels)
+
+    async with stack.session.post(f"{stack.base_url}/chat/completions", json=chat()) as response:
+        await response.read()
+
+    await stack.until_series(
+        lambda now: count(now, "envoy_looper_requests_total", **labels) == before + 1
+    )
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["unstreamed", "streamed"])
+async def test_a_teams_request_is_counted(stack: Stack, streamed: bool) -> None:
+    """A team's request counts once, with its outcome; its calls, tokens and cost are added up."""
+    labels = {"decision": "panel", "algorithm": "fusion", "code": "200"}
+    before = await stack.series()
+
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=chat(TEAM, stream=streamed)
+    ) as response:
+        await response.read()
+
+    after = await stack.until_series(
+        lambda now: (
+            count(now, "envoy_looper_requests_total", outcome="ok", **labels)
+            == count(before, "envoy_looper_requests_total", outcome="ok", **labels) + 1
+        )
+    )
+    for name in ("prompt_tokens", "completion_tokens", "cost_microusd"):
+        series = f"envoy_looper_{name}_total"
+        assert count(after, series) > count(before, series), name
+
+
+async def test_each_call_is_counted_by_model_and_role(stack: Stack) -> None:
+    """Every call of a run counts at the egress, by model, role and code."""
+    before = await stack.series()
+
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=chat(TEAM)
+    ) as response:
+        await response.read()
+
+    def calls(series: dict[str, float], model: str, role: str) -> float:
+        return count(series, "envoy_looper_egress_calls_total", model=model, role=role, code="200")
+
+    expected = [
+        ("small", "panel"),
+        ("other", "panel"),
+        ("third", "panel"),
+        ("large", "judge"),
+        ("large", "final"),
+    ]
+    await stack.until_series(
+        lambda now: all(calls(now, *each) == calls(before, *each) + 1 for each in expected)
+    )

@@ -1,0 +1,164 @@
+"""Simulated models, a real processor and a real Envoy, wired together for tests."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import aiohttp
+import yaml
+
+from extproc import bootstrap
+from extproc.config import EnvoySettings, parse_config
+from looper.simulate import Address, Simulator
+from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
+from tests.fakes.relocate import relocate
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "extproc" / "demo.yaml"
+READY_SECONDS = 20
+
+
+@dataclass(slots=True)
+class Processor:
+    """`looper serve` as a process of its own, which a test may kill and start again."""
+
+    config: Path
+    socket: Path
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "extproc", "serve", "-c", str(self.config)),
+                *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
+                stdout=output,
+                stderr=output,
+            )
+        async with asyncio.timeout(READY_SECONDS):
+            while not self.socket.exists():
+                if self.process.returncode is not None:
+                    raise AssertionError(f"the processor ended:\n{self.log.read_text()}")
+                await asyncio.sleep(0.02)
+
+    async def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.send_signal(how)
+            await self.process.wait()
+
+
+@dataclass(slots=True)
+class Stack:
+    """Everything that a test talks to."""
+
+    simulator: Simulator
+    processor: Processor
+    envoy: EnvoyProcess
+    ingress: str
+    stats: str
+    folder: Path
+    session: aiohttp.ClientSession = field(repr=False)
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.ingress}/v1"
+
+    async def until_ready(self) -> None:
+        """Until a request is answered, which shows that Envoy has reached the processor."""
+        async with asyncio.timeout(READY_SECONDS):
+            while True:
+                async with self.session.get(f"{self.base_url}/models") as response:
+                    if response.status == 200:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def series(self) -> dict[str, float]:
+        """What Envoy's statistics listener exposes."""
+        async with self.session.get(f"{self.stats}/stats/prometheus") as response:
+            assert response.status == 200
+            lines = (await response.text()).splitlines()
+        pairs = (line.rpartition(" ") for line in lines if line and not line.startswith("#"))
+        return {name: float(value) for name, _, value in pairs}
+
+    async def until_series(
+        self, holds: Callable[[dict[str, float]], bool], timeout: float = 5.0
+    ) -> dict[str, float]:
+        """The series once `holds` says so: Envoy counts a request when it is over, a moment after its client."""
+        async with asyncio.timeout(timeout):
+            while not holds(series := await self.series()):
+                await asyncio.sleep(0.02)
+        return series
+
+
+@asynccontextmanager
+async def run_stack(
+    simulator: Simulator, change: Mapping[str, Any] | None = None, *, shipped: bool = False
+) -> AsyncIterator[Stack]:
+    """Start a stack with the demo's configuration, some of its top-level members changed.
+
+    With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
+    """
+    async with AsyncExitStack() as stack:
+        # Paths of sockets are limited to about 100 bytes.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="lo-", dir="/tmp")))
+        models = await stack.enter_async_context(simulator.serve())
+        places = {
+            "ingress": f"127.0.0.1:{free_port()}",
+            "stats": f"127.0.0.1:{free_port()}",
+            "admin": f"127.0.0.1:{free_port()}",
+            "processors": [f"unix:{folder}/extproc.sock"],
+        }
+        demo = yaml.safe_load(DEMO.read_text())
+        config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
+        config["envoy"] = {**config.get("envoy", {}), **places}
+        for model in config["models"]:
+            model["url"] = f"{models.url}/v1"
+        path = folder / "looper.yaml"
+        path.write_text(yaml.safe_dump(config))
+        parsed = parse_config(path.read_text(), str(path))
+        envoy_folder = folder / "envoy"
+        bootstrap.write(parsed, envoy_folder)
+        if shipped:
+            _install_shipped(envoy_folder, config, models)
+        processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
+        await processor.start()
+        stack.push_async_callback(processor.stop)
+        envoy = await stack.enter_async_context(
+            run_envoy(envoy_folder / "bootstrap.yaml", log_level="warning")
+        )
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        )
+        running = Stack(
+            simulator=simulator,
+            processor=processor,
+            envoy=envoy,
+            ingress=f"http://{places['ingress']}",
+            stats=f"http://{places['stats']}",
+            folder=folder,
+            session=session,
+        )
+        await running.until_ready()
+        yield running
+
+
+def _install_shipped(folder: Path, config: Mapping[str, Any], models: Address) -> None:
+    """The files in `envoy/`, which are made for `/etc/envoy`, `/run/looper` and the demo's ports."""
+    shipped, here = EnvoySettings(), config["envoy"]
+    relocate(
+        ROOT / "envoy",
+        folder,
+        {
+            shipped.ingress: here["ingress"],
+            shipped.stats: here["stats"],
+            shipped.admin: here["admin"],
+            "127.0.0.1:8001": f"{models.host}:{models.port}",
+        },
+        {"/etc/envoy": str(folder), "/run/looper": str(folder.parent)},
+    )
