@@ -137,6 +137,8 @@ class Delivery:
     """Seconds between the pieces."""
     ending: Literal["end", "hang", "reset"] = "end"
     faulted: bool = False
+    usage: Mapping[str, Any] | None = None
+    """What it costs, if it is sent to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,9 @@ def completion(model: SimulatedModel, body: ChatBody, choices: Sequence[Choice])
     usage = _usage(body.texts, [choice.message for choice in choices])
     if body.stream:
         events = (*_events(head, body, choices, usage), b"data: [DONE]\n\n")
-        return Delivery(events, streamed=True, wait=model.latency, pause=model.token_latency)
+        return Delivery(
+            events, streamed=True, wait=model.latency, pause=model.token_latency, usage=usage
+        )
     whole = [
         {
             "index": index,
@@ -200,7 +204,7 @@ def completion(model: SimulatedModel, body: ChatBody, choices: Sequence[Choice])
     ]
     seconds = model.latency + model.token_latency * usage["completion_tokens"] / len(choices)
     encoded = msgspec.json.encode({**head, "choices": whole, "usage": usage})
-    return Delivery((encoded,), wait=seconds)
+    return Delivery((encoded,), wait=seconds, usage=usage)
 
 
 def _head(model: SimulatedModel, prefix: str, kind: str) -> dict[str, Any]:
@@ -330,6 +334,8 @@ class ReceivedCall:
     first_byte_at: float | None = None
     finished_at: float | None = None
     outcome: Literal["running", "finished", "disconnected", "faulted"] = "running"
+    usage: Mapping[str, Any] | None = None
+    """What it was billed: nothing unless it is finished."""
 
 
 _SHOWN = tuple(f.name for f in fields(ReceivedCall) if f.name not in ("body", "parsed"))
@@ -511,6 +517,8 @@ class Simulator:
             await response.write_eof()
         except ConnectionError:  # the peer left while we wrote
             return response
+        if not delivery.faulted:
+            call.usage = delivery.usage
         self._end(call, "faulted" if delivery.faulted else "finished")
         return response
 

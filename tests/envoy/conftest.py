@@ -11,7 +11,7 @@ from tests.fakes.stack import Stack, run_stack
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def shared_stack() -> AsyncIterator[Stack]:
-    async with run_stack(quick_models(), shipped=False) as stack:
+    async with run_stack(quick_models(), shipped=True) as stack:
         yield stack
 
 

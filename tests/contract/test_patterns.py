@@ -1,0 +1,167 @@
+"""Rules that every loop obeys, with real sockets to simulated models. A new one joins by its catalogue example."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from looper.algorithms import AlgorithmConfig, SingleConfig
+from looper.budget import Budget, Ledger
+from looper.chat import ChatRequest
+from looper.client import EgressClient
+from looper.errors import LooperError
+from looper.events import Delta, Done, Event, Finish
+from looper.models import Model
+from looper.run import Deadline, Pattern, Run, drive, seeded
+from looper.simulate import MODELS, AnyFault, Hang, Reset, Simulator, Status
+from tests.contract.test_catalogue import ALGORITHMS, sections
+
+QUESTION = "What is the capital of Canada?"
+
+
+def example(kind: str) -> Any:
+    block = sections(ALGORITHMS)[kind].partition("```yaml\n")[2].partition("```")[0]
+    return TypeAdapter(AlgorithmConfig).validate_python(yaml.safe_load(block)["algorithm"])
+
+
+LOOPS = [kind for kind in sections(ALGORITHMS) if not isinstance(example(kind), SingleConfig)]
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Simulated models, and where they listen."""
+
+    simulator: Simulator
+    url: str
+
+
+@pytest.fixture
+async def team() -> AsyncIterator[Team]:
+    quick = (model.model_copy(update={"latency": 0.0, "token_latency": 0.0}) for model in MODELS)
+    simulator = Simulator(quick)
+    async with simulator.serve() as address:
+        yield Team(simulator, address.url)
+
+
+async def play(
+    kind: str, team: Team, *, deadline: float = 10.0, calls: int | None = None, **members: Any
+) -> tuple[list[Event], Ledger]:
+    """Run the catalogue's example of a loop over the simulated models."""
+    body = {"model": "m", "messages": [{"role": "user", "content": QUESTION}], **members}
+    request = ChatRequest.parse(json.dumps(body).encode())
+    pattern: Pattern = example(kind).build()
+    events: list[Event] = []
+
+    async def emit(event: Any) -> None:
+        events.append(event)
+
+    ledger = Ledger(Budget(calls=calls))
+    async with EgressClient(team.url) as client:
+        run = Run(
+            id="run",
+            models={model.name: Model(name=model.name, url=f"{team.url}/v1") for model in MODELS},
+            client=client,
+            ledger=ledger,
+            deadline=Deadline.after(deadline),
+            random=seeded(request),
+        )
+        await drive(pattern, request, run, emit, heartbeat=60)
+    return events, ledger
+
+
+def text(events: list[Event]) -> str:
+    deltas = (event for event in events if isinstance(event, Delta))
+    return "".join(event.value for event in deltas if event.kind == "content")
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_an_answer_is_complete(team: Team, kind: str) -> None:
+    """A run says something, finishes its choice once, and is done once, last of all."""
+    events, _ = await play(kind, team)
+
+    assert "Ottawa" in text(events)
+    assert sum(isinstance(event, Finish) for event in events) == 1
+    assert isinstance(events[-1], Done)
+    assert sum(isinstance(event, Done) for event in events) == 1
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["unstreamed", "streamed"])
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_usage_is_what_backends_billed(team: Team, kind: str, streamed: bool) -> None:
+    """Usage is the sum of what the backends reported, call by call."""
+    events, ledger = await play(kind, team, stream=streamed)
+
+    done = events[-1]
+    assert isinstance(done, Done)
+    billed = [call.usage for call in team.simulator.calls if call.usage is not None]
+    assert done.usage.prompt_tokens == sum(usage["prompt_tokens"] for usage in billed)
+    assert done.usage.completion_tokens == sum(usage["completion_tokens"] for usage in billed)
+    assert len(billed) == team.simulator.count()
+    assert ledger.calls == team.simulator.count()
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_streamed_and_unstreamed_say_the_same(team: Team, kind: str) -> None:
+    """A request gives the same text, streamed or not."""
+    whole, _ = await play(kind, team, seed=3)
+    streamed, _ = await play(kind, team, seed=3, stream=True)
+
+    assert text(whole) == text(streamed)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Status(status=500), id="500"),
+        pytest.param(Status(status=429), id="429"),
+        pytest.param(Status(status=400), id="400"),
+        pytest.param(Status(status=401), id="401"),
+        pytest.param(Reset(), id="reset"),
+        pytest.param(Hang(), id="hang"),
+    ],
+)
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_when_everything_fails_the_error_is_typed(
+    team: Team, kind: str, fault: AnyFault
+) -> None:
+    """When every model fails, the run raises one of our errors, with nothing of an upstream's words in it."""
+    for name in team.simulator.models:
+        team.simulator.fault(name, fault)
+
+    with pytest.raises(LooperError) as caught:
+        await play(kind, team, deadline=0.5)
+
+    assert caught.value.status >= 400
+    assert "simulated" not in caught.value.message
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_cancelling_a_run_ends_its_calls(team: Team, kind: str) -> None:
+    """When a run is cancelled, its calls are disconnected within 200 ms, and no new one starts."""
+    for name in team.simulator.models:
+        team.simulator.fault(name, Hang())
+    async with asyncio.TaskGroup() as group:
+        playing = group.create_task(play(kind, team))
+        await team.simulator.wait_for(lambda: team.simulator.running() > 0)
+        playing.cancel()
+    started = team.simulator.count()
+    await team.simulator.wait_for(lambda: team.simulator.running() == 0, timeout=0.2)
+
+    assert {call.outcome for call in team.simulator.calls} == {"disconnected"}
+    assert team.simulator.count() == started
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_the_budget_of_calls_is_kept(team: Team, kind: str, calls: int) -> None:
+    """However small its budget, a run makes no more calls than it allows, and publishes what they brought."""
+    events, ledger = await play(kind, team, calls=calls)
+
+    assert team.simulator.count() <= calls
+    assert ledger.calls <= calls
+    assert text(events)

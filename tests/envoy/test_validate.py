@@ -1,0 +1,85 @@
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from extproc.bootstrap import render
+from extproc.config import Config, load_config
+from tests.fakes.envoy import envoy_path
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {"OPENAI_API_KEY": "sk-test", "OPENROUTER_API_KEY": "sk-test"}
+
+
+def validate(texts: dict[str, str], folder: Path) -> None:
+    """Let Envoy judge the files. It looks at the bootstrap only, so a copy with all the rest in it is judged too."""
+    for name, text in {**texts, "whole.yaml": whole(texts)}.items():
+        (folder / name).write_text(text.replace("/etc/envoy", str(folder)))
+    for name in ("bootstrap.yaml", "whole.yaml"):
+        result = subprocess.run(
+            [envoy_path(), "--mode", "validate", "-c", folder / name, "--log-level", "warning"],
+            env=ENVIRONMENT,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert "warning" not in result.stderr
+
+
+def whole(texts: dict[str, str]) -> str:
+    """The bootstrap with the watched clusters and routes as static ones."""
+    bootstrap = yaml.safe_load(texts["bootstrap.yaml"])
+    del bootstrap["dynamic_resources"]
+    bootstrap["static_resources"]["clusters"] += resources(texts, "cds.yaml")
+    for listener in bootstrap["static_resources"]["listeners"]:
+        manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+        if rds := manager.pop("rds", None):
+            name = Path(rds["config_source"]["path_config_source"]["path"]).name
+            (manager["route_config"],) = resources(texts, name)
+    return yaml.safe_dump(bootstrap)
+
+
+def resources(texts: dict[str, str], name: str) -> list[dict[str, Any]]:
+    found = yaml.safe_load(texts[name])["resources"]
+    return [{key: value for key, value in each.items() if key != "@type"} for each in found]
+
+
+def committed() -> dict[str, str]:
+    return {path.name: path.read_text() for path in (ROOT / "envoy").glob("*.yaml")}
+
+
+def example(name: str, body_mode: str) -> Config:
+    config = load_config(ROOT / "examples" / f"{name}.yaml")
+    envoy = config.envoy.model_copy(update={"body_mode": body_mode})
+    return config.model_copy(update={"envoy": envoy})
+
+
+def test_committed_files_are_valid(tmp_path: Path) -> None:
+    """The files in envoy/ are accepted by Envoy as they are, but for the folder that they are in."""
+    validate(committed(), tmp_path)
+
+
+def test_committed_files_are_current() -> None:
+    """The files in envoy/ are what examples/demo.yaml renders to."""
+    config = load_config(ROOT / "examples" / "demo.yaml")
+
+    assert committed() == render(config, directory="/etc/envoy")
+
+
+@pytest.mark.parametrize("body_mode", ["full_duplex", "buffered"])
+@pytest.mark.parametrize("name", ["demo", "providers"])
+def test_examples_are_valid(name: str, body_mode: str, tmp_path: Path) -> None:
+    """What the examples render to is accepted without a warning, in both ways of exchanging bodies."""
+    validate(render(example(name, body_mode), directory="/etc/envoy"), tmp_path)
+
+
+def test_a_mistake_in_a_watched_file_is_seen(tmp_path: Path) -> None:
+    """The check above would fail for an unknown field in a cluster, though Envoy does not validate that file."""
+    texts = render(example("demo", "full_duplex"), directory="/etc/envoy")
+    texts["cds.yaml"] = texts["cds.yaml"].replace("connect_timeout", "conect_timeout")
+
+    with pytest.raises(AssertionError, match="conect_timeout"):
+        validate(texts, tmp_path)
