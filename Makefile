@@ -38,6 +38,7 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 
 .PHONY: test
 test: $(VENV)/.ready ## Every test tier
+	@tests/system.sh kubectl=kubernetes-client
 	$(BIN)/python -m pytest tests/unit tests/contract tests/envoy tests/clients
 
 .PHONY: test-fast
@@ -54,8 +55,10 @@ proto: $(VENV)/.ready ## Generate extproc/protocol/_pb from proto/
 	$(BIN)/python proto/generate.py
 
 .PHONY: envoy-config
-envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml from examples/
+envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, from their configurations
 	$(BIN)/python envoy/generate.py
+	$(BIN)/looper envoy-config -c deploy/kustomize/base/config/looper.yaml \
+	  -o deploy/kustomize/base/config/envoy --directory /etc/envoy
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches

@@ -276,7 +276,7 @@ class Exchange:
         if self._reply is not None:
             await self._reply.fail(error)
         else:
-            await self._channel.send(error_reply(error, (), {}))
+            await self._channel.send(error_reply(error, error.retry, (), {}))
 
     async def last_resort(self) -> None:
         """After a mistake of ours: end the exchange in a way that says no more than that there was one."""

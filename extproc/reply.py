@@ -69,6 +69,12 @@ class _Run:
             "cost_microusd": ledger.cost,
         }
 
+    def error(self, error: LooperError) -> Respond:
+        # What was paid for once would be paid for again, whatever the error is.
+        paid = self._run.ledger.calls > 0
+        retry = False if paid else error.retry
+        return error_reply(error, retry, self.headers(), self.closing("failed"))
+
 
 class LiveReply:
     """A stream of chunks. It is opened by the first bit of the answer, or the first silence, whichever comes first."""
@@ -115,9 +121,7 @@ class LiveReply:
         if self._open:
             await self._close(self._chunks.failed(error), "failed")
         else:
-            await self._send(
-                error_reply(error, self._about.headers(), self._about.closing("failed"))
-            )
+            await self._send(self._about.error(error))
 
 
 class WholeReply:
@@ -132,6 +136,7 @@ class WholeReply:
         self._about = _Run(run, facts)
         self._send = send
         self._log = log
+        self._sent = False
 
     async def add(self, event: Event | Heartbeat) -> None:
         if isinstance(event, Heartbeat):
@@ -151,17 +156,21 @@ class WholeReply:
         metadata = self._about.closing(done.outcome)
         self._log |= metadata
         headers = (*kind, *self._about.headers(done.outcome))
+        self._sent = True
         await self._send(Respond(200, headers, body, "looper.answer", metadata))
 
     async def fail(self, error: LooperError) -> None:
-        await self._send(error_reply(error, self._about.headers(), self._about.closing("failed")))
+        if not self._sent:
+            await self._send(self._about.error(error))
 
 
-def error_reply(error: LooperError, headers: Headers, metadata: Metadata) -> Respond:
-    """An error in OpenAI's shape, with what SDKs read of it."""
+def error_reply(
+    error: LooperError, retry: bool | None, headers: Headers, metadata: Metadata
+) -> Respond:
+    """An error in OpenAI's shape, with what SDKs read of it. `retry`: what they are told to do, or None."""
     said: list[tuple[str, str]] = [*_JSON, *headers]
-    if error.retry is not None:
-        said.append(("x-should-retry", str(error.retry).lower()))
+    if retry is not None:
+        said.append(("x-should-retry", str(retry).lower()))
     if error.retry_after is not None:
         said.append(("retry-after", str(error.retry_after)))
     return Respond(error.status, tuple(said), error.to_json(), f"looper.{error.code}", metadata)

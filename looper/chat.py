@@ -12,6 +12,7 @@ from looper.errors import InvalidField, InvalidJson
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(rb"[ \t\n\r]*")
+_TOO_DEEP = "The body is nested too deeply."
 _KEY = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
@@ -81,6 +82,8 @@ class ChatRequest(Request):
             messages = _messages.decode(raw)
         except msgspec.DecodeError as error:
             raise InvalidField(_explain("messages", error), param="messages") from None
+        except RecursionError:
+            raise InvalidJson(_TOO_DEEP) from None
         if not messages:
             raise InvalidField("`messages` is empty.", param="messages")
         return messages
@@ -118,6 +121,8 @@ def _read(members: Mapping[str, msgspec.Raw], name: str, type: Any) -> Any:
         return msgspec.json.decode(members.get(name, b"null"), type=type)
     except msgspec.DecodeError as error:
         raise InvalidField(_explain(name, error), param=name) from None
+    except RecursionError:
+        raise InvalidJson(_TOO_DEEP) from None
 
 
 def _explain(name: str, error: msgspec.DecodeError) -> str:
@@ -134,7 +139,7 @@ def _parse_members(body: bytes) -> dict[str, msgspec.Raw]:
     except UnicodeDecodeError:
         raise InvalidJson("The body is not valid UTF-8.") from None
     except RecursionError:
-        raise InvalidJson("The body is nested too deeply.") from None
+        raise InvalidJson(_TOO_DEEP) from None
     except msgspec.ValidationError:
         raise InvalidJson("The body is not a JSON object.") from None
     except msgspec.DecodeError as error:
@@ -156,13 +161,19 @@ def _locate(body: bytes, members: Mapping[str, msgspec.Raw]) -> Iterator[tuple[s
         start = _skip(body, _skip(body, key.end()) + 1)
         value = members[name]
         if name in seen or not body.startswith(value, start):
-            raise InvalidJson(f"The key `{name[:64]}` stands twice in the body.")
+            raise _twice(name)
         seen.add(name)
         stop = start + len(memoryview(value))
         yield name, slice(start, stop)
         at = _skip(body, stop)
+        if body[at] not in b",}":  # what stands here only begins like the value that was kept
+            raise _twice(name)
         if body[at] == 0x2C:  # ,
             at = _skip(body, at + 1)
+
+
+def _twice(name: str) -> InvalidJson:
+    return InvalidJson(f"The key `{name[:64]}` stands twice in the body.")
 
 
 def _skip(body: bytes, at: int) -> int:
@@ -232,7 +243,7 @@ class Reply(msgspec.Struct, frozen=True):
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
+    tool_calls: list[dict[str, Any]] | None = None
 
 
 class Choice(msgspec.Struct, frozen=True):

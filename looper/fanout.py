@@ -37,21 +37,24 @@ async def fan_out(
 
     async def work(index: int) -> None:
         async with turn:
+            if over.is_set():  # the one before us ended it all
+                return
             started[index] = True
             result = results[index] = await ask(calls[index])
-        failed = on_error == "fail" and result.state != "ok"
-        if failed or None not in results or stop(results):
-            over.set()
+            failed = on_error == "fail" and result.state != "ok"
+            if failed or None not in results or stop(results):
+                over.set()
 
-    late = False
-    try:
-        async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work(index)) for index in range(len(calls))]
-            await over.wait()
-            for task in tasks:
-                task.cancel()
-    except TimeoutError:
-        late = True
+    late = asyncio.get_running_loop().time() >= until
+    if calls and not late:
+        try:
+            async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
+                tasks = [group.create_task(work(index)) for index in range(len(calls))]
+                await over.wait()
+                for task in tasks:
+                    task.cancel()
+        except TimeoutError:
+            late = True
     return [
         result or Result(call, _ending(begun, late))
         for call, result, begun in zip(calls, results, started, strict=True)

@@ -2,26 +2,25 @@
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
-import msgspec
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from looper.calls import (
     CallFailed,
-    Failure,
     Result,
     answering,
     json_schema,
     private,
     successes,
 )
-from looper.chat import ChatRequest, Choice, Reply
+from looper.chat import ChatRequest, Choice
 from looper.errors import InvalidField
-from looper.events import Delta, Done, Event, Finish, Outcome, Progress
+from looper.events import Done, Event, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.model_json import read_json
-from looper.models import Model
+from looper.publish import is_thought, publish, whole
 from looper.run import Run
 from looper.settings import Duration, Setting
 
@@ -73,6 +72,46 @@ class Analysis(BaseModel):
     scores: list[Annotated[float, Field(ge=0, le=10)]] = []
     agreement: Annotated[float, Field(ge=0, le=1)] | None = None
 
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("none of the members that were asked for")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """What the panel brought: its usable answers as declared, and in the order in which others see them."""
+
+    drafts: Sequence[Result]
+    shown: Sequence[Result]
+    evidence: str
+    complete: bool
+
+    @classmethod
+    def of(cls, results: Sequence[Result], run: Run) -> "Panel":
+        drafts = [result for result in successes(results) if result.text.strip()]
+        shown = run.random.sample(drafts, len(drafts))
+        # Numbered and between fences that no candidate can know: what they say is data.
+        evidence = "\n\n".join(
+            f"[candidate {number} {run.fence}]\n{draft.text}\n[end of candidate {number} {run.fence}]"
+            for number, draft in enumerate(shown, 1)
+        )
+        return cls(drafts, shown, evidence, len(drafts) == len(results))
+
+    def best(self, analysis: Analysis | None) -> Choice:
+        """The judge's winner, else the answer of the best-rated model; of equals, the one declared first."""
+        if (
+            analysis is not None
+            and analysis.winner is not None
+            and analysis.winner <= len(self.shown)
+        ):
+            best = self.shown[analysis.winner - 1]
+        else:
+            best = max(self.drafts, key=lambda result: result.call.model.general_rating)
+        assert best.completion is not None
+        return best.completion.choices[0]
+
 
 class Fusion:
     """Runs Fusion. Holds settings only; everything of one execution is in its `Run`."""
@@ -87,22 +126,18 @@ class Fusion:
 
         # The panel answers, all at once...
         yield Progress("panel")
-        panel = await self._ask_panel(request, run)
-        candidates = successes(panel)
-        if len(candidates) < self._config.min_successful_responses:
-            raise why_no_answer(panel)
-        run.random.shuffle(candidates)
-        evidence = _evidence(candidates, run.fence)
+        results = await self._ask_panel(request, run)
+        panel = Panel.of(results, run)
+        if len(panel.drafts) < self._config.min_successful_responses:
+            raise why_no_answer(results)
 
         # ... a judge says where they agree and where they do not...
         yield Progress("judge")
-        analysis = await self._ask_judge(request, run, evidence)
+        analysis = await self._ask_judge(request, run, panel)
 
         # ... and the final model writes the answer, which is handed on as it comes.
         yield Progress("final")
-        outcome: Outcome = "ok" if analysis and len(candidates) == len(panel) else "degraded"
-        writing = self._write(request, run, candidates, evidence, analysis, outcome)
-        async with aclosing(writing) as events:
+        async with aclosing(self._write(request, run, panel, analysis)) as events:
             async for event in events:
                 yield event
 
@@ -120,124 +155,51 @@ class Fusion:
             on_error=self._config.on_error,
         )
 
-    async def _ask_judge(self, request: ChatRequest, run: Run, evidence: str) -> Analysis | None:
+    async def _ask_judge(self, request: ChatRequest, run: Run, panel: Panel) -> Analysis | None:
         """The judge's analysis; None if it gives none, and then the final stage works from the panel alone."""
         call = private(
             request,
             run.models[self._config.judge_model],
             "judge",
-            instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
+            instruction=_JUDGE.format(evidence=panel.evidence, fence=run.fence),
             schema=json_schema(Analysis),
         )
         result = await run.ask(call, until=run.deadline.share(_JUDGE_SHARE))
         return read_json(result.text, Analysis) if result.state == "ok" else None
 
     async def _write(
-        self,
-        request: ChatRequest,
-        run: Run,
-        candidates: Sequence[Result],
-        evidence: str,
-        analysis: Analysis | None,
-        outcome: Outcome,
+        self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None
     ) -> AsyncGenerator[Event]:
-        """The final stage; if it fails before it said anything, the panel's best answer in its place."""
-        model = run.models[self._config.final_model or self._config.judge_model]
-        instruction = _FINAL.format(
-            evidence=evidence,
-            fence=run.fence,
-            analysis=_findings(analysis, run.fence) if analysis else "",
+        """The final stage; if it fails before its first word, the panel's best answer in its place."""
+        outcome: Outcome = "ok" if analysis is not None and panel.complete else "degraded"
+        call = answering(
+            request,
+            run.models[self._config.final_model or self._config.judge_model],
+            "final",
+            instruction=_FINAL.format(
+                evidence=panel.evidence,
+                fence=run.fence,
+                analysis=_findings(analysis, run.fence) if analysis else "",
+            ),
+            tools=True,
+            logprobs=True,
+            stream=request.stream,
         )
+        final = publish(call, run, stream=request.stream, until=run.deadline.share(_FINAL_SHARE))
         spoke = False
         try:
-            async with aclosing(publish(request, run, model, instruction)) as events:
+            async with aclosing(final) as events:
                 async for event in events:
-                    spoke = True
+                    # A thought may be followed by another's answer; a word of the answer may not.
+                    spoke = spoke or not is_thought(event)
                     yield event
         except CallFailed as error:
             if spoke:
                 raise why_no_answer([error]) from None
             outcome = "fallback"
-            best = _best(candidates, analysis)
-            assert best.completion is not None
-            for event in deltas(best.completion.choices[0]):
+            for event in whole(panel.best(analysis)):
                 yield event
         yield Done(run.ledger.usage, outcome)
-
-
-async def publish(
-    request: ChatRequest, run: Run, model: Model, instruction: str
-) -> AsyncGenerator[Event]:
-    """Let a model write the answer, and hand it on: as it comes if the client wants a stream, else in one piece."""
-    call = answering(
-        request,
-        model,
-        "final",
-        instruction=instruction,
-        tools=True,
-        logprobs=True,
-        stream=request.stream,
-    )
-    until = run.deadline.share(_FINAL_SHARE)
-    if not request.stream:
-        result = await run.ask(call, until=until)
-        if result.state != "ok" or result.completion is None:
-            raise result.error or CallFailed(Failure.BROKEN)
-        for event in deltas(result.completion.choices[0]):
-            yield event
-        return
-    said = False
-    finish: str | None = None
-    async with aclosing(run.stream(call, until=until)) as chunks:
-        async for chunk in chunks:
-            for choice in chunk.choices[:1]:
-                finish = choice.finish_reason or finish
-                for event in _bits(choice):
-                    said = True
-                    yield event
-    if not said:
-        raise CallFailed(Failure.UNUSABLE)
-    yield Finish(finish or "stop")
-
-
-def deltas(choice: Choice) -> Iterator[Event]:
-    """A complete answer as events."""
-    yield from _bits(choice)
-    yield Finish(choice.finish_reason or "stop")
-
-
-def _bits(choice: Choice) -> Iterator[Event]:
-    reply = choice.message or choice.delta or Reply()
-    if reply.reasoning_content:
-        yield Delta("reasoning_content", reply.reasoning_content)
-    if reply.content:
-        yield Delta("content", reply.content)
-    if reply.refusal:
-        yield Delta("refusal", reply.refusal)
-    if reply.tool_calls:
-        yield Delta("tool_calls", [_numbered(raw, at) for at, raw in enumerate(reply.tool_calls)])
-    if choice.logprobs is not None and (logprobs := msgspec.json.decode(choice.logprobs)):
-        yield Delta("logprobs", logprobs)
-
-
-def _numbered(raw: msgspec.Raw, at: int) -> dict[str, object]:
-    call: dict[str, object] = msgspec.json.decode(raw)
-    return {"index": at, **call}
-
-
-def _best(candidates: Sequence[Result], analysis: Analysis | None) -> Result:
-    """The judge's winner, else the answer of the best-rated model."""
-    if analysis is not None and analysis.winner is not None and analysis.winner <= len(candidates):
-        return candidates[analysis.winner - 1]
-    return max(candidates, key=lambda result: result.call.model.general_rating)
-
-
-def _evidence(candidates: Sequence[Result], fence: str) -> str:
-    """The candidates, numbered and between fences that no candidate can know: what they say is data."""
-    return "\n\n".join(
-        f"[candidate {number} {fence}]\n{result.text}\n[end of candidate {number} {fence}]"
-        for number, result in enumerate(candidates, 1)
-    )
 
 
 def _findings(analysis: Analysis, fence: str) -> str:

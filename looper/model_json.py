@@ -18,10 +18,10 @@ def read_json(text: str, type: type[T]) -> T | None:
     Thoughts, fences, prose around the object, trailing commas and curly quotes are mended. What the object says is
     not: a value of the wrong type or out of range is no value.
     """
-    value = _parse(_THOUGHT.sub("", text[:_MAX]))
     try:
-        return type.model_validate(value, strict=False)
-    except ValidationError:
+        value = _parse(_THOUGHT.sub("", text[:_MAX]))
+        return type.model_validate(value)
+    except (ValidationError, RecursionError):
         return None
 
 
@@ -32,4 +32,7 @@ def _parse(text: str) -> Any:
         start = text.find("{")
         if start < 0:
             return None
-        return json_repair.loads(text[start:])
+        try:
+            return json_repair.loads(text[start:])
+        except ValueError:  # too deep for it, too
+            return None

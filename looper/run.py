@@ -11,10 +11,10 @@ from typing import Literal, Protocol
 
 from looper.budget import Ledger
 from looper.calls import Call, CallFailed, Failure, Result, State, usable
-from looper.chat import ChatRequest, Completion
+from looper.chat import ChatRequest, Completion, Usage
 from looper.client import Answer
 from looper.errors import DeadlineExceeded
-from looper.events import Event
+from looper.events import Done, Event
 from looper.fanout import fan_out
 from looper.models import Model
 
@@ -101,11 +101,15 @@ class Run:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""
         if not self.ledger.reserve():
             raise CallFailed(Failure.BUDGET)
-        async with aclosing(self.client.stream(call, self.headers, deadline=until)) as chunks:
-            async for chunk in chunks:
-                if chunk.usage is not None:
-                    self.ledger.settle(call.model, chunk.usage.read())
-                yield chunk
+        usage: Usage | None = None
+        try:
+            async with aclosing(self.client.stream(call, self.headers, deadline=until)) as chunks:
+                async for chunk in chunks:
+                    # Some backends say with every chunk what they have used so far: the last word counts.
+                    usage = chunk.usage.read() if chunk.usage else usage
+                    yield chunk
+        finally:
+            self.ledger.settle(call.model, usage)
 
 
 def _state(error: CallFailed) -> State:
@@ -140,7 +144,7 @@ Emit = Callable[[Event | Heartbeat], Awaitable[None]]
 async def drive(
     pattern: Pattern, request: ChatRequest, run: Run, emit: Emit, *, heartbeat: float
 ) -> None:
-    """Run a pattern to its end: hand over each event as it comes, and a Heartbeat after each such silence.
+    """Run a pattern until it is done: hand over each event as it comes, and a Heartbeat after each such silence.
 
     While `emit` waits, nothing more is read from a backend. Raises what the pattern raises, and DeadlineExceeded
     when the run's deadline passes.
@@ -152,6 +156,8 @@ async def drive(
             async with aclosing(pattern.run(request, run)) as events:
                 async for event in events:
                     await voice.say(event)
+                    if isinstance(event, Done):
+                        break
             beating.cancel()
     except TimeoutError:
         raise DeadlineExceeded("The answer was not ready before the deadline.") from None

@@ -17,7 +17,7 @@ from looper.models import ApiKey
 
 
 def from_environment(config: Config) -> list[tls.Secret]:
-    """One static secret for each variable. Envoy reads them as it starts, and refuses to start without."""
+    """One static secret for each variable. Envoy reads them as it starts, and rejects a model's cluster without."""
     variables = {model.api_key.env for model in config.models if model.api_key}
     return [
         _secret(f"env:{variable}", core.DataSource(environment_variable=variable))

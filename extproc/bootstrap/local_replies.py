@@ -73,6 +73,10 @@ def ingress() -> hcm.LocalReplyConfig:
                 _cel(_NO_CREDENTIAL),
                 errors.UpstreamMisconfigured("The model's credential is missing."),
             ),
+            # The cluster was rejected, as for a key's variable that does not exist.
+            _answer(
+                _flags("NC"), errors.UpstreamMisconfigured("The model's configuration is rejected.")
+            ),
             _answer(
                 _flags("UO", "OM"), Overloaded("Too much is under way at once.", retry_after=1)
             ),

@@ -1,4 +1,5 @@
 import asyncio
+import re
 import shutil
 import ssl
 import stat
@@ -43,6 +44,7 @@ models:
     headers: {{x-title: "50% off", openai-organization: ours}}
   - {{name: org/file-key.1, url: "http://127.0.0.1:{http}/v1", api_key: {{file: {folder}/keys/token}}}}
   - {{name: no-key, url: "http://127.0.0.1:{http}/v1", api_key: {{file: {folder}/keys/missing}}}}
+  - {{name: no-variable, url: "http://127.0.0.1:{http}/v1", api_key: {{env: NOWHERE}}}}
   - {{name: dead, url: "http://127.0.0.1:1/v1", retry: {{attempts: 2}}}}
   - {{name: secure, url: "https://localhost:{https}/v1", tls: {{ca: {folder}/ca.pem, server_name: models.test}}}}
   - {{name: impostor, url: "https://localhost:{https}/v1", tls: {{ca: {folder}/ca.pem}}}}
@@ -171,17 +173,19 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def test_everything_rendered_is_accepted(bench: Bench) -> None:
-    """Envoy rejects no cluster and no route, complains of nothing deprecated, and knows the generation."""
+    """Envoy rejects no route, no cluster but the one without its key, and complains of nothing deprecated."""
     expected = generation(bench.config())
 
     async def is_known() -> bool:
-        versions = await bench.envoy.get("/stats?filter=[cr]ds.*version_text&type=TextReadouts")
-        return versions.count(expected) == 3
+        versions = await bench.envoy.get("/stats?filter=rds.*version_text&type=TextReadouts")
+        return versions.count(expected) == 2
 
     await eventually(is_known)
-    rejected = await bench.envoy.get("/stats?filter=[cr]ds.*update_rejected")
-    assert [line.rpartition(" ")[2] for line in rejected.splitlines()] == ["0"] * 3
-    assert "Deprecated" not in bench.envoy.log.read_text()
+    rejected = await bench.envoy.get("/stats?filter=rds.*update_rejected")
+    assert [line.rpartition(" ")[2] for line in rejected.splitlines()] == ["0"] * 2
+    log = bench.envoy.log.read_text()
+    assert set(re.findall("cluster '([^']*)' config rejected", log)) == {"model:no-variable"}
+    assert "Deprecated" not in log
 
 
 @pytest.mark.parametrize(
@@ -244,13 +248,21 @@ async def test_a_key_from_a_file_is_injected_and_rotated(bench: Bench) -> None:
     await eventually(is_rotated)
 
 
-async def test_a_missing_key_fails_its_model_only(bench: Bench) -> None:
-    """A model whose key is not there answers 401 from Envoy itself; the call does not leave without it."""
-    answer = await bench.call("no-key")
+@pytest.mark.parametrize(
+    ("model", "status", "flags"),
+    [
+        pytest.param("no-key", 401, "-", id="file"),
+        pytest.param("no-variable", 503, "NC", id="variable"),
+    ],
+)
+async def test_a_missing_key_fails_its_model_only(
+    bench: Bench, model: str, status: int, flags: str
+) -> None:
+    """A model whose key is not there is answered for by Envoy itself; the call does not leave without it."""
+    answer = await bench.call(model)
 
-    assert answer.status == 401
+    assert (answer.status, answer.headers["x-looper-flags"]) == (status, flags)
     assert answer.error == ("upstream_error", "upstream_failed")
-    assert "x-looper-flags" in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -343,7 +355,7 @@ async def test_a_new_model_needs_no_restart(bench: Bench) -> None:
 
     try:
         await eventually(is_known)
-        versions = await bench.envoy.get("/stats?filter=ds.*version_text&type=TextReadouts")
+        versions = await bench.envoy.get("/stats?filter=rds.*version_text&type=TextReadouts")
         assert generation(changed) in versions
     finally:
         write(bench.config(), bench.folder)

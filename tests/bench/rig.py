@@ -1,0 +1,120 @@
+"""Everything that is measured, started together: models, the processor, its C++ peer, and Envoy before them."""
+
+import asyncio
+import resource
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import aiohttp
+import msgspec
+import yaml
+
+from tests.bench import front, workload
+from tests.bench.backend import Backend, run_backend
+from tests.bench.echo import build, run_echo
+from tests.bench.front import Listener
+from tests.bench.processes import BenchFailed, running
+from tests.fakes.envoy import EnvoyProcess, run_envoy
+from tests.fakes.stack import Processor
+
+_READY_SECONDS = 30
+_FINAL_SECONDS = 0.02
+"""What the final model of a streamed loop waits before its first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """What a case measures with."""
+
+    folder: Path
+    config: Path
+    backend: Backend
+    simulator: str
+    envoy: EnvoyProcess
+    processor: int
+    echo: int
+    places: dict[Listener, str]
+
+    def url(self, listener: Listener, path: str = "/v1/chat/completions") -> str:
+        return self.places[listener] + path
+
+    def body(self, name: str, content: bytes) -> Path:
+        """A file with a request's body, for those who read bodies from files."""
+        path = self.folder / f"{name.replace('/', '-')}.json"
+        path.write_bytes(content)
+        return path
+
+
+@asynccontextmanager
+async def run_rig(*, slow_seconds: float) -> AsyncIterator[Rig]:
+    """Start everything and wait until each way through Envoy answers; on leaving, end every process."""
+    _allow_sockets()
+    binary = await build()
+    async with AsyncExitStack() as stack:
+        # Paths of sockets are limited to about 100 bytes.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="lb-", dir="/tmp")))
+        backend = await stack.enter_async_context(
+            run_backend(folder / "models", slow_seconds=slow_seconds)
+        )
+        simulator = await stack.enter_async_context(_run_simulator(folder))
+        config = workload.config(folder, backend, simulator)
+        path = folder / "looper.yaml"
+        path.write_text(yaml.safe_dump(config))
+        places = front.write(config, folder / "envoy", folder / "echo.sock", workload.ROUTED)
+        processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
+        await processor.start()
+        stack.push_async_callback(processor.stop)
+        assert processor.process is not None
+        echo = await stack.enter_async_context(
+            run_echo(binary, folder / "echo.sock", workload.ROUTED, folder / "echo.log")
+        )
+        envoy = await stack.enter_async_context(
+            run_envoy(folder / "envoy" / "bootstrap.yaml", log_level="error")
+        )
+        rig = Rig(
+            folder, path, backend, simulator, envoy, processor.process.pid, echo, places
+        )
+        await _until_ready(rig)
+        yield rig
+
+
+def _allow_sockets() -> None:
+    """A thousand open runs are nine thousand connections of Envoy's."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+@asynccontextmanager
+async def _run_simulator(folder: Path) -> AsyncIterator[str]:
+    """Simulated models that stream; gives their URL."""
+    names = [f"live-{number}" for number in range(workload.PANEL)]
+    models = [*(f"{name}:1:0:0" for name in names), "live-judge:1:0:0"]
+    models.append(f"live-final:1:{_FINAL_SECONDS}:0.001")
+    options = [word for model in models for word in ("--model", model)]
+    command = (sys.executable, "-m", "looper.simulate", *options)
+    log = folder / "simulator.log"
+    async with running(command, log, stdout=asyncio.subprocess.PIPE) as process:
+        assert process.stdout is not None
+        async with asyncio.timeout(_READY_SECONDS):
+            line = await process.stdout.readline()
+        if not line:
+            raise BenchFailed(f"the simulator ended:\n{log.read_text()[-2000:]}")
+        yield str(msgspec.json.decode(line)["url"])
+
+
+async def _until_ready(rig: Rig) -> None:
+    body = workload.chat(workload.AUTO)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(_READY_SECONDS):
+        for listener in rig.places:
+            while not await _answers(session, rig.url(listener), body):
+                await asyncio.sleep(0.05)
+
+
+async def _answers(session: aiohttp.ClientSession, url: str, body: bytes) -> bool:
+    headers = {"content-type": "application/json"}
+    async with session.post(url, data=body, headers=headers) as response:
+        return response.status == 200

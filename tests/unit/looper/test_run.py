@@ -1,0 +1,491 @@
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from looper.budget import Budget, Ledger
+from looper.calls import Call, CallFailed, Failure
+from looper.chat import ChatRequest, Completion, Usage, WireUsage
+from looper.errors import DeadlineExceeded, UpstreamFailed
+from looper.events import Delta, Done, Event, Finish, Progress
+from looper.run import Deadline, Heartbeat, Run, drive, seeded
+from tests.fakes.clock import timeless
+from tests.fakes.models import (
+    After,
+    Attempts,
+    Hang,
+    ScriptedClient,
+    Step,
+    Stream,
+    chunk,
+    chunks,
+    completion,
+    last_chunk,
+    model,
+    refused,
+)
+
+REQUEST = ChatRequest.parse(b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}')
+FOREVER = 100_000.0
+
+
+def run_of(
+    client: ScriptedClient | None = None, *, seconds: float = 60, calls: int | None = None
+) -> Run:
+    ledger = Ledger(Budget(calls=calls))
+    models = {"m": model("m")}
+    return Run(
+        "r", models, client or ScriptedClient({}), ledger, Deadline.after(seconds), Random(1), {"x": "y"}
+    )  # fmt: skip
+
+
+def call(name: str = "m") -> Call:
+    return Call(model(name), "panel", b"{}")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+class Says:
+    """A pattern that waits and speaks in turn, and notices when it is closed."""
+
+    def __init__(self, *steps: float | Event | BaseException, closing: float = 0) -> None:
+        self._steps = steps
+        self._closing = closing
+        self.said = 0
+        self.closed = False
+
+    async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+        try:
+            for step in self._steps:
+                if isinstance(step, float | int):
+                    await asyncio.sleep(step)
+                elif isinstance(step, BaseException):
+                    raise step
+                else:
+                    self.said += 1
+                    yield step
+            await asyncio.sleep(self._closing)
+        finally:
+            self.closed = True
+
+
+class Listener:
+    """Takes what is emitted, each thing in some seconds, and remembers when it came."""
+
+    def __init__(self, seconds: float = 0) -> None:
+        self._seconds = seconds
+        self._begun = now()
+        self.heard: list[tuple[float, Event | Heartbeat]] = []
+        self.busy = 0
+        self.most = 0
+
+    async def __call__(self, what: Event | Heartbeat) -> None:
+        self.heard.append((round(now() - self._begun, 3), what))
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        try:
+            await asyncio.sleep(self._seconds)
+        finally:
+            self.busy -= 1
+
+    @property
+    def beats(self) -> list[float]:
+        return [at for at, what in self.heard if isinstance(what, Heartbeat)]
+
+    @property
+    def events(self) -> list[Event]:
+        return [what for _, what in self.heard if not isinstance(what, Heartbeat)]
+
+
+A, B, C = (Delta("content", text) for text in "abc")
+
+
+class TestHeartbeat:
+    @timeless
+    async def test_comes_after_each_silence(self) -> None:
+        """While the pattern says nothing, a heartbeat comes every so often, and none besides."""
+        listener = Listener()
+        await drive(Says(35, A, 5, B, 25), REQUEST, run_of(seconds=100), listener, heartbeat=10)
+        assert listener.beats == [10, 20, 30, 50, 60]
+        assert listener.events == [A, B]
+
+    @timeless
+    async def test_does_not_come_while_there_is_something_to_say(self) -> None:
+        """A pattern that speaks often enough needs nobody to speak for it."""
+        listener = Listener()
+        await drive(Says(9, A, 9, B, 9, C, 9), REQUEST, run_of(), listener, heartbeat=10)
+        assert listener.beats == []
+
+    @timeless
+    async def test_says_nothing_while_something_else_is_being_said(self) -> None:
+        """Events and heartbeats never overlap: what is said arrives whole."""
+        listener = Listener(seconds=4)
+        await drive(Says(11, A, 11, B, 11), REQUEST, run_of(seconds=100), listener, heartbeat=10)
+        assert listener.most == 1
+
+    @timeless
+    async def test_a_slow_listener_is_no_silence(self) -> None:
+        """The silence begins when the last thing said was taken, however long that took."""
+        listener = Listener(seconds=25)
+        await drive(Says(A, 5, B, 5), REQUEST, run_of(seconds=100), listener, heartbeat=10)
+        assert listener.beats == []
+        assert listener.events == [A, B]
+
+    @timeless
+    async def test_is_not_heard_after_the_end(self) -> None:
+        """When the last event was taken, nothing comes behind it."""
+        listener = Listener()
+        await drive(Says(A), REQUEST, run_of(), listener, heartbeat=10)
+        await asyncio.sleep(100)
+        assert listener.beats == []
+
+    @timeless
+    async def test_is_not_heard_after_done(self) -> None:
+        """Done is the last thing a listener hears, also if the pattern takes its time to close."""
+        done = Done(Usage(), "ok")
+        listener = Listener()
+        await drive(Says(A, done, closing=35), REQUEST, run_of(), listener, heartbeat=10)
+        assert listener.heard[-1][1] == done
+
+    @timeless
+    async def test_that_cannot_be_said_ends_the_run(self) -> None:
+        """When nobody can be told any more, there is nothing to go on for."""
+
+        async def emit(what: Event | Heartbeat) -> None:
+            raise ConnectionError
+
+        pattern = Says(35, A)
+        with pytest.raises(ConnectionError):
+            await drive(pattern, REQUEST, run_of(), emit, heartbeat=10)
+        assert pattern.closed
+        assert pattern.said == 0
+
+
+class TestDrive:
+    @timeless
+    async def test_hands_over_each_event_in_its_order(self) -> None:
+        """What a pattern says is what is heard."""
+        events = [Progress("panel"), A, B, Finish("stop"), Done(Usage(1), "ok")]
+        listener = Listener()
+        await drive(Says(*events), REQUEST, run_of(), listener, heartbeat=10)
+        assert listener.events == events
+
+    @timeless
+    async def test_does_not_read_ahead_of_its_listener(self) -> None:
+        """While what was said is being taken, the pattern waits."""
+        pattern = Says(A, B, C)
+        seen = []
+
+        async def emit(what: Event | Heartbeat) -> None:
+            await asyncio.sleep(3)
+            seen.append(pattern.said)
+
+        await drive(pattern, REQUEST, run_of(), emit, heartbeat=10)
+        assert seen == [1, 2, 3]
+
+    @pytest.mark.parametrize("listening", [0, 5], ids=["quick", "slow"])
+    def test_ends_at_the_deadline(self, listening: float) -> None:
+        """At the deadline it is over, whatever the pattern or its listener is doing then."""
+
+        @timeless
+        async def test() -> None:
+            begun, pattern = now(), Says(8, A, 100, B)
+            with pytest.raises(DeadlineExceeded) as caught:
+                await drive(pattern, REQUEST, run_of(seconds=10), Listener(listening), heartbeat=30)
+            assert now() - begun == pytest.approx(10)
+            assert caught.value.status == 504
+            assert pattern.closed
+
+        test()
+
+    @timeless
+    async def test_a_deadline_that_has_passed_is_a_deadline(self) -> None:
+        """Without any time there is no answer."""
+        with pytest.raises(DeadlineExceeded):
+            await drive(Says(1, A), REQUEST, run_of(seconds=-1), Listener(), heartbeat=10)
+
+    @pytest.mark.parametrize(
+        "error", [UpstreamFailed("no"), ZeroDivisionError(), TimeoutError(), KeyError("x")], ids=repr
+    )  # fmt: skip
+    def test_raises_what_the_pattern_raises(self, error: Exception) -> None:
+        """The pattern's own error comes out, not a group that holds it, nor a deadline that did not pass."""
+
+        @timeless
+        async def test() -> None:
+            with pytest.raises(type(error)) as caught:
+                await drive(Says(1, A, error), REQUEST, run_of(), Listener(), heartbeat=10)
+            assert caught.value is error
+
+        test()
+
+    @timeless
+    async def test_cancellation_closes_the_pattern(self) -> None:
+        """Who cancels finds the pattern closed, its heartbeat silent, and no task left."""
+        pattern, listener, before = Says(A, 1000), Listener(), asyncio.all_tasks()
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(drive(pattern, REQUEST, run_of(), listener, heartbeat=10))
+            await asyncio.sleep(25)
+            task.cancel()
+        assert task.cancelled()
+        assert pattern.closed
+        assert listener.beats == [10, 20]
+        assert asyncio.all_tasks() == before
+
+    @timeless
+    async def test_leaves_no_task_behind(self) -> None:
+        """After a good end the heartbeat's task is gone."""
+        before = asyncio.all_tasks()
+        await drive(Says(A), REQUEST, run_of(), Listener(), heartbeat=10)
+        assert asyncio.all_tasks() == before
+
+
+class TestAsk:
+    @pytest.mark.parametrize(
+        ("step", "state"),
+        [
+            pytest.param("yes", "ok", id="answer"),
+            pytest.param(completion(" "), "unusable", id="blank"),
+            pytest.param(completion(None, reasoning_content="hm"), "unusable", id="thoughts"),
+            pytest.param(CallFailed(Failure.UNUSABLE), "unusable", id="garbage"),
+            pytest.param(CallFailed(Failure.TIMEOUT), "timed_out", id="late"),
+            pytest.param(CallFailed(Failure.CONNECT), "failed", id="unreachable"),
+            pytest.param(CallFailed(Failure.BROKEN), "failed", id="cut"),
+            pytest.param(refused(429), "failed", id="status"),
+        ],
+    )
+    async def test_a_failure_is_a_result(self, step: Step, state: str) -> None:
+        """What comes of a call is a value; its error says why there is no answer."""
+        result = await run_of(ScriptedClient({"m": step})).ask(call(), until=FOREVER)
+        assert result.state == state
+        assert (result.error is None) == (state == "ok")
+        assert (result.completion is not None) == (state == "ok")
+
+    @timeless
+    async def test_until_is_the_calls_deadline(self) -> None:
+        """The client is told by when the call must have ended."""
+        client, begun = ScriptedClient({"m": Hang()}), now()
+        result = await run_of(client).ask(call(), until=begun + 7)
+        assert result.state == "timed_out"
+        assert now() - begun == pytest.approx(7)
+
+    async def test_the_runs_headers_go_with_it(self) -> None:
+        """Tracing headers of the client are those of each call."""
+        client = ScriptedClient({"m": "yes"})
+        await run_of(client).ask(call(), until=FOREVER)
+        assert client.asked[0].headers == {"x": "y"}
+
+    async def test_a_call_over_the_budget_is_not_made(self) -> None:
+        """The budget is asked before the model is."""
+        client = ScriptedClient({"m": "yes"})
+        run = run_of(client, calls=1)
+        assert (await run.ask(call(), until=FOREVER)).state == "ok"
+        result = await run.ask(call(), until=FOREVER)
+        assert result.state == "not_started"
+        assert result.error is not None
+        assert result.error.failure is Failure.BUDGET
+        assert (len(client.asked), run.ledger.calls) == (1, 1)
+
+
+class TestFanOut:
+    async def test_failures_are_results_in_order(self) -> None:
+        """A fan-out of a run asks through the run: budget, headers and usage included."""
+        client = ScriptedClient({"a": "yes", "b": refused(500), "c": "no"})
+        run = run_of(client, calls=2)
+        results = await run.fan_out([call(name) for name in "abc"], max_concurrent=3, until=FOREVER)
+        assert [result.state for result in results] == ["ok", "failed", "not_started"]
+        assert run.ledger.usage == Usage(10, 5)
+
+    @timeless
+    async def test_on_error_fail_is_passed_on(self) -> None:
+        """A run's fan-out ends as its pattern wants it to."""
+        client = ScriptedClient({"a": After(1, refused(500)), "b": Hang()})
+        results = await run_of(client).fan_out(
+            [call(name) for name in "ab"], max_concurrent=3, until=FOREVER, on_error="fail"
+        )
+        assert [result.state for result in results] == ["failed", "cancelled"]
+
+
+class TestStream:
+    async def test_chunks_are_handed_on(self) -> None:
+        """Each chunk comes out as it was sent."""
+        sent = chunks("hello")
+        run = run_of(ScriptedClient({"m": Stream(sent)}))
+        assert [piece async for piece in run.stream(call(), until=FOREVER)] == sent
+
+    async def test_usage_is_settled(self) -> None:
+        """The usage at the end of a stream is booked like that of a whole answer."""
+        run = run_of(ScriptedClient({"m": "hello"}))
+        _ = [piece async for piece in run.stream(call(), until=FOREVER)]
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage(10, 5))
+
+    async def test_usage_that_grows_is_settled_once(self) -> None:
+        """Where each chunk tells the usage so far, the last one is what the call took."""
+        sent = [chunk(text, usage=WireUsage(10, count)) for count, text in enumerate("abc", 1)]
+        run = run_of(ScriptedClient({"m": Stream([*sent, last_chunk(WireUsage(10, 3))])}))
+        _ = [piece async for piece in run.stream(call(), until=FOREVER)]
+        assert run.ledger.usage == Usage(10, 3)
+
+    async def test_usage_that_was_seen_before_a_break_is_settled(self) -> None:
+        """A stream that breaks has cost what it said it had."""
+        sent = [chunk("a", usage=WireUsage(10, 1))]
+        run = run_of(ScriptedClient({"m": Stream(sent, CallFailed(Failure.BROKEN))}))
+        with pytest.raises(CallFailed):
+            await read(run.stream(call(), until=FOREVER))
+        assert run.ledger.usage == Usage(10, 1)
+
+    async def test_over_the_budget_it_is_not_begun(self) -> None:
+        """A stream counts as a call, and is refused as one."""
+        client = ScriptedClient({"m": "yes"})
+        run = run_of(client, calls=1)
+        assert run.ledger.reserve()
+        with pytest.raises(CallFailed) as caught:
+            await read(run.stream(call(), until=FOREVER))
+        assert caught.value.failure is Failure.BUDGET
+        assert client.asked == []
+
+    async def test_closing_it_closes_the_backends(self) -> None:
+        """Who stops reading stops the backend."""
+        client = ScriptedClient({"m": Stream([chunk("a"), chunk("b")])})
+        async with aclosing(run_of(client).stream(call(), until=FOREVER)) as pieces:
+            await anext(pieces)
+        assert client.cancelled == ["m"]
+
+
+async def read(pieces: AsyncGenerator[Completion]) -> None:
+    async for _ in pieces:
+        pass
+
+
+PRICED = model("m", price={"input": "0.15", "output": "0.60"})
+
+
+class TestLedger:
+    def test_without_a_limit_every_call_is_granted(self) -> None:
+        """No limit is no limit, but calls are counted all the same."""
+        ledger = Ledger(Budget())
+        assert all(ledger.reserve() for _ in range(1000))
+        assert ledger.calls == 1000
+
+    @pytest.mark.parametrize("limit", [1, 3])
+    def test_grants_as_many_as_there_are(self, limit: int) -> None:
+        """What is refused is not counted."""
+        ledger = Ledger(Budget(calls=limit))
+        assert [ledger.reserve() for _ in range(5)] == [True] * limit + [False] * (5 - limit)
+        assert ledger.calls == limit
+
+    @pytest.mark.parametrize(("attempts", "calls"), [(0, 1), (1, 1), (2, 2), (5, 5)])
+    def test_counts_envoys_attempts(self, attempts: int, calls: int) -> None:
+        """Each attempt beyond the first is a call, though it was not reserved."""
+        ledger = Ledger(Budget())
+        ledger.reserve()
+        ledger.settle(PRICED, None, attempts=attempts)
+        assert ledger.calls == calls
+
+    def test_attempts_use_up_the_budget(self) -> None:
+        """Retries leave less for what follows."""
+        ledger = Ledger(Budget(calls=3))
+        ledger.reserve()
+        ledger.settle(PRICED, None, attempts=3)
+        assert not ledger.reserve()
+
+    def test_adds_up_usage_and_cost(self) -> None:
+        """Cost is that of each model's own price; what has no price costs nothing."""
+        ledger = Ledger(Budget())
+        ledger.settle(PRICED, Usage(100, 10))
+        ledger.settle(model("m"), Usage(1000, 1000))
+        ledger.settle(model("n", price={"input": 1, "output": 2}), Usage(3, 4))
+        assert ledger.usage == Usage(1103, 1014)
+        assert ledger.cost == 15 + 6 + 3 + 8
+
+    @pytest.mark.parametrize(
+        ("tokens", "cost"), [(0, 0), (1, 1), (6, 1), (7, 2), (1_000_000, 150_000)]
+    )
+    def test_cost_is_whole_and_never_too_low(self, tokens: int, cost: int) -> None:
+        """Micro-USD are rounded up once, over all, so that cents do not get lost in many small calls."""
+        ledger = Ledger(Budget())
+        ledger.settle(PRICED, Usage(tokens))
+        assert ledger.cost == cost
+
+    def test_many_small_calls_cost_what_one_large_one_does(self) -> None:
+        """No rounding happens in between."""
+        small, large = Ledger(Budget()), Ledger(Budget())
+        for _ in range(1000):
+            small.settle(PRICED, Usage(1, 1))
+        large.settle(PRICED, Usage(1000, 1000))
+        assert small.cost == large.cost == 750
+
+    async def test_a_blank_answer_is_paid_for(self) -> None:
+        """What was not used has cost all the same."""
+        run = run_of(ScriptedClient({"m": completion(" ")}))
+        await run.ask(call(), until=FOREVER)
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage(10, 5))
+
+    async def test_a_failed_call_counts(self) -> None:
+        """A call that came to nothing was a call."""
+        run = run_of(ScriptedClient({"m": refused(500)}))
+        await run.ask(call(), until=FOREVER)
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage())
+
+    async def test_attempts_of_an_answer_count(self) -> None:
+        """What Envoy says of its attempts reaches the ledger."""
+        run = run_of(ScriptedClient({"m": Attempts(3, "yes")}))
+        await run.ask(call(), until=FOREVER)
+        assert run.ledger.calls == 3
+
+
+class TestDeadline:
+    @timeless
+    async def test_share_is_a_part_of_what_is_left(self) -> None:
+        """A stage gets its part of the time that those before it have left."""
+        begun = now()
+        deadline = Deadline.after(100)
+        assert deadline.share(0.6) == pytest.approx(begun + 60)
+        await asyncio.sleep(50)
+        assert deadline.share(0.6) == pytest.approx(begun + 80)
+        assert deadline.share(1) == pytest.approx(deadline.at)
+
+    @timeless
+    async def test_share_of_nothing_is_now(self) -> None:
+        """After the deadline a stage has no time, never less."""
+        deadline = Deadline.after(1)
+        await asyncio.sleep(5)
+        assert deadline.share(0.5) == now()
+
+    def test_a_budget_without_a_deadline_has_one(self) -> None:
+        """No run is without an end."""
+        assert Budget().deadline == timedelta(seconds=120)
+
+
+def request_with(**members: object) -> ChatRequest:
+    messages = [{"role": "user", "content": "x"}]
+    return ChatRequest.parse(json.dumps({"model": "m", "messages": messages, **members}).encode())
+
+
+def rolls(request: ChatRequest) -> list[float]:
+    random = seeded(request)
+    return [random.random() for _ in range(3)]
+
+
+class TestSeeded:
+    def test_the_same_request_rolls_the_same(self) -> None:
+        """A replay makes the same choices."""
+        assert rolls(request_with(user="a")) == rolls(request_with(user="a"))
+
+    def test_another_request_rolls_otherwise(self) -> None:
+        """Without a seed, anything in the body makes a difference."""
+        assert rolls(request_with(user="a")) != rolls(request_with(user="b"))
+
+    def test_the_seed_decides_alone(self) -> None:
+        """With the client's seed, nothing else matters."""
+        assert rolls(request_with(seed=7, user="a")) == rolls(request_with(seed=7, user="b"))
+        assert rolls(request_with(seed=7)) != rolls(request_with(seed=8))
+
+    def test_a_null_seed_is_none(self) -> None:
+        """A member that is null counts as absent: else all such requests would roll the same."""
+        assert rolls(request_with(seed=None, user="a")) != rolls(request_with(seed=None, user="b"))
