@@ -63,7 +63,10 @@ def is_thought(event: Event) -> bool:
 
 
 def _is_blank(event: Event) -> bool:
-    return isinstance(event, Delta) and event.kind == "content" and not event.value.strip()
+    """Whether an event is white space, or probabilities of tokens, which say nothing by themselves."""
+    if not isinstance(event, Delta):
+        return False
+    return event.kind == "logprobs" or (event.kind == "content" and not event.value.strip())
 
 
 def _bits(choice: Choice) -> Iterator[Event]:

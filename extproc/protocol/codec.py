@@ -66,12 +66,12 @@ def decode_first(message: bytes) -> RequestHeaders:
     config = request.protocol_config
     mode = _MODES.get(config.request_body_mode)
     if mode is None:
-        name = ProcessingMode.BodySendMode.Name(config.request_body_mode)
+        name = _name(config.request_body_mode)
         raise ProtocolError(
             f"request_body_mode {name} is not supported: use FULL_DUPLEX_STREAMED or BUFFERED"
         )
     if config.response_body_mode != ProcessingMode.NONE:
-        name = ProcessingMode.BodySendMode.Name(config.response_body_mode)
+        name = _name(config.response_body_mode)
         raise ProtocolError(f"response_body_mode {name} is not supported: use NONE")
     return RequestHeaders(
         {
@@ -81,6 +81,11 @@ def decode_first(message: bytes) -> RequestHeaders:
         request.request_headers.end_of_stream,
         mode,
     )
+
+
+def _name(mode: ProcessingMode.BodySendMode) -> str:
+    known = ProcessingMode.BodySendMode.values()
+    return ProcessingMode.BodySendMode.Name(mode) if mode in known else str(mode)
 
 
 def decode(message: bytes) -> Event:
