@@ -13,6 +13,7 @@ from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import ConfigError
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted, parse_yaml
+from looper.budget import Ceiling
 from looper.models import Model
 from looper.settings import ByteCount, Duration, Name, Setting
 
@@ -20,9 +21,19 @@ Address = str
 
 
 class Limits(Setting):
-    """What one process accepts."""
+    """What one process takes on."""
 
-    max_body: ByteCount = 32 << 20
+    max_body: ByteCount = Field(default=32 << 20, description="of a request")
+    max_answer_bytes: ByteCount = Field(default=32 << 20, description="of a team's answer")
+    max_inflight_bytes: ByteCount = Field(
+        default=512 << 20, description="of all answers that teams are writing, together"
+    )
+    max_runs: int = Field(default=1000, ge=1, description="teams at work at once")
+    max_waiting: int = Field(
+        default=1000, ge=0, description="requests that wait for their turn then"
+    )
+    patience: Duration = Field(default=timedelta(seconds=1), description="how long they wait")
+    ceiling: Ceiling = Field(default=Ceiling(), description="what teams may spend together")
 
 
 class EnvoySettings(Setting):
@@ -65,6 +76,7 @@ class Config(Setting):
     version: Literal[1]
     egress: Address = Field(description="where model calls go: unix:/path, or http://host:port")
     heartbeat: Duration = timedelta(seconds=10)
+    debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from contextlib import AsyncExitStack
 from typing import Protocol
 
 import structlog
@@ -30,7 +31,7 @@ from extproc.protocol.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from extproc.reply import LiveReply, Reply, WholeReply, error_reply
+from extproc.reply import Answering, Reply, error_reply, reply_for
 from extproc.runtime import Runtime
 from looper.budget import Ledger
 from looper.chat import ChatRequest, Request
@@ -41,6 +42,7 @@ from looper.errors import (
     InvalidRequest,
     LooperError,
     ModelNotFound,
+    Overloaded,
 )
 from looper.run import FORWARDED, Deadline, Run, drive, seeded
 from looper.single import SingleConfig
@@ -161,7 +163,7 @@ class Exchange:
             "algorithm": decision.algorithm.type,
         }
         match decision.algorithm:
-            case SingleConfig(model=name):
+            case SingleConfig(model=name, fallbacks=()):
                 await self._route(request, name, facts)
             case _:
                 await self._loop(request, decision, facts)
@@ -201,29 +203,48 @@ class Exchange:
     # ... or a team, whose answer we write in Envoy's place.
 
     async def _loop(self, request: ChatRequest, decision: Decision, facts: Metadata) -> None:
-        run = Run(
+        """Have a team answer; if too many are at work already, its stand-in, or nobody."""
+        runtime = self._runtime
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
+            except Overloaded:
+                if decision.overload is None:
+                    raise
+                await self._route(request, decision.overload, {**facts, "outcome": "overload"})
+                return
+            run = self._begin(request, decision)
+            answering = Answering(
+                request=request,
+                run=run,
+                decision=decision,
+                facts={**facts, "run": run.id},
+                send=self._channel.send,
+                log=self._facts,
+                outflow=runtime.outflow,
+                max_bytes=runtime.config.limits.max_answer_bytes,
+                debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
+            )
+            stack.callback(answering.release)
+            self._facts |= answering.facts
+            self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
+            pattern = runtime.pattern(str(facts["recipe"]), decision.name)
+            heartbeat = runtime.config.heartbeat.total_seconds()
+            await self._channel.begin()
+            await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
+
+    def _begin(self, request: ChatRequest, decision: Decision) -> Run:
+        headers = self._opening.headers
+        planned = decision.algorithm.planned_calls()
+        return Run(
             id=secrets.token_hex(8),
             models=self._runtime.models,
             client=self._runtime.client,
-            ledger=Ledger(decision.budget),
+            ledger=Ledger(decision.budget, self._runtime.purse, planned_calls=planned),
             deadline=Deadline.after(decision.budget.deadline.total_seconds()),
             random=seeded(request),
-            headers={
-                name: value
-                for name in FORWARDED
-                if (value := self._opening.headers.get(name)) is not None
-            },
+            headers={name: headers[name] for name in FORWARDED if name in headers},
         )
-        facts = {**facts, "run": run.id}
-        self._facts |= facts
-        live = request.stream and self._opening.mode is BodyMode.FULL_DUPLEX
-        self._reply = (LiveReply if live else WholeReply)(
-            request, run, facts, self._channel.send, self._facts
-        )
-        pattern = self._runtime.pattern(self._runtime.policies[str(facts["recipe"])], decision.name)
-        heartbeat = self._runtime.config.heartbeat.total_seconds()
-        await self._channel.begin()
-        await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
     # What is not ours passes, byte for byte.
 

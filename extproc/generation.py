@@ -9,7 +9,7 @@ from extproc.config import Config
 def generation(config: Config) -> str:
     """12 hex digits that depend on what the configuration says, not on how its file is laid out."""
     text = json.dumps(
-        config.model_dump(),
+        config.model_dump(exclude_defaults=True),
         default=_plain,
         sort_keys=True,
         separators=(",", ":"),

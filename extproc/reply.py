@@ -1,9 +1,12 @@
 """How a team's answer reaches the client: live, as Envoy's streamed local reply, or whole."""
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from extproc import headers as names
+from extproc.decisions.recipe import Decision
+from extproc.outflow import Outflow
 from extproc.protocol.actions import (
     Action,
     CloseStream,
@@ -15,8 +18,8 @@ from extproc.protocol.actions import (
 )
 from looper.answer import Chunks, Whole
 from looper.chat import ChatRequest
-from looper.errors import LooperError
-from looper.events import Done, Event, Progress
+from looper.errors import AnswerTooLarge, LooperError
+from looper.events import Delta, Done, Event, Progress
 from looper.run import Heartbeat, Run
 
 Send = Callable[[Action], Awaitable[None]]
@@ -29,6 +32,85 @@ _SSE: Headers = (
 )
 
 
+@dataclass(slots=True)
+class Answering:
+    """What a reply needs to know: the request, its run, where to send, and what is noted of the exchange."""
+
+    request: ChatRequest
+    run: Run
+    decision: Decision
+    facts: Metadata
+    send: Send
+    log: dict[str, str | int]
+    outflow: Outflow
+    max_bytes: int
+    debug: bool = False
+    written: int = 0
+
+    def count(self, data: bytes) -> bytes:
+        """Account for `data` before it is sent. Raises AnswerTooLarge or Overloaded."""
+        if self.written + len(data) > self.max_bytes:
+            raise AnswerTooLarge(f"The answer is larger than {self.max_bytes} bytes.")
+        self.outflow.add(len(data))
+        self.written += len(data)
+        return data
+
+    def release(self) -> None:
+        """The client has all of it, or has left."""
+        self.outflow.remove(self.written)
+        self.written = 0
+
+    def headers(self, outcome: str | None = None) -> Headers:
+        said = (
+            (names.DECISION, str(self.facts["decision"])),
+            (names.ALGORITHM, str(self.facts["algorithm"])),
+            (names.RUN, self.run.id),
+        )
+        return said if outcome is None else (*said, (names.OUTCOME, outcome))
+
+    def opening(self) -> Metadata:
+        # A run that is cut short never says more than this: "started" is what statistics then count.
+        return {**self.facts, "outcome": "started"}
+
+    def closing(self, outcome: str) -> Metadata:
+        ledger = self.run.ledger
+        metadata = {
+            **self.facts,
+            "outcome": outcome,
+            "calls": ledger.calls,
+            "prompt_tokens": ledger.usage.prompt_tokens,
+            "completion_tokens": ledger.usage.completion_tokens,
+            "cost_microusd": ledger.cost,
+        }
+        self.log |= metadata
+        return metadata
+
+    def error(self, error: LooperError) -> Respond:
+        # What was paid for once would be paid for again, whatever the error is.
+        retry = False if self.run.ledger.calls > 0 else error.retry
+        return error_reply(error, retry, self.headers(), self.closing("failed"))
+
+    def debug_facts(self, outcome: str) -> dict[str, Any]:
+        ledger = self.run.ledger
+        return {
+            "run": self.run.id,
+            "outcome": outcome,
+            "calls": ledger.calls,
+            "cost_microusd": ledger.cost,
+            **self.run.trace.to_dict(),
+        }
+
+    def debug_headers(self) -> Headers:
+        models = dict.fromkeys(record.model for record in self.run.trace.calls)
+        stages = (f"{name};at={at * 1000:.0f}ms" for name, at in self.run.trace.stages)
+        return (
+            ("x-looper-models", ", ".join(models)),
+            ("x-looper-calls", str(self.run.ledger.calls)),
+            ("x-looper-cost-microusd", str(self.run.ledger.cost)),
+            ("x-looper-stages", ", ".join(stages)),
+        )
+
+
 class Reply(Protocol):
     """Takes a run's events and makes an answer of them."""
 
@@ -39,81 +121,45 @@ class Reply(Protocol):
         ...
 
 
-class _Run:
-    """What both kinds of reply say of the run in headers and metadata."""
-
-    def __init__(self, run: Run, facts: Metadata) -> None:
-        self._run = run
-        self._facts = facts
-
-    def headers(self, outcome: str | None = None) -> Headers:
-        said = (
-            (names.DECISION, str(self._facts["decision"])),
-            (names.ALGORITHM, str(self._facts["algorithm"])),
-            (names.RUN, self._run.id),
-        )
-        return said if outcome is None else (*said, (names.OUTCOME, outcome))
-
-    def opening(self) -> Metadata:
-        # A run that is cut short never says more than this: "started" is what statistics then count.
-        return {**self._facts, "outcome": "started"}
-
-    def closing(self, outcome: str) -> Metadata:
-        ledger = self._run.ledger
-        return {
-            **self._facts,
-            "outcome": outcome,
-            "calls": ledger.calls,
-            "prompt_tokens": ledger.usage.prompt_tokens,
-            "completion_tokens": ledger.usage.completion_tokens,
-            "cost_microusd": ledger.cost,
-        }
-
-    def error(self, error: LooperError) -> Respond:
-        # What was paid for once would be paid for again, whatever the error is.
-        paid = self._run.ledger.calls > 0
-        retry = False if paid else error.retry
-        return error_reply(error, retry, self.headers(), self.closing("failed"))
-
-
 class LiveReply:
     """A stream of chunks. It is opened by the first bit of the answer, or the first silence, whichever comes first."""
 
-    def __init__(
-        self, request: ChatRequest, run: Run, facts: Metadata, send: Send, log: dict[str, str | int]
-    ) -> None:
-        self._chunks = Chunks(request)
-        self._about = _Run(run, facts)
-        self._send = send
-        self._log = log
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._chunks = Chunks(answering.request, answering.decision.usage)
         self._open = False
         self._closed = False
 
     async def add(self, event: Event | Heartbeat) -> None:
         match event:
             case Progress():
-                return
+                if self._answering.decision.progress == "reasoning":
+                    await self._write(
+                        self._chunks.frames(Delta("reasoning_content", f"{event.stage}\n"))
+                    )
             case Heartbeat():
                 await self._write(self._chunks.comment())
             case Done():
-                await self._close(self._chunks.frames(event), event.outcome)
+                debug = self._answering.debug
+                facts = self._answering.debug_facts(event.outcome) if debug else None
+                before = self._chunks.facts(facts) if facts is not None else b""
+                await self._close(before + self._chunks.frames(event), event.outcome)
             case _:
                 await self._write(self._chunks.frames(event))
 
     async def _write(self, frames: bytes) -> None:
+        answering = self._answering
         if not self._open:
             self._open = True
-            await self._send(OpenStream((*_SSE, *self._about.headers()), self._about.opening()))
+            await answering.send(OpenStream((*_SSE, *answering.headers()), answering.opening()))
             frames = self._chunks.opening() + frames
-        await self._send(StreamData(frames))
+        await answering.send(StreamData(answering.count(frames)))
 
     async def _close(self, frames: bytes, outcome: str) -> None:
         if not self._open:
             await self._write(b"")
-        metadata = self._about.closing(outcome)
-        self._log |= metadata
         self._closed = True
-        await self._send(CloseStream(frames, metadata))
+        await self._answering.send(CloseStream(frames, self._answering.closing(outcome)))
 
     async def fail(self, error: LooperError) -> None:
         if self._closed:
@@ -121,21 +167,18 @@ class LiveReply:
         if self._open:
             await self._close(self._chunks.failed(error), "failed")
         else:
-            await self._send(self._about.error(error))
+            await self._answering.send(self._answering.error(error))
 
 
 class WholeReply:
     """One message at the end. In body mode BUFFERED a stream, too, is sent as one message."""
 
-    def __init__(
-        self, request: ChatRequest, run: Run, facts: Metadata, send: Send, log: dict[str, str | int]
-    ) -> None:
-        self._answer = Whole(request)
-        self._chunks = Chunks(request) if request.stream else None
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        request, count = answering.request, answering.decision.usage
+        self._answer = Whole(request, count)
+        self._chunks = Chunks(request, count) if request.stream else None
         self._frames: list[bytes] = []
-        self._about = _Run(run, facts)
-        self._send = send
-        self._log = log
         self._sent = False
 
     async def add(self, event: Event | Heartbeat) -> None:
@@ -153,15 +196,68 @@ class WholeReply:
             kind, body = _JSON, self._answer.to_json()
         else:
             kind, body = _SSE, self._chunks.opening() + b"".join(self._frames)
-        metadata = self._about.closing(done.outcome)
-        self._log |= metadata
-        headers = (*kind, *self._about.headers(done.outcome))
+        answering = self._answering
+        debug = answering.debug_headers() if answering.debug else ()
+        headers = (*kind, *answering.headers(done.outcome), *debug)
+        body = answering.count(body)
         self._sent = True
-        await self._send(Respond(200, headers, body, "looper.answer", metadata))
+        await answering.send(
+            Respond(200, headers, body, "looper.answer", answering.closing(done.outcome))
+        )
 
     async def fail(self, error: LooperError) -> None:
         if not self._sent:
-            await self._send(self._about.error(error))
+            self._sent = True
+            await self._answering.send(self._answering.error(error))
+
+
+class PatientReply:
+    """One JSON body, begun with white space when it is long in coming: for what gives up on silent connections.
+
+    Its price: once it has begun the status is 200, and an error that comes later is in the body.
+    """
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._whole = WholeReply(answering)
+        self._answer = Whole(answering.request, answering.decision.usage)
+        self._open = False
+        self._closed = False
+
+    async def add(self, event: Event | Heartbeat) -> None:
+        answering = self._answering
+        if isinstance(event, Heartbeat):
+            if not self._open:
+                self._open = True
+                await answering.send(
+                    OpenStream((*_JSON, *answering.headers()), answering.opening())
+                )
+            await answering.send(StreamData(answering.count(b" ")))
+            return
+        if not self._open:
+            await self._whole.add(event)
+        self._answer.add(event)
+        if self._open and isinstance(event, Done):
+            await self._close(answering.count(self._answer.to_json()), event.outcome)
+
+    async def _close(self, body: bytes, outcome: str) -> None:
+        self._closed = True
+        await self._answering.send(CloseStream(body, self._answering.closing(outcome)))
+
+    async def fail(self, error: LooperError) -> None:
+        if not self._open:
+            await self._whole.fail(error)
+        elif not self._closed:
+            await self._close(error.to_json(), "failed")
+
+
+def reply_for(answering: Answering, *, live: bool) -> Reply:
+    """The kind of reply that fits. `live` says whether Envoy takes an answer bit by bit."""
+    if live and answering.request.stream:
+        return LiveReply(answering)
+    if live and answering.decision.keepalive == "whitespace":
+        return PatientReply(answering)
+    return WholeReply(answering)
 
 
 def error_reply(

@@ -9,10 +9,13 @@ import msgspec
 from extproc.config import Config
 from extproc.decisions.engine import Policy
 from extproc.errors import ProtocolError
+from extproc.outflow import Outflow
+from looper.admission import Admission
+from looper.algorithms import is_routed
+from looper.budget import Purse
 from looper.errors import ModelNotFound
 from looper.models import Model
 from looper.run import Client, Pattern
-from looper.single import SingleConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,9 @@ class Runtime:
     policies: Mapping[str, Policy]
     patterns: Mapping[tuple[str, str], Pattern]
     models_answer: bytes
+    admission: Admission
+    purse: Purse
+    outflow: Outflow
 
     def policy(self, model: str, recipe: str | None) -> Policy:
         """The policy for a request: the recipe that Envoy's route names, else that of the model's entrypoint.
@@ -44,19 +50,20 @@ class Runtime:
         model = self.models.get(name)
         return model if model is not None and model.public else None
 
-    def pattern(self, policy: Policy, decision: str) -> Pattern:
+    def pattern(self, recipe: str, decision: str) -> Pattern:
         """The loop that a decision runs."""
-        return self.patterns[policy.name, decision]
+        return self.patterns[recipe, decision]
 
 
 def build(config: Config, client: Client) -> Runtime:
     """Make a configuration ready for work."""
+    limits = config.limits
     policies = {name: Policy(name, recipe) for name, recipe in config.recipes.items()}
     patterns: dict[tuple[str, str], Pattern] = {
         (name, decision.name): decision.algorithm.build()
         for name, policy in policies.items()
         for decision in policy.decisions
-        if not isinstance(decision.algorithm, SingleConfig)
+        if not is_routed(decision.algorithm)
     }
     return Runtime(
         config=config,
@@ -65,6 +72,13 @@ def build(config: Config, client: Client) -> Runtime:
         policies=policies,
         patterns=patterns,
         models_answer=_models_answer(config),
+        admission=Admission(
+            limits.max_runs,
+            max_waiting=limits.max_waiting,
+            patience=limits.patience.total_seconds(),
+        ),
+        purse=Purse(limits.ceiling),
+        outflow=Outflow(limits.max_inflight_bytes),
     )
 
 

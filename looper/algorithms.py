@@ -7,7 +7,12 @@ from pydantic import Field
 from looper.fusion import FusionConfig
 from looper.single import SingleConfig
 
-LoopConfig = FusionConfig
 AlgorithmConfig = Annotated[SingleConfig | FusionConfig, Field(discriminator="type")]
 
-__all__ = ["AlgorithmConfig", "FusionConfig", "LoopConfig", "SingleConfig"]
+
+def is_routed(algorithm: SingleConfig | FusionConfig) -> bool:
+    """Whether Envoy routes the request by itself: there is one model, and nobody to take its place."""
+    return isinstance(algorithm, SingleConfig) and not algorithm.fallbacks
+
+
+__all__ = ["AlgorithmConfig", "FusionConfig", "SingleConfig", "is_routed"]

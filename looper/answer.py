@@ -2,7 +2,9 @@
 
 import secrets
 import time
-from typing import Any
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,55 +16,82 @@ from looper.sse import DONE, encode_comment, encode_event
 _encode = msgspec.json.encode
 
 
+Count = Literal["sum", "final"]
+"""What an answer's usage counts: every call of the run, or the one that wrote the answer."""
+
+
+def _counted(done: Done, count: Count) -> dict[str, object]:
+    """The usage, with what it leaves out beside it."""
+    if count == "sum":
+        return {**done.usage.to_dict(), "looper": {"final": done.final.to_dict()}}
+    return {**done.final.to_dict(), "looper": {"sum": done.usage.to_dict()}}
+
+
 def completion_id() -> str:
     """A new id, unlike any other."""
     return f"chatcmpl-{secrets.token_urlsafe(18)}"
 
 
+@dataclass(slots=True)
+class _Choice:
+    """One choice of the answer, as far as it has come."""
+
+    message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": None})
+    calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    logprobs: dict[str, Any] | None = None
+    finish: str = "stop"
+
+    def add(self, delta: Delta) -> None:
+        match delta.kind:
+            case "tool_calls":
+                for call in delta.value:
+                    _merge_tool_call(self.calls, call)
+            case "logprobs":
+                self.logprobs = _merge_logprobs(self.logprobs, delta.value)
+            case kind:
+                self.message[kind] = (self.message.get(kind) or "") + delta.value
+
+    def to_dict(self, index: int) -> dict[str, Any]:
+        if self.calls:
+            self.message["tool_calls"] = [self.calls[at] for at in sorted(self.calls)]
+        return {
+            "index": index,
+            "message": self.message,
+            "logprobs": self.logprobs,
+            "finish_reason": self.finish,
+        }
+
+
 class Whole:
     """Gathers events into one completion."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, count: Count = "sum") -> None:
         self._request = request
-        self._message: dict[str, Any] = {"role": "assistant", "content": None}
-        self._calls: dict[int, dict[str, Any]] = {}
-        self._logprobs: dict[str, Any] | None = None
-        self._finish: str | None = None
-        self._usage = Usage()
+        self._count = count
+        self._choices: defaultdict[int, _Choice] = defaultdict(_Choice)
+        self._usage: dict[str, object] = Usage().to_dict()
 
     def add(self, event: Event) -> None:
         match event:
-            case Delta(kind="tool_calls"):
-                for delta in event.value:
-                    _merge_tool_call(self._calls, delta)
-            case Delta(kind="logprobs"):
-                self._logprobs = _merge_logprobs(self._logprobs, event.value)
             case Delta():
-                self._message[event.kind] = (self._message.get(event.kind) or "") + event.value
+                self._choices[event.choice].add(event)
             case Finish():
-                self._finish = event.reason
+                self._choices[event.choice].finish = event.reason
             case Done():
-                self._usage = event.usage
+                self._usage = _counted(event, self._count)
             case Progress():
                 pass
 
     def to_json(self) -> bytes:
-        if self._calls:
-            self._message["tool_calls"] = [self._calls[index] for index in sorted(self._calls)]
-        choice = {
-            "index": 0,
-            "message": self._message,
-            "logprobs": self._logprobs,
-            "finish_reason": self._finish or "stop",
-        }
+        choices = self._choices or {0: _Choice()}
         return _encode(
             {
                 "id": completion_id(),
                 "object": "chat.completion",
                 "created": int(time.time()),
                 "model": self._request.model,
-                "choices": [choice],
-                "usage": self._usage.to_dict(),
+                "choices": [choices[index].to_dict(index) for index in sorted(choices)],
+                "usage": self._usage,
             }
         )
 
@@ -89,8 +118,9 @@ def _merge_logprobs(known: dict[str, Any] | None, delta: dict[str, Any]) -> dict
 class Chunks:
     """Writes events as the frames of a stream: role first, one finish, usage only if asked for, one [DONE]."""
 
-    def __init__(self, request: ChatRequest) -> None:
+    def __init__(self, request: ChatRequest, count: Count = "sum") -> None:
         self._include_usage = request.include_usage
+        self._count = count
         self._head = {
             "id": completion_id(),
             "object": "chat.completion.chunk",
@@ -100,7 +130,7 @@ class Chunks:
 
     def opening(self) -> bytes:
         """The first frame: the role."""
-        return self._frame({"role": "assistant", "content": ""})
+        return self._frame({"role": "assistant", "content": ""}, 0)
 
     def comment(self) -> bytes:
         """A frame that says nothing, but shows that something is still going on."""
@@ -109,13 +139,13 @@ class Chunks:
     def frames(self, event: Event) -> bytes:
         match event:
             case Delta(kind="logprobs"):
-                return self._frame({}, logprobs=event.value)
+                return self._frame({}, event.choice, logprobs=event.value)
             case Delta():
-                return self._frame({event.kind: event.value})
+                return self._frame({event.kind: event.value}, event.choice)
             case Finish():
-                return self._frame({}, finish=event.reason)
+                return self._frame({}, event.choice, finish=event.reason)
             case Done():
-                return self._usage(event.usage) + encode_event(DONE)
+                return self._usage(event) + encode_event(DONE)
             case Progress():
                 return b""
 
@@ -124,15 +154,20 @@ class Chunks:
         return encode_event(error.to_json()) + encode_event(DONE)
 
     def _frame(
-        self, delta: dict[str, Any], *, finish: str | None = None, logprobs: Any = None
+        self, delta: dict[str, Any], index: int, *, finish: str | None = None, logprobs: Any = None
     ) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
         chunk = {**self._head, "choices": [choice]}
         if self._include_usage:
             chunk["usage"] = None
         return encode_event(_encode(chunk))
 
-    def _usage(self, usage: Usage) -> bytes:
+    def facts(self, facts: dict[str, Any]) -> bytes:
+        """A frame for clients that asked what their run did."""
+        return encode_event(_encode({**self._head, "choices": [], "looper": facts}))
+
+    def _usage(self, done: Done) -> bytes:
         if not self._include_usage:
             return b""
-        return encode_event(_encode({**self._head, "choices": [], "usage": usage.to_dict()}))
+        usage = _counted(done, self._count)
+        return encode_event(_encode({**self._head, "choices": [], "usage": usage}))

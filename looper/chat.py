@@ -4,11 +4,15 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
 from looper.errors import InvalidField, InvalidJson
+from looper.tokens import estimate
+
+Capability = Literal["logprobs", "tools", "vision", "json_schema"]
+"""What a request may need and a model may lack."""
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(rb"[ \t\n\r]*")
@@ -38,6 +42,10 @@ class Message(msgspec.Struct, frozen=True):
                 return self.content
             case list():
                 return "\n".join(part.text for part in self.content if part.text)
+
+    @property
+    def parts(self) -> list[Part]:
+        return self.content if isinstance(self.content, list) else []
 
 
 _messages = msgspec.json.Decoder(list[Message])
@@ -101,6 +109,32 @@ class ChatRequest(Request):
     def include_usage(self) -> bool:
         options = _read(self.members, "stream_options", StreamOptions | None)
         return options is not None and options.include_usage is True
+
+    @cached_property
+    def output_limit(self) -> int | None:
+        """The client's limit on tokens of the answer, under whichever of its two names."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if (limit := _read(self.members, name, int | None)) is not None:
+                return int(limit)
+        return None
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """The size of conversation and tools, as estimated."""
+        parts = (self.members[name] for name in ("messages", "tools") if name in self.members)
+        return sum(estimate(bytes(part).decode("utf-8", "replace")) for part in parts)
+
+    @cached_property
+    def needs(self) -> frozenset[Capability]:
+        """What a model must be able to do to take this request."""
+        needs: set[Capability] = set()
+        if "tools" in self.members or "functions" in self.members:
+            needs.add("tools")
+        if any(part.type == "image_url" for message in self.messages for part in message.parts):
+            needs.add("vision")
+        if b'"json_schema"' in bytes(self.members.get("response_format", b"")):
+            needs.add("json_schema")
+        return frozenset(needs)
 
     @cached_property
     def choices(self) -> int:
@@ -215,6 +249,9 @@ class Usage(msgspec.Struct, frozen=True):
         return wire
 
 
+NO_USAGE = Usage()
+
+
 def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
     return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
 
@@ -261,4 +298,10 @@ class Completion(msgspec.Struct, frozen=True):
 
     choices: list[Choice] = []
     usage: WireUsage | None = None
+    object: str | None = None
     error: msgspec.Raw | None = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error that came with status 200, in either of the shapes that are in use."""
+        return self.error is not None or self.object == "error"

@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from io import BytesIO
-from typing import Self
+from typing import NamedTuple, Self
 
 import aiohttp
 import msgspec
@@ -18,9 +17,8 @@ MAX_ANSWER = 32 << 20
 _completion = msgspec.json.Decoder(Completion)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A complete answer, and how many attempts Envoy made for it."""
+class Answer(NamedTuple):
+    """A complete answer or a chunk of one, and how many attempts Envoy made for it."""
 
     completion: Completion
     attempts: int
@@ -47,6 +45,7 @@ class EgressClient:
             headers={"accept-encoding": "identity", "content-type": "application/json"},
             skip_auto_headers=("user-agent",),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # nobody asked for compression, and a small body may unpack to a huge one
             max_line_size=65_536,
             max_field_size=65_536,
         )
@@ -59,22 +58,22 @@ class EgressClient:
     async def complete(self, call: Call, headers: Mapping[str, str], *, deadline: float) -> Answer:
         """One unstreamed answer. `deadline` is in the loop's time. Raises CallFailed."""
         async with self._post(call, headers, deadline) as response:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    body = await self._read(response)
-            except TimeoutError:
-                raise CallFailed(Failure.TIMEOUT) from None
-            return Answer(_decode(body), _attempts(response))
+            pieces = _Pieces(response, deadline)
+            body: list[bytes] = []
+            while piece := await pieces.next():
+                body.append(piece)
+            return Answer(_decode(b"".join(body)), _attempts(response))
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
-    ) -> AsyncGenerator[Completion]:
+    ) -> AsyncGenerator[Answer]:
         """The chunks of a streamed answer, as they come. Raises CallFailed, also for a stream that was cut."""
         async with self._post(call, headers, deadline) as response:
             reader = EventReader(max_event=MAX_ANSWER)
-            finished = False
+            finished, attempts = False, _attempts(response)
+            pieces = _Pieces(response, deadline)
             while True:
-                events = await self._next_events(response, reader, deadline)
+                events = await _next_events(pieces, reader)
                 if events is None:
                     break
                 for event in events:
@@ -82,37 +81,10 @@ class EgressClient:
                         return
                     chunk = _decode(event)
                     finished = finished or any(choice.finish_reason for choice in chunk.choices)
-                    yield chunk
+                    yield Answer(chunk, attempts)
             # Some backends leave out [DONE]; one that has not finished was cut.
             if not finished:
                 raise CallFailed(Failure.BROKEN)
-
-    async def _next_events(
-        self, response: aiohttp.ClientResponse, reader: EventReader, deadline: float
-    ) -> list[bytes] | None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                data = await response.content.readany()
-            if not data:
-                reader.close()
-                return None
-            return [event.data for event in reader.feed(data)]
-        except TimeoutError:
-            raise CallFailed(Failure.TIMEOUT) from None
-        except (aiohttp.ClientError, EventTooLarge, IncompleteEvent):
-            raise CallFailed(Failure.BROKEN) from None
-
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        pieces, size = [], 0
-        try:
-            while data := await response.content.readany():
-                size += len(data)
-                if size > MAX_ANSWER:
-                    raise CallFailed(Failure.UNUSABLE)
-                pieces.append(data)
-        except aiohttp.ClientError:
-            raise CallFailed(Failure.BROKEN) from None
-        return b"".join(pieces)
 
     @asynccontextmanager
     async def _post(
@@ -128,6 +100,7 @@ class EgressClient:
             "x-looper-model": call.model.name,
             "x-looper-role": call.role,
             "x-envoy-upstream-rq-timeout-ms": str(max(1, int(remaining * 1000))),
+            "x-envoy-max-retries": str(call.retries),
         }
         try:
             async with asyncio.timeout_at(deadline):
@@ -143,20 +116,58 @@ class EgressClient:
         try:
             if response.status != 200:
                 raise _refused(response)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise CallFailed(Failure.UNUSABLE, attempts=_attempts(response))
             yield response
         finally:
             response.close()
 
 
+class _Pieces:
+    """A response's body, piece by piece, within its deadline and `MAX_ANSWER`."""
+
+    def __init__(self, response: aiohttp.ClientResponse, deadline: float) -> None:
+        self._response = response
+        self._deadline = deadline
+        self._left = MAX_ANSWER
+
+    async def next(self) -> bytes:
+        """The next piece; empty at the end. Raises CallFailed."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                piece = await self._response.content.readany()
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+        self._left -= len(piece)
+        if self._left < 0:
+            raise CallFailed(Failure.UNUSABLE)
+        return piece
+
+
+async def _next_events(pieces: _Pieces, reader: EventReader) -> list[bytes] | None:
+    """The events that the next piece completes; None at the end."""
+    piece = await pieces.next()
+    try:
+        if piece:
+            return [event.data for event in reader.feed(piece)]
+        reader.close()
+        return None
+    except (EventTooLarge, IncompleteEvent):
+        raise CallFailed(Failure.BROKEN) from None
+
+
 def _refused(response: aiohttp.ClientResponse) -> CallFailed:
     """What an upstream's body says is not read: it is not ours to show."""
     if response.status == 504:
-        return CallFailed(Failure.TIMEOUT, status=504)
+        return CallFailed(Failure.TIMEOUT, status=504, attempts=_attempts(response))
     after = response.headers.get("retry-after", "")
     return CallFailed(
         Failure.STATUS,
         status=response.status,
         retry_after=int(after) if after.isdigit() and len(after) < 6 else None,
+        attempts=_attempts(response),
     )
 
 
@@ -170,6 +181,6 @@ def _decode(body: bytes) -> Completion:
         completion = _completion.decode(body)
     except msgspec.DecodeError:
         raise CallFailed(Failure.UNUSABLE) from None
-    if completion.error is not None:
+    if completion.is_error:
         raise CallFailed(Failure.UNUSABLE)
     return completion

@@ -91,6 +91,12 @@ class UpstreamFailed(LooperError):
     retry = False
 
 
+class AnswerTooLarge(UpstreamFailed):
+    """The answer is over `limits.max_answer_bytes`."""
+
+    code = "answer_too_large"
+
+
 class UpstreamMisconfigured(UpstreamFailed):
     """Backends refuse our credential, or do not know the model we name."""
 
@@ -122,6 +128,14 @@ class DeadlineExceeded(LooperError):
     type = "upstream_error"
     code = "deadline_exceeded"
     retry = False
+
+
+class Overloaded(LooperError):
+    """This process has as much to do as it may."""
+
+    status = 503
+    code = "overloaded"
+    retry = True
 
 
 class Draining(LooperError):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from looper.chat import Usage
+from looper.chat import NO_USAGE, Usage
 
 Outcome = Literal["ok", "degraded", "fallback"]
 DeltaKind = Literal["content", "reasoning_content", "refusal", "tool_calls", "logprobs"]
@@ -35,10 +35,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The run is complete."""
+    """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer."""
 
     usage: Usage
     outcome: Outcome
+    final: Usage = NO_USAGE
 
 
 Event = Progress | Delta | Finish | Done

@@ -1,13 +1,55 @@
 """Several calls at once: the one way in which any pattern asks more than one model."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from looper.calls import Call, Result
+from pydantic import Field
 
-Ask = Callable[[Call], Awaitable[Result]]
+from looper.calls import Result, State
+from looper.drafts import Draft
+from looper.models import Model
+from looper.settings import Duration, Setting
+
+Ask = Callable[[Draft], Coroutine[Any, Any, Result]]
 Results = Sequence[Result | None]
+Stop = Callable[[Results], bool]
+
+
+class Round(Setting):
+    """How a team is asked: settings that every pattern with a round of calls has."""
+
+    max_concurrent: int = Field(default=8, ge=1, description="calls at once")
+    min_successful_responses: int = Field(
+        default=1, ge=1, description="usable answers below which the round has failed"
+    )
+    below_quorum: Literal["degrade", "fail"] = Field(
+        default="degrade", description="what happens then, as long as there is any usable answer"
+    )
+    round_timeout: Duration | None = Field(
+        default=None, description="how long a round may take; default: its share of the deadline"
+    )
+    on_error: Literal["skip", "fail"] = Field(
+        default="skip", description="fail: the first call that fails ends the round"
+    )
+    hedge_after: Duration | None = Field(
+        default=None,
+        description="a call that takes longer is made a second time; the first answer wins",
+    )
+    substitutes: tuple[str, ...] = Field(
+        default=(),
+        max_length=8,
+        description="models that are asked, in turn, in place of one that fails",
+    )
+
+    def substitute_members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for index, name in enumerate(self.substitutes):
+            yield ("substitutes", index), name
+
+    def most_calls(self, calls: int) -> int:
+        """How many calls a round of so many may make at the most, without Envoy's retries."""
+        hedged = 2 if self.hedge_after is not None else 1
+        return calls * hedged * (1 + len(self.substitutes))
 
 
 def never(results: Results) -> bool:
@@ -16,52 +58,91 @@ def never(results: Results) -> bool:
 
 
 async def fan_out(
-    calls: Sequence[Call],
+    drafts: Sequence[Draft],
     ask: Ask,
+    settings: Round,
+    models: Mapping[str, Model],
     *,
-    max_concurrent: int,
     until: float,
-    on_error: Literal["skip", "fail"] = "skip",
-    stop: Callable[[Results], bool] = never,
+    stop: Stop = never,
 ) -> list[Result]:
-    """Ask all, at most `max_concurrent` at a time, and return one result for each call, in the order of `calls`.
+    """Ask all, at most `max_concurrent` at a time, and return one result for each draft, in the order of `drafts`.
 
     It is over when every call is, when `stop` says of what has arrived that it is enough, at the first failure if
     `on_error` is `fail`, or at `until` (in the loop's time). What still runs then is cancelled before this returns,
     and what waits its turn never starts.
     """
-    results: list[Result | None] = [None] * len(calls)
-    started = [False] * len(calls)
+    results: list[Result | None] = [None] * len(drafts)
+    started = [False] * len(drafts)
     over = asyncio.Event()
-    turn = asyncio.Semaphore(max_concurrent)
+    turn = asyncio.Semaphore(settings.max_concurrent)
+    spare = [models[name] for name in settings.substitutes]
 
     async def work(index: int) -> None:
         async with turn:
             if over.is_set():  # the one before us ended it all
                 return
             started[index] = True
-            result = results[index] = await ask(calls[index])
-            failed = on_error == "fail" and result.state != "ok"
+            result = results[index] = await _ask_somebody(drafts[index], ask, settings, spare)
+            failed = settings.on_error == "fail" and result.state != "ok"
             if failed or None not in results or stop(results):
                 over.set()
 
     late = asyncio.get_running_loop().time() >= until
-    if calls and not late:
+    if drafts and not late:
         try:
             async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work(index)) for index in range(len(calls))]
+                tasks = [group.create_task(work(index)) for index in range(len(drafts))]
                 await over.wait()
                 for task in tasks:
                     task.cancel()
         except TimeoutError:
             late = True
     return [
-        result or Result(call, _ending(begun, late))
-        for call, result, begun in zip(calls, results, started, strict=True)
+        result or Result(draft.model, draft.role, _ending(begun, late))
+        for draft, result, begun in zip(drafts, results, started, strict=True)
     ]
 
 
-def _ending(begun: bool, late: bool) -> Literal["not_started", "timed_out", "cancelled"]:
+def _ending(begun: bool, late: bool) -> State:
     if not begun:
         return "not_started"
     return "timed_out" if late else "cancelled"
+
+
+async def _ask_somebody(draft: Draft, ask: Ask, settings: Round, spare: Sequence[Model]) -> Result:
+    """The model that is meant, and if it fails its substitutes in turn: the first usable answer, else the last end."""
+    result = await _hedged(draft, ask, settings)
+    for model in spare:
+        if result.state == "ok" or _spent(result):
+            break
+        if model.name != draft.model.name:
+            result = await _hedged(draft.to(model), ask, settings)
+    return result
+
+
+def _spent(result: Result) -> bool:
+    """Whether there is no use in asking anybody else: what failed is the budget."""
+    return result.error is not None and result.error.failure.value == "budget"
+
+
+async def _hedged(draft: Draft, ask: Ask, settings: Round) -> Result:
+    """Ask; and once more if it takes long. The first usable answer wins, and the other call is cancelled."""
+    if settings.hedge_after is None:
+        return await ask(draft)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(ask(draft))
+        await asyncio.wait((first,), timeout=settings.hedge_after.total_seconds())
+        if first.done():
+            return first.result()
+        running = {first, group.create_task(ask(draft))}
+        result: Result | None = None
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            result = min((task.result() for task in done), key=lambda ended: ended.state != "ok")
+            if result.state == "ok":
+                break
+        for loser in running:
+            loser.cancel()
+        assert result is not None
+        return result

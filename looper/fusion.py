@@ -7,22 +7,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from looper.calls import (
-    CallFailed,
-    Result,
-    answering,
-    json_schema,
-    private,
-    successes,
-)
+from looper.calls import CallFailed, Result, successes
 from looper.chat import ChatRequest, Choice
+from looper.drafts import answering, json_schema, private
 from looper.errors import InvalidField
 from looper.events import Done, Event, Outcome, Progress
 from looper.failures import why_no_answer
+from looper.fanout import Round
 from looper.model_json import read_json
 from looper.publish import is_thought, publish, whole
 from looper.run import Run
-from looper.settings import Duration, Setting
 
 _PANEL_SHARE = 0.6
 _JUDGE_SHARE = 0.4
@@ -31,19 +25,13 @@ _FINAL_SHARE = 0.95
 the time to publish the best of the panel instead."""
 
 
-class FusionConfig(Setting):
+class FusionConfig(Round):
     """`algorithm: {type: fusion, analysis_models: […], judge_model: NAME}`"""
 
     type: Literal["fusion"]
     analysis_models: tuple[str, ...] = Field(min_length=1, max_length=16)
     judge_model: str
     final_model: str | None = Field(default=None, description="default: the judge")
-    min_successful_responses: int = Field(default=1, ge=1)
-    max_concurrent: int = Field(default=8, ge=1)
-    round_timeout: Duration | None = Field(
-        default=None, description="for the panel; default: 0.6 of the time until the deadline"
-    )
-    on_error: Literal["skip", "fail"] = "skip"
 
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for index, name in enumerate(self.analysis_models):
@@ -51,10 +39,11 @@ class FusionConfig(Setting):
         yield ("judge_model",), self.judge_model
         if self.final_model is not None:
             yield ("final_model",), self.final_model
+        yield from self.substitute_members()
 
-    def most_calls(self) -> int:
+    def planned_calls(self) -> int:
         """How many calls a run makes at the most, without Envoy's retries."""
-        return len(self.analysis_models) + 2
+        return self.most_calls(len(self.analysis_models)) + 2
 
     def build(self) -> "Fusion":
         return Fusion(self)
@@ -108,7 +97,7 @@ class Panel:
         ):
             best = self.shown[analysis.winner - 1]
         else:
-            best = max(self.drafts, key=lambda result: result.call.model.general_rating)
+            best = max(self.drafts, key=lambda result: result.model.general_rating)
         assert best.completion is not None
         return best.completion.choices[0]
 
@@ -126,45 +115,53 @@ class Fusion:
 
         # The panel answers, all at once...
         yield Progress("panel")
+        run.trace.stage("panel")
         results = await self._ask_panel(request, run)
         panel = Panel.of(results, run)
-        if len(panel.drafts) < self._config.min_successful_responses:
+        if not panel.drafts or self._too_few(panel):
             raise why_no_answer(results)
 
         # ... a judge says where they agree and where they do not...
         yield Progress("judge")
+        run.trace.stage("judge")
         analysis = await self._ask_judge(request, run, panel)
 
         # ... and the final model writes the answer, which is handed on as it comes.
         yield Progress("final")
+        run.trace.stage("final")
         async with aclosing(self._write(request, run, panel, analysis)) as events:
             async for event in events:
                 yield event
+
+    def _too_few(self, panel: "Panel") -> bool:
+        few = len(panel.drafts) < self._config.min_successful_responses
+        return few and self._config.below_quorum == "fail"
 
     async def _ask_panel(self, request: ChatRequest, run: Run) -> list[Result]:
         until = run.deadline.share(_PANEL_SHARE)
         if self._config.round_timeout is not None:
             until = min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
-        calls = [
-            answering(request, run.models[name], "panel") for name in self._config.analysis_models
+        drafts = [
+            answering(request, run.models[name], "panel", sample=self._sample(index))
+            for index, name in enumerate(self._config.analysis_models)
         ]
-        return await run.fan_out(
-            calls,
-            max_concurrent=self._config.max_concurrent,
-            until=until,
-            on_error=self._config.on_error,
-        )
+        return await run.fan_out(drafts, self._config, until=until)
+
+    def _sample(self, index: int) -> int:
+        """How often the panel named this model before: asked again, it gets another seed."""
+        names = self._config.analysis_models
+        return names[:index].count(names[index])
 
     async def _ask_judge(self, request: ChatRequest, run: Run, panel: Panel) -> Analysis | None:
         """The judge's analysis; None if it gives none, and then the final stage works from the panel alone."""
-        call = private(
+        draft = private(
             request,
             run.models[self._config.judge_model],
             "judge",
             instruction=_JUDGE.format(evidence=panel.evidence, fence=run.fence),
             schema=json_schema(Analysis),
         )
-        result = await run.ask(call, until=run.deadline.share(_JUDGE_SHARE))
+        result = await run.ask(draft, until=run.deadline.share(_JUDGE_SHARE))
         return read_json(result.text, Analysis) if result.state == "ok" else None
 
     async def _write(
@@ -172,7 +169,7 @@ class Fusion:
     ) -> AsyncGenerator[Event]:
         """The final stage; if it fails before its first word, the panel's best answer in its place."""
         outcome: Outcome = "ok" if analysis is not None and panel.complete else "degraded"
-        call = answering(
+        draft = answering(
             request,
             run.models[self._config.final_model or self._config.judge_model],
             "final",
@@ -185,7 +182,7 @@ class Fusion:
             logprobs=True,
             stream=request.stream,
         )
-        final = publish(call, run, stream=request.stream, until=run.deadline.share(_FINAL_SHARE))
+        final = publish(draft, run, until=run.deadline.share(_FINAL_SHARE))
         spoke = False
         try:
             async with aclosing(final) as events:
@@ -199,7 +196,7 @@ class Fusion:
             outcome = "fallback"
             for event in whole(panel.best(analysis)):
                 yield event
-        yield Done(run.ledger.usage, outcome)
+        yield Done(run.ledger.usage, outcome, run.ledger.last_usage)
 
 
 def _findings(analysis: Analysis, fence: str) -> str:

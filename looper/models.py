@@ -1,14 +1,15 @@
 """The model catalogue: what is known of each model that a team can be made of."""
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
-from looper.settings import Name, Probability, SecretReference, Setting, Tokens
+from looper.chat import Capability
+from looper.dialects import Dialect, NamedDialect
+from looper.settings import Duration, Name, Probability, SecretReference, Setting, Tokens
 
-Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 Usd = Annotated[Decimal, Field(ge=0)]
 
 
@@ -94,7 +95,14 @@ class Model(Setting):
         default=None,
         description="how often it is right, over all or by category (`default` for the rest)",
     )
-    capabilities: frozenset[Capability] = frozenset()
+    capabilities: frozenset[Capability] | None = Field(
+        default=None, description="what it can do; unset: nobody knows, and it is asked"
+    )
+    dialect: NamedDialect = Field(
+        default=Dialect(open=True),
+        description="how it wants to be spoken to: a name, or written out",
+    )
+    timeout: Duration | None = Field(default=None, description="how long one call may take at most")
     public: bool = Field(default=False, description="may a client ask for it by name")
 
     @property

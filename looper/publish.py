@@ -5,56 +5,69 @@ from contextlib import aclosing
 
 import msgspec
 
-from looper.calls import Call, CallFailed, Failure
+from looper.calls import CallFailed, Failure
 from looper.chat import Choice, Completion, Reply
+from looper.drafts import Draft
 from looper.events import Delta, Event, Finish
 from looper.run import Run
 
 
-async def publish(call: Call, run: Run, *, stream: bool, until: float) -> AsyncGenerator[Event]:
-    """Let a model write the answer. `stream` must be what the call asks for.
+async def publish(draft: Draft, run: Run, *, until: float) -> AsyncGenerator[Event]:
+    """Let a model write the answer: as it comes if the draft asks for a stream, else in one piece.
 
     Raises CallFailed if it fails or has nothing to say. As long as no word of the answer was yielded (reasoning is
     none) another answer may follow.
     """
-    if stream:
-        async with aclosing(run.stream(call, until=until)) as chunks:
+    if draft.stream:
+        async with aclosing(run.stream(draft, until=until)) as chunks:
             async for event in _live(chunks):
                 yield event
         return
-    result = await run.ask(call, until=until)
+    result = await run.ask(draft, until=until)
     if result.state != "ok" or result.completion is None:
         raise result.error or CallFailed(Failure.BROKEN)
-    for event in whole(result.completion.choices[0]):
-        yield event
+    for choice in result.completion.choices:
+        for event in whole(choice):
+            yield event
 
 
 def whole(choice: Choice) -> Iterator[Event]:
     """A complete answer as events."""
     yield from _bits(choice)
-    yield Finish(choice.finish_reason or "stop")
+    yield Finish(choice.finish_reason or "stop", choice.index)
 
 
 async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
-    finish: str | None = None
-    blank: (
-        list[Event] | None
-    ) = []  # white space that is held back until it is known to lead to an answer
+    finishes: dict[int, str | None] = {0: None}
+    opening = _Opening()
     async for chunk in chunks:
-        for choice in chunk.choices[:1]:
-            finish = choice.finish_reason or finish
-            for event in _bits(choice):
-                if blank is None or is_thought(event):
+        for choice in chunk.choices:
+            finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
+            for bit in _bits(choice):
+                for event in opening.admit(bit):
                     yield event
-                elif _is_blank(event):
-                    blank.append(event)
-                else:
-                    for held in (*blank, event):
-                        yield held
-                    blank = None
-    if blank is not None:
+    if not opening.over:
         raise CallFailed(Failure.UNUSABLE)
-    yield Finish(finish or "stop")
+    for index, reason in sorted(finishes.items()):
+        yield Finish(reason or "stop", index)
+
+
+class _Opening:
+    """Holds back white space at the beginning until it is known to lead to an answer."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._held: list[Event] = []
+
+    def admit(self, event: Event) -> list[Event]:
+        """What may be said now that `event` has come."""
+        if self.over or is_thought(event):
+            return [event]
+        self._held.append(event)
+        if _is_blank(event):
+            return []
+        self.over = True
+        return self._held
 
 
 def is_thought(event: Event) -> bool:

@@ -7,16 +7,18 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal, Protocol
+from typing import Protocol
 
-from looper.budget import Ledger
+from looper.budget import Grant, Ledger
 from looper.calls import Call, CallFailed, Failure, Result, State, usable
 from looper.chat import ChatRequest, Completion, Usage
 from looper.client import Answer
+from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
 from looper.events import Done, Event
-from looper.fanout import fan_out
+from looper.fanout import Round, fan_out
 from looper.models import Model
+from looper.trace import Trace
 
 FORWARDED = ("x-request-id", "traceparent", "tracestate")
 """Of the client's headers, those that go with every call."""
@@ -31,7 +33,7 @@ class Client(Protocol):
 
     def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
-    ) -> AsyncGenerator[Completion]: ...
+    ) -> AsyncGenerator[Answer]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,51 +67,86 @@ class Run:
     random: Random
     headers: Mapping[str, str] = field(default_factory=dict)
     fence: str = field(default_factory=lambda: secrets.token_hex(8))
+    trace: Trace = field(default_factory=Trace)
 
-    async def ask(self, call: Call, *, until: float) -> Result:
+    async def ask(self, draft: Draft, *, until: float) -> Result:
         """Make a call. Its failure is a result, not an exception."""
-        if not self.ledger.reserve():
-            return Result(call, "not_started", error=CallFailed(Failure.BUDGET))
-        try:
-            answer = await self.client.complete(call, self.headers, deadline=until)
-        except CallFailed as error:
-            return Result(call, _state(error), error=error)
-        usage = answer.completion.usage
-        self.ledger.settle(call.model, usage.read() if usage else None, attempts=answer.attempts)
-        if not usable(answer.completion):
-            return Result(call, "unusable", error=CallFailed(Failure.UNUSABLE))
-        return Result(call, "ok", answer.completion)
+        with self.trace.call(draft) as record:
+            try:
+                grant = self._reserve(draft)
+            except CallFailed as error:
+                return record.end(Result(draft.model, draft.role, "not_started", error=error))
+            usage: Usage | None = None
+            attempts = 1
+            try:
+                answer = await self.client.complete(
+                    draft.call(grant.max_tokens, grant.retries),
+                    self.headers,
+                    deadline=self._until(draft, until),
+                )
+                attempts = answer.attempts
+                usage = answer.completion.usage.read() if answer.completion.usage else None
+            except CallFailed as error:
+                attempts = error.attempts
+                return record.end(Result(draft.model, draft.role, _state(error), error=error))
+            finally:
+                self.ledger.settle(grant, draft.model, usage, attempts=attempts)
+                record.usage = usage
+            return record.end(_judged(draft, answer.completion))
 
     async def fan_out(
-        self,
-        calls: Sequence[Call],
-        *,
-        max_concurrent: int,
-        until: float,
-        on_error: Literal["skip", "fail"] = "skip",
+        self, drafts: Sequence[Draft], settings: Round, *, until: float
     ) -> list[Result]:
         """Make several calls at once; one result for each, in their order."""
 
-        async def ask(call: Call) -> Result:
-            return await self.ask(call, until=until)
+        async def ask(draft: Draft) -> Result:
+            return await self.ask(draft, until=until)
 
-        return await fan_out(
-            calls, ask, max_concurrent=max_concurrent, until=until, on_error=on_error
-        )
+        return await fan_out(drafts, ask, settings, self.models, until=until)
 
-    async def stream(self, call: Call, *, until: float) -> AsyncGenerator[Completion]:
+    async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""
-        if not self.ledger.reserve():
-            raise CallFailed(Failure.BUDGET)
-        usage: Usage | None = None
-        try:
-            async with aclosing(self.client.stream(call, self.headers, deadline=until)) as chunks:
-                async for chunk in chunks:
-                    # Some backends say with every chunk what they have used so far: the last word counts.
-                    usage = chunk.usage.read() if chunk.usage else usage
-                    yield chunk
-        finally:
-            self.ledger.settle(call.model, usage)
+        with self.trace.call(draft) as record:
+            grant = self._reserve(draft)
+            usage: Usage | None = None
+            attempts = 1
+            try:
+                call = draft.call(grant.max_tokens, grant.retries)
+                chunks = self.client.stream(call, self.headers, deadline=self._until(draft, until))
+                async with aclosing(chunks) as arriving:
+                    async for chunk, tries in arriving:
+                        attempts = tries
+                        record.spoke()
+                        # Some backends say with every chunk what they have used so far: the last word counts.
+                        usage = chunk.usage.read() if chunk.usage else usage
+                        yield chunk
+            except CallFailed as error:
+                attempts = max(attempts, error.attempts)
+                record.end(Result(draft.model, draft.role, _state(error), error=error))
+                raise
+            finally:
+                self.ledger.settle(grant, draft.model, usage, attempts=attempts)
+                record.usage = usage
+
+    def _reserve(self, draft: Draft) -> Grant:
+        """Leave to make the call. Raises CallFailed if the model cannot take it, or the budget has no room for it."""
+        if lacks := draft.unsuitable():
+            raise CallFailed(Failure.UNSUITABLE, reason=lacks, attempts=0)
+        grant = self.ledger.reserve(draft.model, draft.input_tokens, draft.wanted_output)
+        if not isinstance(grant, Grant):
+            raise CallFailed(Failure.BUDGET, reason=grant, attempts=0)
+        return grant
+
+    def _until(self, draft: Draft, until: float) -> float:
+        if draft.model.timeout is None:
+            return until
+        return min(until, self.deadline.now() + draft.model.timeout.total_seconds())
+
+
+def _judged(draft: Draft, completion: Completion) -> Result:
+    if usable(completion):
+        return Result(draft.model, draft.role, "ok", completion)
+    return Result(draft.model, draft.role, "unusable", error=CallFailed(Failure.UNUSABLE))
 
 
 def _state(error: CallFailed) -> State:

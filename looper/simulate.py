@@ -5,10 +5,8 @@ with `simulated`. A request becomes a `Delivery`, a fault may spoil it, and one 
 """
 
 import asyncio
-import base64
 import inspect
 import math
-import re
 import signal
 import socket
 import struct
@@ -24,300 +22,105 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields
 from functools import partial
-from secrets import token_hex
-from typing import Annotated, Any, Literal, TypeAlias, assert_never
+from typing import Any, Literal, TypeAlias
 
 import click
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from looper.simulated_answers import (
     KNOWN,
     ChatBody,
     Choice,
     KnownQuestion,
-    Message,
     Reply,
     Voice,
     choose,
-    draw,
     recite,
-    tokens,
 )
+from looper.simulated_faults import (
+    AnyFault,
+    Blank,
+    Comments,
+    Cut,
+    EarlyFinish,
+    EmptyFirst,
+    Ending,
+    ErrorObject,
+    Fault,
+    Framing,
+    Frozen,
+    Garbage,
+    GzipBomb,
+    Hang,
+    Huge,
+    Length,
+    OtherMode,
+    ReasoningOnly,
+    Refusal,
+    Reset,
+    RoleInEach,
+    Status,
+    ToolDeltas,
+    Torn,
+    Trickle,
+    UsageHabit,
+)
+from looper.simulated_misbehaviour import Asked, misbehave
+from looper.simulated_models import MODELS, SimulatedModel
+from looper.simulated_rules import objection
+from looper.simulated_shapes import (
+    Delivery,
+    EmbeddingsBody,
+    completion,
+    embeddings,
+    http_error,
+    legacy_completion,
+)
+
+__all__ = [
+    "MODELS",
+    "Address",
+    "AnyFault",
+    "Blank",
+    "Comments",
+    "Cut",
+    "EarlyFinish",
+    "EmptyFirst",
+    "Ending",
+    "ErrorObject",
+    "Fault",
+    "Framing",
+    "Garbage",
+    "GzipBomb",
+    "Hang",
+    "Huge",
+    "Length",
+    "OtherMode",
+    "ReasoningOnly",
+    "ReceivedCall",
+    "Refusal",
+    "Reset",
+    "RoleInEach",
+    "Script",
+    "SimulatedModel",
+    "Simulator",
+    "Status",
+    "ToolDeltas",
+    "Torn",
+    "Trickle",
+    "UsageHabit",
+    "main",
+]
 
 MAX_BODY_BYTES = 64 * 2**20
 KEPT_CALLS = 100_000  # a demo may run for days
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-# --- Faults: adding one is a class here and an arm in `misbehave` -----------------------------------
-
-
-class _Fault(_Frozen):
-    times: int | None = Field(default=None, ge=1)
-    """How many calls fail before all is well again; None: every call."""
-
-
-class Hang(_Fault):
-    """Nothing (more) comes: None, not even headers; else after so many chunks (0: headers only)."""
-
-    type: Literal["hang"] = "hang"
-    after_chunks: int | None = Field(default=None, ge=0)
-
-
-class Reset(_Fault):
-    """The connection is reset: None, before the headers; else after so many chunks."""
-
-    type: Literal["reset"] = "reset"
-    after_chunks: int | None = Field(default=None, ge=0)
-
-
-class Status(_Fault):
-    type: Literal["status"] = "status"
-    status: int = Field(default=500, ge=400, le=599)
-    code: str = "simulated_failure"
-    message: str = "This failure is simulated."
-    retry_after: float | None = Field(default=None, ge=0)
-
-
-class Cut(_Fault):
-    """A stream ends properly but early, without `[DONE]`; an unstreamed body is half there."""
-
-    type: Literal["cut"] = "cut"
-    after_chunks: int = Field(default=1, ge=0)
-
-
-AnyFault: TypeAlias = Hang | Reset | Status | Cut
-Fault: TypeAlias = Annotated[AnyFault, Field(discriminator="type")]
-
-
-class SimulatedModel(_Frozen):
-    name: str = Field(min_length=1)
-    skill: float = Field(default=0.7, ge=0, le=1)
-    """The probability that a known question is answered rightly."""
-    seed: int = 0
-    latency: float = Field(default=0.0, ge=0)
-    """Seconds before the first token."""
-    token_latency: float = Field(default=0.0, ge=0)
-    """Seconds for each token after it."""
-    reasoning: bool = False
-    fault: Fault | None = None
-
-
-MODELS: tuple[SimulatedModel, ...] = tuple(
-    SimulatedModel(name=name, skill=skill, latency=0.15, token_latency=0.01)
-    for name, skill in (("small", 0.70), ("other", 0.72), ("third", 0.68), ("large", 0.90))
-)
+_WRITE_BYTES = 2**16
 
 Script: TypeAlias = Reply | AnyFault | Callable[[dict[str, Any]], Reply | Awaitable[Reply]]
-
-
-# --- How it is said: OpenAI's shapes ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A response, when its parts come, and how it ends."""
-
-    pieces: tuple[bytes, ...] = ()
-    """A stream's events, the role's first and `[DONE]` last; or one body."""
-    status: int | None = 200
-    """None: not even headers."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    streamed: bool = False
-    wait: float = 0.0
-    """Seconds before the headers."""
-    pause: float = 0.0
-    """Seconds between the pieces."""
-    ending: Literal["end", "hang", "reset"] = "end"
-    faulted: bool = False
-    usage: Mapping[str, Any] | None = None
-    """What it costs, if it is sent to its end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a fault may look at."""
-
-    request: Mapping[str, Any]
-    reply: Callable[[Reply | None], Awaitable[Delivery]]
-    """Gives what would be sent without the fault, or the given reply in its place."""
-
-
-async def misbehave(fault: AnyFault, asked: Asked) -> Delivery:
-    """What a fault makes of a request. No reply is made, no script used up, if none is sent."""
-    match fault:
-        case Hang(after_chunks=chunks) | Reset(after_chunks=chunks):
-            delivery = Delivery(status=None)
-            if chunks is not None:
-                delivery = _first(await asked.reply(None), chunks)
-            return replace(delivery, ending=fault.type, faulted=True)
-        case Status():
-            seconds = fault.retry_after
-            headers = {} if seconds is None else {"Retry-After": f"{seconds:g}"}
-            refused = refusal(fault.status, fault.code, fault.message)
-            return replace(refused, headers=headers, faulted=True)
-        case Cut():
-            return replace(_first(await asked.reply(None), fault.after_chunks), faulted=True)
-        case _:
-            assert_never(fault)
-
-
-def _first(delivery: Delivery, chunks: int) -> Delivery:
-    """The first chunks of a stream, never its `[DONE]`; the first half of a body."""
-    if delivery.streamed:
-        return replace(delivery, pieces=delivery.pieces[:-1][:chunks])
-    body = b"".join(delivery.pieces)
-    return replace(delivery, pieces=(body[: len(body) // 2],) if chunks else ())
-
-
-def refusal(status: int, code: str, message: str) -> Delivery:
-    kinds = {429: "rate_limit_error", 401: "authentication_error"}
-    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
-    error = {"message": message, "type": kind, "param": None, "code": code}
-    return Delivery((msgspec.json.encode({"error": error}),), status=status)
-
-
-def completion(model: SimulatedModel, body: ChatBody, choices: Sequence[Choice]) -> Delivery:
-    """A chat completion, streamed or not."""
-    head = _head(model, "chatcmpl", "chat.completion.chunk" if body.stream else "chat.completion")
-    usage = _usage(body.texts, [choice.message for choice in choices])
-    if body.stream:
-        events = (*_events(head, body, choices, usage), b"data: [DONE]\n\n")
-        return Delivery(
-            events, streamed=True, wait=model.latency, pause=model.token_latency, usage=usage
-        )
-    whole = [
-        {
-            "index": index,
-            "message": {"role": "assistant", "content": None, "refusal": None, **choice.message},
-            "logprobs": choice.logprobs,
-            "finish_reason": choice.finish_reason,
-        }
-        for index, choice in enumerate(choices)
-    ]
-    seconds = model.latency + model.token_latency * usage["completion_tokens"] / len(choices)
-    encoded = msgspec.json.encode({**head, "choices": whole, "usage": usage})
-    return Delivery((encoded,), wait=seconds, usage=usage)
-
-
-def _head(model: SimulatedModel, prefix: str, kind: str) -> dict[str, Any]:
-    return {
-        "id": f"{prefix}-{token_hex(12)}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": model.name,
-        "system_fingerprint": f"simulated:{model.name}",
-    }
-
-
-def _events(
-    head: dict[str, Any], body: ChatBody, choices: Sequence[Choice], usage: dict[str, Any]
-) -> Iterator[bytes]:
-    with_usage = bool((body.stream_options or {}).get("include_usage"))
-    head = {**head, "usage": None} if with_usage else head
-
-    def event(**members: Any) -> bytes:
-        return b"data: " + msgspec.json.encode({**head, **members}) + b"\n\n"
-
-    for index, choice in enumerate(choices):
-        rest = {"index": index, "finish_reason": None}
-        for delta, logprobs in _deltas(choice):
-            yield event(choices=[{**rest, "delta": delta, "logprobs": logprobs}])
-        ending: dict[str, Any] = {
-            "delta": {},
-            "logprobs": None,
-            "finish_reason": choice.finish_reason,
-        }
-        yield event(choices=[{**rest, **ending}])
-    if with_usage:
-        yield event(choices=[], usage=usage)
-
-
-def _deltas(choice: Choice) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] | None]]:
-    """A message in pieces, each with the log-probabilities of its tokens: role, thoughts, the rest."""
-    message = dict(choice.message)
-    content, calls = message.pop("content", None), message.pop("tool_calls", None) or ()
-    yield {"role": "assistant", "content": None if content is None else ""}, None
-    for key in sorted(message, key=lambda key: key != "reasoning_content"):
-        value = message[key]
-        for piece in tokens(value) if isinstance(value, str) else [value]:
-            yield {key: piece}, None
-    entries = (choice.logprobs or {}).get("content") or []
-    if "".join(entry["token"] for entry in entries) == content:
-        for entry in entries:
-            yield {"content": entry["token"]}, {"content": [entry], "refusal": None}
-    else:
-        for at, piece in enumerate(tokens(content or "")):
-            yield {"content": piece}, None if at else choice.logprobs
-    for index, call in enumerate(calls):
-        function = call["function"]
-        begun = {**call, "index": index, "function": {**function, "arguments": ""}}
-        yield {"tool_calls": [begun]}, None
-        for piece in tokens(function["arguments"]):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None
-
-
-def _usage(prompts: Iterable[str], messages: Iterable[Message]) -> dict[str, Any]:
-    prompt = sum(4 + len(text) // 4 for text in prompts)
-    thought = said = 0
-    for message in messages:
-        thought += len(tokens(message.get("reasoning_content") or ""))
-        said += len(tokens((message.get("content") or "") + (message.get("refusal") or "")))
-        calls = message.get("tool_calls") or ()
-        said += sum(len(tokens(call["function"]["arguments"])) for call in calls)
-    counts = {"prompt_tokens": prompt, "completion_tokens": thought + said}
-    details = {"completion_tokens_details": {"reasoning_tokens": thought}} if thought else {}
-    return {**counts, "total_tokens": prompt + thought + said, **details}
-
-
-def legacy_completion(model: SimulatedModel, body: ChatBody, choice: Choice) -> Delivery:
-    """A text completion; streamed, its text is one event."""
-    text = {"text": choice.message["content"], "index": 0, "logprobs": None}
-    answer: dict[str, Any] = {
-        **_head(model, "cmpl", "text_completion"),
-        "choices": [{**text, "finish_reason": choice.finish_reason}],
-    }
-    if body.stream:
-        event = b"data: " + msgspec.json.encode(answer) + b"\n\n"
-        return Delivery((event, b"data: [DONE]\n\n"), streamed=True, wait=model.latency)
-    answer["usage"] = _usage(body.texts, [choice.message])
-    return Delivery((msgspec.json.encode(answer),), wait=model.latency)
-
-
-class EmbeddingsBody(msgspec.Struct, frozen=True):
-    input: str | list[Any]
-    encoding_format: Literal["float", "base64"] | None = None
-    dimensions: Annotated[int, msgspec.Meta(ge=1, le=4096)] | None = None
-
-
-def embeddings(model: SimulatedModel, body: EmbeddingsBody) -> Delivery:
-    """Bags of words, so that texts with words in common are near to each other."""
-    single = isinstance(body.input, str) or all(isinstance(part, int) for part in body.input)
-    texts = [str(text) for text in ([body.input] if single else body.input)]
-    data = []
-    for index, text in enumerate(texts):
-        vector = [0.0] * (body.dimensions or 64)
-        for word in re.findall(r"\w+", text.lower()) or [""]:
-            vector[int(draw(model.seed, word) * len(vector))] += 1.0
-        length = math.hypot(*vector)
-        vector = [value / length for value in vector]
-        packed = base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
-        shown = packed if body.encoding_format == "base64" else vector
-        data.append({"object": "embedding", "index": index, "embedding": shown})
-    prompt = _usage(texts, [])["prompt_tokens"]
-    usage = {"prompt_tokens": prompt, "total_tokens": prompt}
-    answer = {"object": "list", "data": data, "model": model.name, "usage": usage}
-    return Delivery((msgspec.json.encode(answer),), wait=model.latency)
-
-
-# --- The server -------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -335,7 +138,7 @@ class ReceivedCall:
     finished_at: float | None = None
     outcome: Literal["running", "finished", "disconnected", "faulted"] = "running"
     usage: Mapping[str, Any] | None = None
-    """What it was billed: nothing unless it is finished."""
+    """What it was billed: nothing unless its answer went out to the end and did not hide its usage."""
 
 
 _SHOWN = tuple(f.name for f in fields(ReceivedCall) if f.name not in ("body", "parsed"))
@@ -440,9 +243,9 @@ class Simulator:
             call.body = await request.read()
             call.parsed = msgspec.json.decode(call.body or b"null")
         except web.HTTPRequestEntityTooLarge:
-            return refusal(413, "body_too_large", "The body is too large.")
+            return http_error(413, "body_too_large", "The body is too large.")
         except (msgspec.DecodeError, UnicodeDecodeError):
-            return refusal(400, "invalid_json", "The body is not JSON.")
+            return http_error(400, "invalid_json", "The body is not JSON.")
         if isinstance(call.parsed, dict):
             call.model = str(call.parsed.get("model") or "")
         return None
@@ -452,24 +255,27 @@ class Simulator:
         endings = ("/chat/completions", "/completions", "/embeddings")
         ending = next((ending for ending in endings if path.endswith(ending)), None)
         if ending is None or call.method != "POST":
-            return refusal(404, "unknown_url", f"Unknown request URL: {call.method} {path}.")
+            return http_error(404, "unknown_url", f"Unknown request URL: {call.method} {path}.")
         if not isinstance(call.parsed, dict):
-            return refusal(400, "invalid_json", "The body is not a JSON object.")
+            return http_error(400, "invalid_json", "The body is not a JSON object.")
         model = self.models.get(call.model)
         if model is None:
-            return refusal(404, "model_not_found", f"The model `{call.model}` does not exist.")
+            return http_error(404, "model_not_found", f"The model `{call.model}` does not exist.")
 
-        asked = Asked(call.parsed, partial(self._reply, ending, model, call.parsed))
+        asked = Asked(call.parsed, partial(self._reply, ending, model))
         try:
+            if objected := objection(model, call.parsed):
+                return objected
             fault = self._due_fault(model)
-            return await (misbehave(fault, asked) if fault else asked.reply(None))
+            return await (misbehave(fault, asked) if fault else asked.reply())
         except msgspec.ValidationError as error:
-            return refusal(400, "invalid_field", str(error))
+            return http_error(400, "invalid_field", str(error))
 
     def _due_fault(self, model: SimulatedModel) -> AnyFault | None:
         script, fault = self._scripts[model.name], model.fault
-        if script and isinstance(script[0], _Fault):
-            return script.popleft()  # type: ignore[return-value]  # every _Fault is one of AnyFault
+        if script and isinstance(scripted := script[0], AnyFault):
+            script.popleft()
+            return scripted
         if fault is None or self._hits[model.name] >= (fault.times or math.inf):
             return None
         self._hits[model.name] += 1
@@ -496,16 +302,15 @@ class Simulator:
     def _choose(self, model: SimulatedModel, body: ChatBody, index: int) -> Choice:
         sample = f"{body.seed}/{index}" if index else f"{body.seed}"
         voice = Voice(model.name, model.skill, model.seed, sample)
-        return choose(voice, body, self._known, reasoning=model.reasoning)
+        short_ids = model.id_rule == "alnum9"
+        return choose(voice, body, self._known, reasoning=model.reasoning, short_ids=short_ids)
 
     async def _send(
         self, request: web.Request, call: ReceivedCall, delivery: Delivery
     ) -> web.StreamResponse:
         await asyncio.sleep(delivery.wait)
         response = web.StreamResponse(status=delivery.status or 200, headers=delivery.headers)
-        response.content_type = "text/event-stream" if delivery.streamed else "application/json"
-        if not delivery.streamed and delivery.ending == "end":
-            response.content_length = sum(map(len, delivery.pieces))
+        _describe(response, delivery)
         try:
             if delivery.status is not None:
                 await response.prepare(request)
@@ -517,8 +322,7 @@ class Simulator:
             await response.write_eof()
         except ConnectionError:  # the peer left while we wrote
             return response
-        if not delivery.faulted:
-            call.usage = delivery.usage
+        call.usage = delivery.usage
         self._end(call, "faulted" if delivery.faulted else "finished")
         return response
 
@@ -584,7 +388,7 @@ class Simulator:
         return web.json_response({})
 
 
-class _FaultChange(_Frozen):
+class _FaultChange(Frozen):
     model: str
     fault: Fault | None = None
 
@@ -600,14 +404,33 @@ async def _resolved(script: Script, request: dict[str, Any]) -> Reply:
     return await reply if inspect.isawaitable(reply) else reply
 
 
+def _describe(response: web.StreamResponse, delivery: Delivery) -> None:
+    if "Content-Type" not in delivery.headers:
+        response.content_type = "text/event-stream" if delivery.streamed else "application/json"
+    if "Content-Length" in delivery.headers:
+        response.force_close()  # or the peer would wait for what is not there
+    elif not delivery.streamed and delivery.ending == "end":
+        response.content_length = sum(map(len, delivery.pieces))
+
+
 async def _write(response: web.StreamResponse, delivery: Delivery) -> None:
-    if not delivery.pause:
-        if body := b"".join(delivery.pieces):
-            await response.write(body)
-        return
-    for at, piece in enumerate(delivery.pieces):
+    for at, piece in enumerate(delivery.pieces if delivery.pause else _batches(delivery.pieces)):
         await asyncio.sleep(delivery.pause if at else 0)
         await response.write(piece)
+
+
+def _batches(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in fewer writes, and never all of a large answer at once."""
+    batch: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece)
+        if size >= _WRITE_BYTES:
+            yield b"".join(batch)
+            batch, size = [], 0
+    if size:
+        yield b"".join(batch)
 
 
 # --- The command ------------------------------------------------------------------------------------

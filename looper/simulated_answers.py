@@ -162,13 +162,18 @@ def tokens(text: str) -> list[str]:
 
 
 def choose(
-    voice: Voice, body: ChatBody, known: Sequence[KnownQuestion], *, reasoning: bool = False
+    voice: Voice,
+    body: ChatBody,
+    known: Sequence[KnownQuestion],
+    *,
+    reasoning: bool = False,
+    short_ids: bool = False,
 ) -> Choice:
     """What a model answers of its own accord."""
     verdict = _verdict(body, known)
     functions = [] if verdict else _functions_to_call(body)
     if functions:
-        return Choice(_tool_calls(functions), "tool_calls")
+        return Choice(_tool_calls(functions, short_ids), "tool_calls")
     said = verdict or _tool_results(body) or say(voice, body.texts, body.response_format, known)
     thought = f"I am asked: {body.texts[-1][:80]} Let me think." if reasoning else ""
     return speak(said, body, thought)
@@ -216,13 +221,14 @@ def _functions_to_call(body: ChatBody) -> list[dict[str, Any]]:
             return named or (offered[:1] if choice == "required" else [])
 
 
-def _tool_calls(functions: Iterable[dict[str, Any]]) -> Message:
+def _tool_calls(functions: Iterable[dict[str, Any]], short_ids: bool) -> Message:
     calls = []
     for function in functions:
         schema = function.get("parameters") or {"type": "object"}
         arguments = msgspec.json.encode(instance(schema, schema)).decode()
         called = {"name": function.get("name", ""), "arguments": arguments}
-        calls.append({"id": f"call_{token_hex(12)}", "type": "function", "function": called})
+        call_id = token_hex(5)[:9] if short_ids else f"call_{token_hex(12)}"
+        calls.append({"id": call_id, "type": "function", "function": called})
     return {"content": None, "tool_calls": calls}
 
 

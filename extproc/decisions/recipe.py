@@ -1,5 +1,7 @@
 """Recipes as they are written: named signals, and the decisions made from them."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from extproc.decisions.rules import Rule
@@ -17,6 +19,19 @@ class Decision(Setting):
     priority: int = 0
     algorithm: AlgorithmConfig
     budget: Budget = Budget()
+    overload: str | None = Field(
+        default=None, description="the model that answers when too many teams are at work"
+    )
+    progress: Literal["none", "reasoning"] = Field(
+        default="none",
+        description="reasoning: a stream tells, as reasoning, which stage is at work",
+    )
+    usage: Literal["sum", "final"] = Field(
+        default="sum", description="what usage counts: every call, or the one that wrote the answer"
+    )
+    keepalive: Literal["none", "whitespace"] = Field(
+        default="none", description="whitespace: an unstreamed answer is begun early and kept alive"
+    )
 
 
 class Recipe(Setting):

@@ -41,11 +41,16 @@ class Backend:
 async def run_backend(folder: Path, *, slow_seconds: float) -> AsyncIterator[Backend]:
     """Answer under `/instant`, after 100 ms under `/stage` and `/judge`, much later under `/slow`."""
     port = free_port()
-    folder.mkdir()
-    path = folder / "bootstrap.yaml"
-    path.write_text(yaml.safe_dump(_bootstrap(port, slow_seconds)))
+    path = _write(folder, _bootstrap(port, slow_seconds))
     async with run_envoy(path, log_level="error") as envoy:
         yield Backend(envoy, f"http://127.0.0.1:{port}")
+
+
+def _write(folder: Path, bootstrap: Mapping[str, Any]) -> Path:
+    folder.mkdir()
+    path = folder / "bootstrap.yaml"
+    path.write_text(yaml.safe_dump(bootstrap))
+    return path
 
 
 def completion(content: str) -> bytes:

@@ -3,14 +3,16 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from tests.bench.processes import BenchFailed
 from tests.bench.sample import Sample
 
 _TOKEN = re.compile(rb'"content":\s*"[^"]')
+_OUTCOME = re.compile(rb"x-looper-outcome: *(\w+)")
 _TIMEOUT = 300
 
 
@@ -18,6 +20,8 @@ _TIMEOUT = 300
 class Answer:
     """A response; times are `time.monotonic()` seconds, `token_at` that of the first bit of content."""
 
+    right: bool
+    """Status 200; and a team's answer came about as it should, with every member."""
     status: int
     began: float
     token_at: float | None
@@ -42,14 +46,16 @@ class Connection:
             f"content-length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        head = await self._reader.readuntil(b"\r\n\r\n")
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
         status = int(head.split(b" ", 2)[1])
+        outcome = _OUTCOME.search(head)
         answer, token_at = bytearray(), None
-        async for piece in self._pieces(head.lower()):
+        async for piece in self._pieces(head):
             answer += piece
             if token_at is None and _TOKEN.search(answer):
                 token_at = time.monotonic()
-        return Answer(status, began, token_at, time.monotonic(), bytes(answer))
+        right = status == 200 and (outcome is None or outcome[1] == b"ok")
+        return Answer(right, status, began, token_at, time.monotonic(), bytes(answer))
 
     async def _pieces(self, head: bytes) -> AsyncIterator[bytes]:
         length = re.search(rb"content-length: *(\d+)", head)
@@ -73,9 +79,6 @@ async def connected(url: str) -> AsyncIterator[Callable[[bytes], Awaitable[Answe
         writer.close()
 
 
-Work = Callable[[], Awaitable[list[Answer]]]
-
-
 async def in_turn(url: str, body: bytes, *, seconds: float, least: int) -> list[Answer]:
     """Send one request after the other for `seconds`, but `least` in any case."""
     answers: list[Answer] = []
@@ -86,37 +89,43 @@ async def in_turn(url: str, body: bytes, *, seconds: float, least: int) -> list[
     return answers
 
 
-async def at_once(url: str, body: bytes, *, clients: int, seconds: float, spread: float) -> Sample:
-    """So many clients, the first begins now and the last after `spread`; each sends request after request.
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """So many clients, of which the first begins now and the last after `spread` seconds.
 
-    What began before the end is waited for.
+    Each sends request after request until `seconds` later, but one in any case. What has begun by then is waited for.
     """
-    return await _many(lambda end: _client(url, body, end), clients, seconds, spread)
+
+    clients: int
+    seconds: float
+    spread: float
 
 
-async def chains(
-    urls: list[str], body: bytes, *, clients: int, seconds: float, spread: float
-) -> Sample:
-    """As `at_once`, but what is timed is one request to each of `urls`, in turn."""
-    return await _many(lambda end: _chain(urls, body, end), clients, seconds, spread)
+async def at_once(url: str, body: bytes, crowd: Crowd) -> Sample:
+    """Each client sends the same request, on a connection of its own."""
+    return await _many(lambda end: _client(url, body, end), crowd)
 
 
-async def _many(
-    client: Callable[[float], Awaitable[list[Answer]]], clients: int, seconds: float, spread: float
-) -> Sample:
+async def chains(urls: Sequence[str], body: bytes, crowd: Crowd) -> Sample:
+    """What is timed is one request to each of `urls`, in turn."""
+    return await _many(lambda end: _chain(urls, body, end), crowd)
+
+
+async def _many(client: Callable[[float], Awaitable[list[Answer]]], crowd: Crowd) -> Sample:
     began = time.monotonic()
-    end = began + spread + seconds
+    end = began + crowd.spread + crowd.seconds
 
     async def later(delay: float) -> list[Answer]:
         await asyncio.sleep(delay)
         return await client(end)
 
+    delays = (crowd.spread * number / crowd.clients for number in range(crowd.clients))
     async with asyncio.timeout(_TIMEOUT), asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(later(spread * number / clients)) for number in range(clients)
-        ]
+        tasks = [group.create_task(later(delay)) for delay in delays]
     answers = [answer for task in tasks for answer in task.result()]
-    good = [answer.ended - answer.began for answer in answers if answer.status == 200]
+    good = [answer.ended - answer.began for answer in answers if answer.right]
+    if not good:
+        raise BenchFailed(f"status {answers[0].status}: {answers[0].body[:200]!r}")
     last = max(answer.ended for answer in answers)
     return Sample(good, last - began, errors=len(answers) - len(good))
 
@@ -129,11 +138,13 @@ async def _client(url: str, body: bytes, end: float) -> list[Answer]:
     return answers
 
 
-async def _chain(urls: list[str], body: bytes, end: float) -> list[Answer]:
+async def _chain(urls: Sequence[str], body: bytes, end: float) -> list[Answer]:
     answers: list[Answer] = []
-    async with connected(urls[0]) as first, connected(urls[1]) as second, connected(urls[2]) as third:
+    async with AsyncExitStack() as stack:
+        links = [await stack.enter_async_context(connected(url)) for url in urls]
         while not answers or time.monotonic() < end:
-            links = [await send(body) for send in (first, second, third)]
-            status = max(link.status for link in links)
-            answers.append(Answer(status, links[0].began, None, links[-1].ended, b""))
+            each = [await send(body) for send in links]
+            right = all(answer.right for answer in each)
+            last = each[-1]
+            answers.append(Answer(right, last.status, each[0].began, None, last.ended, last.body))
     return answers

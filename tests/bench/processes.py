@@ -55,19 +55,27 @@ async def output_of(*command: str, timeout: float = 600) -> str:
     finally:
         await asyncio.shield(_end(process))
     if process.returncode:
-        tail = b"\n".join((out + err).splitlines()[-15:]).decode(errors="replace")
-        raise BenchFailed(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{tail}")
+        said = b"\n".join((out + err).splitlines()[-15:]).decode(errors="replace")
+        raise BenchFailed(f"{' '.join(command[:4])} … ended with {process.returncode}:\n{said}")
     return out.decode()
 
 
 async def until_exists(path: Path, process: asyncio.subprocess.Process, log: Path) -> None:
     """Wait for a socket. Raises BenchFailed if the process ends instead."""
     async with asyncio.timeout(30):
-        while not path.exists():
+        while not is_there(path):
             if process.returncode is not None:
-                tail = log.read_text(errors="replace")[-2000:]
-                raise BenchFailed(f"{log.stem} ended with {process.returncode}:\n{tail}")
-            await asyncio.sleep(0.005)
+                raise BenchFailed(f"{log.stem} ended with {process.returncode}:\n{tail(log)}")
+            await asyncio.sleep(0.002)
+
+
+def is_there(path: Path) -> bool:
+    return path.exists()
+
+
+def tail(log: Path) -> str:
+    """The end of what a process said."""
+    return log.read_text(errors="replace")[-2000:]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from tests.bench import front, workload
 from tests.bench.backend import Backend, run_backend
 from tests.bench.echo import build, run_echo
 from tests.bench.front import Listener
-from tests.bench.processes import BenchFailed, running
+from tests.bench.processes import BenchFailed, running, tail
 from tests.fakes.envoy import EnvoyProcess, run_envoy
 from tests.fakes.stack import Processor
 
@@ -75,9 +75,7 @@ async def run_rig(*, slow_seconds: float) -> AsyncIterator[Rig]:
         envoy = await stack.enter_async_context(
             run_envoy(folder / "envoy" / "bootstrap.yaml", log_level="error")
         )
-        rig = Rig(
-            folder, path, backend, simulator, envoy, processor.process.pid, echo, places
-        )
+        rig = Rig(folder, path, backend, simulator, envoy, processor.process.pid, echo, places)
         await _until_ready(rig)
         yield rig
 
@@ -102,7 +100,7 @@ async def _run_simulator(folder: Path) -> AsyncIterator[str]:
         async with asyncio.timeout(_READY_SECONDS):
             line = await process.stdout.readline()
         if not line:
-            raise BenchFailed(f"the simulator ended:\n{log.read_text()[-2000:]}")
+            raise BenchFailed(f"the simulator ended:\n{tail(log)}")
         yield str(msgspec.json.decode(line)["url"])
 
 

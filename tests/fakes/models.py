@@ -73,11 +73,11 @@ def completion(
     finish: str = "stop",
     usage: WireUsage | None = USAGE,
     logprobs: object = None,
-    tool_calls: Sequence[object] | None = None,
+    tool_calls: Sequence[dict[str, Any]] | None = None,
     **reply: str,
 ) -> Completion:
     """A complete answer."""
-    message = Reply(role="assistant", content=text, tool_calls=_raws(tool_calls), **reply)
+    message = Reply(role="assistant", content=text, tool_calls=_list(tool_calls), **reply)
     choice = Choice(message=message, finish_reason=finish, logprobs=_raw(logprobs))
     return Completion(choices=[choice], usage=usage)
 
@@ -88,11 +88,11 @@ def chunk(
     finish: str | None = None,
     usage: WireUsage | None = None,
     logprobs: object = None,
-    tool_calls: Sequence[object] | None = None,
+    tool_calls: Sequence[dict[str, Any]] | None = None,
     **reply: str,
 ) -> Completion:
     """A bit of a streamed answer."""
-    delta = Reply(content=text, tool_calls=_raws(tool_calls), **reply)
+    delta = Reply(content=text, tool_calls=_list(tool_calls), **reply)
     choice = Choice(delta=delta, finish_reason=finish, logprobs=_raw(logprobs))
     return Completion(choices=[choice], usage=usage)
 
@@ -122,8 +122,8 @@ def _raw(value: object) -> msgspec.Raw | None:
     return None if value is None else msgspec.Raw(msgspec.json.encode(value))
 
 
-def _raws(values: Sequence[object] | None) -> list[msgspec.Raw] | None:
-    return None if values is None else [msgspec.Raw(msgspec.json.encode(v)) for v in values]
+def _list(values: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    return None if values is None else list(values)
 
 
 @dataclass

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from extproc.config import parse_config
@@ -33,7 +34,7 @@ from extproc.protocol.events import (
 )
 from extproc.runtime import Runtime, build
 from looper.calls import CallFailed, Failure
-from looper.chat import ChatRequest, Usage
+from looper.chat import ChatRequest, Choice, Completion, Reply, Usage
 from looper.errors import UpstreamFailed
 from looper.events import Delta, Done, Finish, Progress
 from looper.events import Event as LoopEvent
@@ -614,6 +615,33 @@ class TestLoop:
             await exchange.run()
 
 
+GARBAGE = [b'["a"]', b'"x"', b"5", b"true", b'{"content": 5}', b'{"content": [1e400]}', b"1e400"]
+
+
+class TestGarbage:
+    @pytest.mark.parametrize("logprobs", GARBAGE, ids=bytes.decode)
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+    async def test_where_logprobs_belong_costs_nobody_the_answer(
+        self, stream: bool, logprobs: bytes
+    ) -> None:
+        """What a backend sends beside its answer cannot crash a run, whether it is passed on or not."""
+        choice = Choice(
+            message=Reply(content="hi"),
+            delta=Reply(content="hi"),
+            finish_reason="stop",
+            logprobs=msgspec.Raw(logprobs),
+        )
+        final = Completion(choices=[choice])
+        step: Step = Stream([final]) if stream else final
+        client = ScriptedClient({**SCRIPT, "large": in_turn(JUDGED, step)})
+        channel = await exchanged(runtime(client), opening(), loop(stream=stream))
+        if stream:
+            assert text_of(channel.streamed) == "hi"
+        else:
+            answer = json.loads(channel.only(Respond).body)
+            assert answer["choices"][0]["message"]["content"] == "hi"
+
+
 class TestLiveStream:
     async def test_is_opened_once_and_closed_once(self) -> None:
         """A streamed answer is one opening, its frames, and one close."""
@@ -746,18 +774,28 @@ class TestBufferedStream:
 
 
 class Says:
-    """A pattern that says what it is told to, and then does what it is told to."""
+    """A pattern that says what it is told to, then waits or fails, and may fail once more when it is closed."""
 
-    def __init__(self, *events: LoopEvent, then: BaseException | float = 0) -> None:
+    def __init__(
+        self,
+        *events: LoopEvent,
+        then: BaseException | float = 0,
+        closing: BaseException | None = None,
+    ) -> None:
         self._events = events
         self._then = then
+        self._closing = closing
 
     async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[LoopEvent]:
-        for event in self._events:
-            yield event
-        if isinstance(self._then, BaseException):
-            raise self._then
-        await asyncio.sleep(self._then)
+        try:
+            for event in self._events:
+                yield event
+            if isinstance(self._then, BaseException):
+                raise self._then
+            await asyncio.sleep(self._then)
+        finally:
+            if self._closing is not None:
+                raise self._closing
 
 
 ANSWER = (Delta("content", "hi"), Finish("stop"), Done(Usage(1, 2), "ok"))
@@ -797,13 +835,15 @@ class TestLastResort:
 
     async def test_after_the_stream_was_closed_it_adds_nothing(self) -> None:
         """An answer that is complete stays as it is."""
-        channel = await self.crash(Says(*ANSWER, then=ZeroDivisionError()))
+        channel = await self.crash(Says(*ANSWER, closing=ZeroDivisionError()))
         assert text_of(channel.streamed) == "hi"
 
     @both_modes
     async def test_after_a_whole_answer_it_adds_nothing(self, mode: BodyMode) -> None:
         """As for a stream: Envoy is not sent a second response to the same request."""
-        channel = await self.crash(Says(*ANSWER, then=ZeroDivisionError()), mode=mode, stream=False)
+        channel = await self.crash(
+            Says(*ANSWER, closing=ZeroDivisionError()), mode=mode, stream=False
+        )
         assert channel.respond.status == 200
 
     async def test_before_a_run_began_it_is_a_500(self) -> None:

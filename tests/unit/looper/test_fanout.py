@@ -1,13 +1,14 @@
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from looper.calls import Call, CallFailed, Failure, Result
-from looper.fanout import Results, fan_out
+from looper.fanout import Results, fan_out, never
 from tests.fakes.clock import timeless
 from tests.fakes.models import completion, model
 
@@ -56,6 +57,21 @@ def states(results: Sequence[Result]) -> list[str]:
     return [result.state for result in results]
 
 
+async def asked_all(
+    declared: Sequence[Call],
+    ask: Callable[[Call], Awaitable[Result]],
+    *,
+    max_concurrent: int,
+    until: float,
+    on_error: Literal["skip", "fail"] = "skip",
+    stop: Callable[[Results], bool] = never,
+) -> list[Result]:
+    """A fan-out, called in this one place."""
+    return await fan_out(
+        declared, ask, max_concurrent=max_concurrent, until=until, on_error=on_error, stop=stop
+    )
+
+
 def enough(count: int) -> Callable[[Results], bool]:
     return lambda results: sum(result is not None for result in results) >= count
 
@@ -65,7 +81,7 @@ class TestOrder:
     async def test_results_come_in_the_order_of_the_calls(self) -> None:
         """Whoever answers first, results stand as the calls were declared."""
         asked = models(3, 1, 2)
-        results = await fan_out(calls(3), asked.ask, max_concurrent=3, until=FOREVER)
+        results = await asked_all(calls(3), asked.ask, max_concurrent=3, until=FOREVER)
         assert [result.text for result in results] == ["m0", "m1", "m2"]
         assert asked.ended == ["m1", "m2", "m0"]
 
@@ -73,21 +89,23 @@ class TestOrder:
     async def test_calls_start_in_their_order(self) -> None:
         """Where not all can start at once, those declared first do."""
         asked = models(5, 1, 1, 1)
-        await fan_out(calls(4), asked.ask, max_concurrent=2, until=FOREVER)
+        await asked_all(calls(4), asked.ask, max_concurrent=2, until=FOREVER)
         assert asked.started == ["m0", "m1", "m2", "m3"]
 
     @timeless
     async def test_each_result_is_of_its_call(self) -> None:
         """A result that was made up for a call that did not end names that call as well."""
         declared = calls(3)
-        results = await fan_out(declared, models(1, 99, 99).ask, max_concurrent=2, until=now() + 5)
+        results = await asked_all(
+            declared, models(1, 99, 99).ask, max_concurrent=2, until=now() + 5
+        )
         assert [result.call for result in results] == declared
 
     @timeless
     async def test_no_calls_give_no_results_at_once(self) -> None:
         """Nothing to wait for is not waited for."""
         begun = now()
-        assert await fan_out([], models().ask, max_concurrent=3, until=begun + 50) == []
+        assert await asked_all([], models().ask, max_concurrent=3, until=begun + 50) == []
         assert now() == begun
 
 
@@ -99,7 +117,7 @@ class TestConcurrency:
         @timeless
         async def test() -> None:
             asked = models(3, 1, 2, 2, 1, 3, 1)
-            await fan_out(calls(7), asked.ask, max_concurrent=limit, until=FOREVER)
+            await asked_all(calls(7), asked.ask, max_concurrent=limit, until=FOREVER)
             assert asked.most == min(limit, 7)
 
         test()
@@ -108,7 +126,7 @@ class TestConcurrency:
     async def test_the_next_starts_when_one_has_ended(self) -> None:
         """A free place is taken at once: three calls of one second take two, two at a time."""
         begun = now()
-        await fan_out(calls(3), models(1, 1, 1).ask, max_concurrent=2, until=FOREVER)
+        await asked_all(calls(3), models(1, 1, 1).ask, max_concurrent=2, until=FOREVER)
         assert now() - begun == pytest.approx(2)
 
 
@@ -117,7 +135,7 @@ class TestStop:
     async def test_ends_as_soon_as_there_is_enough(self) -> None:
         """What still runs is cancelled before the results are returned."""
         asked, begun = models(1, 2, 50), now()
-        results = await fan_out(
+        results = await asked_all(
             calls(3), asked.ask, max_concurrent=3, until=FOREVER, stop=enough(2)
         )
         assert states(results) == ["ok", "ok", "cancelled"]
@@ -139,7 +157,7 @@ class TestStop:
         @timeless
         async def test() -> None:
             asked = models(1, 9, 9)
-            results = await fan_out(
+            results = await asked_all(
                 calls(3), asked.ask, max_concurrent=limit, until=FOREVER, stop=enough(1)
             )
             assert asked.started == started
@@ -156,13 +174,13 @@ class TestStop:
             seen.append([result.state if result else None for result in results])
             return False
 
-        await fan_out(calls(3), models(2, -1, 3).ask, max_concurrent=3, until=FOREVER, stop=look)
+        await asked_all(calls(3), models(2, -1, 3).ask, max_concurrent=3, until=FOREVER, stop=look)
         assert seen[:2] == [[None, "failed", None], ["ok", "failed", None]]
 
     @timeless
     async def test_by_default_every_call_is_waited_for(self) -> None:
         """Without a predicate nothing is cut short."""
-        results = await fan_out(calls(2), models(1, 50).ask, max_concurrent=2, until=FOREVER)
+        results = await asked_all(calls(2), models(1, 50).ask, max_concurrent=2, until=FOREVER)
         assert states(results) == ["ok", "ok"]
 
 
@@ -170,14 +188,14 @@ class TestOnError:
     @timeless
     async def test_skip_goes_on_without_the_one_that_failed(self) -> None:
         """A failure is a result like any other."""
-        results = await fan_out(calls(3), models(-1, 2, 3).ask, max_concurrent=3, until=FOREVER)
+        results = await asked_all(calls(3), models(-1, 2, 3).ask, max_concurrent=3, until=FOREVER)
         assert states(results) == ["failed", "ok", "ok"]
 
     @timeless
     async def test_fail_ends_at_the_first_failure(self) -> None:
         """What runs is cancelled; what had ended before stays."""
         asked = models(1, -2, 50)
-        results = await fan_out(
+        results = await asked_all(
             calls(3), asked.ask, max_concurrent=3, until=FOREVER, on_error="fail"
         )
         assert states(results) == ["ok", "failed", "cancelled"]
@@ -187,7 +205,7 @@ class TestOnError:
     async def test_fail_starts_nothing_more(self) -> None:
         """The place of the one that failed is not given to the next call."""
         asked = models(-1, 5, 5)
-        results = await fan_out(
+        results = await asked_all(
             calls(3), asked.ask, max_concurrent=1, until=FOREVER, on_error="fail"
         )
         assert asked.started == ["m0"]
@@ -196,7 +214,7 @@ class TestOnError:
     @timeless
     async def test_fail_does_nothing_while_all_goes_well(self) -> None:
         """Where no call fails, both settings are the same."""
-        results = await fan_out(
+        results = await asked_all(
             calls(3), models(1, 2, 3).ask, max_concurrent=2, until=FOREVER, on_error="fail"
         )
         assert states(results) == ["ok", "ok", "ok"]
@@ -207,7 +225,7 @@ class TestUntil:
     async def test_what_is_late_has_timed_out(self) -> None:
         """At the given moment it is over; what has arrived by then counts."""
         asked, begun = models(1, 50, 60), now()
-        results = await fan_out(calls(3), asked.ask, max_concurrent=2, until=begun + 5)
+        results = await asked_all(calls(3), asked.ask, max_concurrent=2, until=begun + 5)
         assert states(results) == ["ok", "timed_out", "timed_out"]
         assert now() - begun == pytest.approx(5)
         assert asked.running == []
@@ -216,7 +234,7 @@ class TestUntil:
     async def test_what_waited_its_turn_was_not_started(self) -> None:
         """A call that never began has not timed out."""
         asked = models(50, 1)
-        results = await fan_out(calls(2), asked.ask, max_concurrent=1, until=now() + 5)
+        results = await asked_all(calls(2), asked.ask, max_concurrent=1, until=now() + 5)
         assert states(results) == ["timed_out", "not_started"]
         assert asked.started == ["m0"]
 
@@ -224,7 +242,7 @@ class TestUntil:
     async def test_a_moment_that_has_passed_starts_nothing(self) -> None:
         """Without any time there is no call that could end in it, so none is paid for."""
         asked = models(1, 1)
-        results = await fan_out(calls(2), asked.ask, max_concurrent=2, until=now() - 1)
+        results = await asked_all(calls(2), asked.ask, max_concurrent=2, until=now() - 1)
         assert asked.started == []
         assert states(results) == ["not_started", "not_started"]
 
@@ -236,7 +254,9 @@ class TestCancellation:
         asked = models(50, 50, 50)
         before = asyncio.all_tasks()
         async with asyncio.TaskGroup() as group:
-            task = group.create_task(fan_out(calls(3), asked.ask, max_concurrent=2, until=FOREVER))
+            task = group.create_task(
+                asked_all(calls(3), asked.ask, max_concurrent=2, until=FOREVER)
+            )
             await asyncio.sleep(1)
             task.cancel()
         assert task.cancelled()
@@ -250,7 +270,7 @@ class TestCancellation:
         asked = models(50)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(
-                fan_out(calls(1), asked.ask, max_concurrent=1, until=now() + 5)
+                asked_all(calls(1), asked.ask, max_concurrent=1, until=now() + 5)
             )
             asyncio.get_running_loop().call_at(now() + 5, task.cancel)
         assert task.cancelled() or states(task.result()) == ["timed_out"]
@@ -268,7 +288,7 @@ class TestCancellation:
             return await asked.ask(call)
 
         with pytest.raises(ExceptionGroup) as caught:
-            await fan_out(calls(2), ask, max_concurrent=2, until=FOREVER)
+            await asked_all(calls(2), ask, max_concurrent=2, until=FOREVER)
         assert caught.group_contains(ZeroDivisionError)
         assert asked.running == []
 
@@ -290,7 +310,7 @@ def test_whatever_happens(
     async def test() -> None:
         asked, begun = models(*seconds), now()
         before = asyncio.all_tasks()
-        results = await fan_out(
+        results = await asked_all(
             calls(len(seconds)),
             asked.ask,
             max_concurrent=limit,

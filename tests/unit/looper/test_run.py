@@ -171,7 +171,7 @@ class TestDrive:
     @timeless
     async def test_hands_over_each_event_in_its_order(self) -> None:
         """What a pattern says is what is heard."""
-        events = [Progress("panel"), A, B, Finish("stop"), Done(Usage(1), "ok")]
+        events: list[Event] = [Progress("panel"), A, B, Finish("stop"), Done(Usage(1), "ok")]
         listener = Listener()
         await drive(Says(*events), REQUEST, run_of(), listener, heartbeat=10)
         assert listener.events == events

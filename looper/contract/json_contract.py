@@ -1,0 +1,196 @@
+"""`json`: an answer that is one JSON value, and fits a schema."""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import json_repair
+import msgspec
+from pydantic import Field, model_validator
+
+from looper.contract import json_schema
+from looper.contract.base import Contract, Violation, quote, visible
+from looper.contract.extraction import Extraction, marker_pattern
+from looper.contract.fences import blocks
+from looper.contract.json_schema import BadSchema, Schema
+from looper.contract.json_text import NotJson, canonical, is_complete, parse, sources
+from looper.errors import InvalidField
+from looper.settings import Setting
+
+_ANY_OBJECT = '{"type": "object"}'
+_LONGEST_REPAIR = 64 << 10
+
+
+class JsonConfig(Setting):
+    """`contract: {type: json, schema: {…}}`. Without `schema`, any JSON object will do.
+
+    `extract` says where the value stands that answers are compared by: the whole document (`exact`: only if the answer
+    is nothing else; `last_match`, the default: the last that fits, also in fences or amid prose), what follows a
+    `marker`, or one field (`json_field`), which leaves explanations in other fields out of the comparison.
+    """
+
+    type: Literal["json"]
+    schema_: dict[str, Any] | bool | None = Field(default=None, alias="schema")
+    extract: Extraction = Extraction()
+
+    @model_validator(mode="after")
+    def _schema_is_one(self) -> Self:
+        self.build()
+        return self
+
+    def build(self) -> "JsonContract":
+        document = (
+            Schema(_ANY_OBJECT) if self.schema_ is None else json_schema.from_dict(self.schema_)
+        )
+        return JsonContract(document, self.extract)
+
+
+class JsonContract(Contract[str]):
+    """A value is the canonical JSON text: keys sorted, numbers in one form."""
+
+    def __init__(self, schema: Schema, extract: Extraction = Extraction()) -> None:
+        self._schema = schema
+        self._mode = extract.resolved("last_match")
+        self._markers = marker_pattern(extract.markers)
+        self._marker = extract.markers[0]
+        self._field = extract.field or "answer"
+        self._include_reasoning = extract.include_reasoning
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What of the schema is not checked, for the trace."""
+        return self._schema.unchecked
+
+    def extract(self, text: str) -> str | None:
+        content = text if self._include_reasoning else visible(text)
+        fitting = (
+            value for each in self._sources(content) if (value := self._value(each)) is not None
+        )
+        return next(fitting, None)
+
+    def _sources(self, content: str) -> Iterator[str]:
+        """Where the value may stand, best first."""
+        match self._mode:
+            case "exact":
+                yield content
+            case "marker":
+                found = [each.end() for each in self._markers.finditer(content)]
+                yield from sources(content[found[-1] :].lstrip(" \t\n*_`"))[:1] if found else ()
+            case "last_match" | "json_field":
+                yield content
+                yield from reversed(sources(content))
+
+    def _value(self, source: str) -> str | None:
+        try:
+            value = parse(source)
+        except NotJson:
+            return None
+        if self._schema.fault(value) is not None:
+            return None
+        if self._mode != "json_field":
+            return canonical(value)
+        return (
+            canonical(value[self._field])
+            if isinstance(value, dict) and self._field in value
+            else None
+        )
+
+    def render(self, value: str) -> str:
+        match self._mode:
+            case "json_field":
+                return f"{{{canonical(self._field)}:{value}}}"
+            case "marker":
+                return f"{self._marker} {value}"
+            case _:
+                return value
+
+    def check(self, text: str) -> Violation | None:
+        if self._mode == "marker":
+            return self._check_marked(text)
+        try:
+            value = parse(text)
+        except NotJson as error:
+            return Violation(
+                f"The answer must be JSON and nothing else, but {error}: {quote(text)}."
+            )
+        if fault := self._schema.fault(value):
+            return Violation(f"The JSON does not fit its schema: {fault}.")
+        if self._mode == "json_field" and not (isinstance(value, dict) and self._field in value):
+            return Violation(f"The JSON must have the member `{self._field}`.")
+        return None
+
+    def _check_marked(self, text: str) -> Violation | None:
+        if self.extract(text) is not None:
+            return None
+        return Violation(
+            f"The answer must have JSON that fits the schema after {self._marker}: {quote(text)}."
+        )
+
+    def _mended(self, text: str) -> Iterator[str]:
+        content = visible(text).strip()
+        yield content
+        yield from reversed(sources(content))
+        if mended := _mend(content):
+            yield mended
+            yield f"{self._marker} {mended}"
+
+
+def _mend(content: str) -> str | None:
+    """The JSON that broken JSON was meant to be. What breaks off stays broken: its end is not ours to invent."""
+    fenced = [
+        block.content for block in blocks(content) if block.content.lstrip()[:1] in ("{", "[")
+    ]
+    source = fenced[-1] if fenced else content[_first_bracket(content) :]
+    if not source or len(source) > _LONGEST_REPAIR or not is_complete(source):
+        return None
+    try:
+        mended: str = json_repair.repair_json(source, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return None
+    return mended
+
+
+def _first_bracket(text: str) -> int:
+    found = [at for at in (text.find("{"), text.find("[")) if at >= 0]
+    return min(found, default=len(text))
+
+
+class _Wanted(msgspec.Struct, frozen=True):
+    """`response_format` of a request, as far as it is a contract."""
+
+    type: str
+    json_schema: msgspec.Raw | None = None
+
+
+class _Named(msgspec.Struct, frozen=True):
+    schema: msgspec.Raw | None = None
+
+
+def from_response_format(raw: bytes | msgspec.Raw | None) -> JsonContract | None:
+    """The contract that a client's `response_format` is by itself; None if it asks for no JSON.
+
+    Raises InvalidField for a schema that is none, or one that is too large to be checked.
+    """
+    wanted = _decode(raw, _Wanted) if raw is not None and bytes(raw).strip() != b"null" else None
+    if wanted is None or wanted.type not in ("json_object", "json_schema"):
+        return None
+    document = _ANY_OBJECT
+    if wanted.type == "json_schema":
+        if wanted.json_schema is None:
+            raise _unusable("`json_schema` is missing")
+        named = _decode(wanted.json_schema, _Named)
+        document = bytes(named.schema).decode() if named.schema is not None else document
+    try:
+        return JsonContract(Schema(document))
+    except (BadSchema, UnicodeDecodeError) as error:
+        raise _unusable(str(error) if isinstance(error, BadSchema) else "it is not UTF-8") from None
+
+
+def _decode(raw: bytes | msgspec.Raw, type: type[Any]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=type)
+    except (msgspec.DecodeError, RecursionError):
+        raise _unusable("it has a member of the wrong type") from None
+
+
+def _unusable(why: str) -> InvalidField:
+    return InvalidField(f"`response_format` cannot be used: {why}.", param="response_format")

@@ -1,0 +1,215 @@
+"""`number`: an answer that is one number, compared exactly or within a tolerance."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from looper.contract.base import V
+from looper.contract.extraction import (
+    AMBIGUOUS,
+    Ambiguous,
+    Extracting,
+    Extraction,
+    check_round_trip,
+    check_template,
+    plain_characters,
+)
+from looper.contract.latex import plain_math
+from looper.settings import Setting
+
+_PLACEHOLDER = "{number}"
+
+
+class Tolerance(Setting):
+    """How far two numbers may be apart and still be the same: by the larger of both limits."""
+
+    relative: Decimal = Field(default=Decimal(0), ge=0, lt=1)
+    absolute: Decimal = Field(default=Decimal(0), ge=0)
+
+
+class NumberConfig(Setting):
+    """`contract: {type: number, tolerance: {relative: 0.01}, render: "ANSWER: {number}"}`"""
+
+    type: Literal["number"]
+    tolerance: Tolerance = Tolerance()
+    decimal_separator: Literal[".", ","] = "."
+    percent: Literal["unit", "fraction"] = Field(
+        default="unit", description="whether 50% is 50, or a half"
+    )
+    extract: Extraction = Extraction()
+    render: str | None = Field(default=None, description="how a published answer has to end")
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        check_template(self.render, _PLACEHOLDER)
+        check_round_trip(self.build(), [Fraction(n, d) for n, d in ((0, 1), (-3, 2), (22, 7), (1_234_567, 1))])
+        return self
+
+    def build(self) -> "Number":
+        return Number(self)
+
+
+_BODY = r"\d{1,3}(?:[ \u00a0\u202f\u2009]\d{3})+(?:[.,]\d+)?(?![\d.,]*\d)|\d[\d.,]*\d|\d|\.\d+"
+_FOUND = re.compile(
+    r"(?<![\w^.\\])(?:"
+    r"(?P<whole>\d{1,9})\s(?P<above>\d{1,9})/(?P<below>\d{1,9})(?![\d.,]*\d)"
+    rf"|(?P<body>{_BODY})(?P<exponent>[eE][+-]?\d{{1,5}}(?!\w))?(?:\s?/\s?(?P<over>\d[\d.,]*\d|\d))?"
+    r")(?P<percent>\s?%)?(?:\s(?P<scale>thousand|million|billion|trillion)\b)?",
+    re.IGNORECASE,
+)
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MOST_DIGITS = 400
+_TAIL = 10_000
+
+_OPENING = re.compile(r"[\s*_`\"'“”‘’(\[{<:=≈~$.-]{0,12}")
+_CLAUSE_END = re.compile(
+    r"\n|[.;!?](?=\s|$)|\s\(|,?\s(?:because|since|as|which|so|where|given)\s", re.IGNORECASE
+)
+_EQUATIONS = re.compile(r"=[^=]*(?:[,;]|\bor\b|\band\b)[^=]*=", re.IGNORECASE)
+_EQUALS = re.compile(r"[=≈≃]")
+_JOINT = re.compile(r"\b(?:or|and|to)\b|[-–—+*/×·^:,;±]", re.IGNORECASE)
+_MATH_BEFORE = re.compile(r"(?:[\^√*×·+<>≤≥/_±]|\\[a-zA-Z]+\s?[\[{(]{0,2})\s?$")
+_MATH_AFTER = re.compile(r"\s?(?:[\^*×·√π±+{(\\/:]\s?[\w\\{(]|π|√|\\[a-zA-Z]|[xyznkiab](?![A-Za-z])|-\s?[a-z\\(])")
+_ENUMERATION = re.compile(r"^\s{0,8}\d{1,3}[.)]\s", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A number in a text, where it stands with its sign, and its value: None if it is malformed or part of a term."""
+
+    start: int
+    stop: int
+    value: Fraction | None
+
+
+class Number(Extracting[Fraction]):
+    """A value is an exact fraction: no digit is lost, and 0.5 is 1/2.
+
+    `last_match` reads, in this order: the last marker or box; the last "the answer is …"; the last number of the text.
+    A number that is part of a term (3√2, 2^10, 5x), or that can be read in two ways (1,23), is none.
+    """
+
+    placeholder = _PLACEHOLDER
+
+    def __init__(self, config: NumberConfig) -> None:
+        super().__init__(config.extract, config.render)
+        self._relative = Fraction(config.tolerance.relative)
+        self._absolute = Fraction(config.tolerance.absolute)
+        self._point = config.decimal_separator
+        self._comma = "," if config.decimal_separator == "." else "."
+        self._percent = Fraction(1, 100) if config.percent == "fraction" else Fraction(1)
+
+    def same(self, a: Fraction, b: Fraction) -> bool:
+        """Not transitive with a tolerance: whoever groups values compares each with a group's first."""
+        return abs(a - b) <= max(self._absolute, self._relative * max(abs(a), abs(b)))
+
+    def _wanted(self) -> str:
+        return "exactly one number"
+
+    def _write(self, value: Fraction) -> str:
+        sign, size = "-" * (value < 0), abs(value)
+        places = _decimal_places(size.denominator)
+        if places is None:
+            return f"{sign}{size.numerator}/{size.denominator}"
+        if places == 0:
+            return f"{sign}{size.numerator}"
+        digits = str(size.numerator * 10**places // size.denominator).rjust(places + 1, "0")
+        return f"{sign}{digits[:-places]}{self._point}{digits[-places:]}"
+
+    def _whole(self, text: str) -> Fraction | None:
+        if len(text) > 2 * _MOST_DIGITS or "\n" in text:
+            return None
+        math = plain_math(text)
+        found = list(self._numbers(math))
+        if len(found) != 1:
+            return None
+        before, after = math[: found[0].start], math[found[0].stop :]
+        alone = _OPENING.fullmatch(before) and re.fullmatch(r"[\s*_`\"'“”‘’)\]}>.!$%]{0,12}|\s?[A-Za-z ]{1,20}\.?", after)
+        return found[0].value if alone else None
+
+    def _read(self, place: str) -> Fraction | Ambiguous | None:
+        clause = _clause(plain_math(place))
+        if _EQUATIONS.search(clause):
+            return AMBIGUOUS
+        clause = _EQUALS.split(clause)[-1]
+        found = list(self._numbers(clause))
+        if not found or found[0].value is None:
+            return None
+        first, *rest = found
+        others = [other for other in rest if other.value != first.value]
+        joined = any(_JOINT.search(clause[first.stop : other.start]) for other in others)
+        return AMBIGUOUS if joined else first.value
+
+    def _search(self, text: str) -> Fraction | Ambiguous | None:
+        declared = self._declared(plain_characters(text))
+        if declared is not None:
+            return declared
+        tail = _ENUMERATION.sub("", plain_math(text[-_TAIL:]))
+        found = list(self._numbers(tail))
+        return found[-1].value if found else None
+
+    def _numbers(self, math: str) -> Iterator[_Found]:
+        for found in _FOUND.finditer(math):
+            start = found.start() - _is_signed(math, found.start())
+            term = _MATH_BEFORE.search(math[max(start - 24, 0) : start]) or _MATH_AFTER.match(math, found.end())
+            value = None if term else self._value(found)
+            yield _Found(start, found.end(), -value if value and math[start] == "-" else value)
+
+    def _value(self, found: re.Match[str]) -> Fraction | None:
+        size = self._mixed(found) if found["whole"] else self._quotient(found)
+        if size is None:
+            return None
+        if found["percent"]:
+            size *= self._percent
+        return size * _SCALES.get((found["scale"] or "").lower(), 1)
+
+    def _mixed(self, found: re.Match[str]) -> Fraction | None:
+        whole, above, below = (int(found[name]) for name in ("whole", "above", "below"))
+        return whole + Fraction(above, below) if above < below else None
+
+    def _quotient(self, found: re.Match[str]) -> Fraction | None:
+        size, over = self._decimal(found["body"]), self._decimal(found["over"] or "1")
+        exponent = int((found["exponent"] or "e0")[1:])
+        if size is None or not over or abs(exponent) > _MOST_DIGITS:
+            return None
+        return size / over * Fraction(10) ** exponent
+
+    def _decimal(self, digits: str) -> Fraction | None:
+        """A number with separators; None if they do not stand where they should."""
+        whole, _, decimals = re.sub(r"\s", "", digits).partition(self._point)
+        groups = whole.split(self._comma)
+        grouped = len(groups) > 1
+        if grouped and (not 1 <= len(groups[0]) <= 3 or groups[0][0] == "0"):
+            return None
+        if any(len(group) != 3 for group in groups[1:]) or not f"{decimals}0".isdecimal():
+            return None
+        written = "".join(groups) + decimals
+        return Fraction(int(written), 10 ** len(decimals)) if 0 < len(written) <= _MOST_DIGITS else None
+
+
+def _is_signed(math: str, at: int) -> bool:
+    """Whether a sign stands before a number that is no operator."""
+    return at > 0 and math[at - 1] in "+-" and not re.search(r"[\w)\]}.]\s?$", math[max(at - 3, 0) : at - 1])
+
+
+def _clause(math: str) -> str:
+    """What is said at the place itself, without what is said about it."""
+    opening = _OPENING.match(math)
+    start = opening.end() if opening else 0
+    end = _CLAUSE_END.search(math, start)
+    return math[: end.start() if end else len(math)]
+
+
+def _decimal_places(denominator: int) -> int | None:
+    """How many decimals write a fraction out; None if there is no end to them."""
+    for places in range(_MOST_DIGITS):
+        if denominator == 1:
+            return places
+        factor = 10 // (10 // 1) if False else 10
+        denominator //= _common(denominator, factor)
+    return None

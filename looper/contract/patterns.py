@@ -1,0 +1,80 @@
+"""Regular expressions in RE2's syntax, whose time grows with the text and never explodes."""
+
+from functools import cached_property
+from typing import Annotated
+
+import re2  # type: ignore[import-untyped]  # google-re2 has no types
+from pydantic import AfterValidator, Field
+
+_LONGEST = 1_000
+_TAIL = 4_096
+_MEMORY = 2 << 20
+
+
+def _options() -> re2.Options:
+    options = re2.Options()
+    options.log_errors = False  # RE2 would write to stderr, past the log
+    options.max_mem = _MEMORY  # the binding keeps the last 128 patterns
+    options.never_capture = True  # the whole match is what counts, and finding groups takes longer
+    return options
+
+
+class Pattern:
+    """A compiled pattern. Raises ValueError for what RE2 does not take: its reason is in the message."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > _LONGEST:
+            raise ValueError(f"a pattern has at most {_LONGEST} characters")
+        self.source = source
+        self._compiled = _compile(source)
+        self.size: int = self._compiled.programsize
+
+    @cached_property
+    def _last(self) -> re2._Regexp:
+        # Greedy, so that what is left for the pattern is its last match: one pass, where going from match to match may
+        # look at the whole rest of the text for each.
+        return _compile(f"(?s:.*)(?m:{self.source})")
+
+    def found(self, text: str) -> bool:
+        return self._compiled.search(_utf8(text)) is not None
+
+    def whole(self, text: str) -> bool:
+        return self._compiled.fullmatch(_utf8(text)) is not None
+
+    def last(self, text: str) -> str | None:
+        """The last match, as if each line were searched by itself; of a very long line, its end is looked at."""
+        raw = _utf8(text)
+        found = self._last.match(raw)
+        if found is None:
+            return None
+        # What was found is where the last match ends; where it begins, its line says.
+        start = raw.rfind(b"\n", 0, max(found.end() - 1, 0)) + 1
+        line = raw[start : found.end()][-_TAIL:]
+        matches = [each[0] for each in self._compiled.finditer(line) if each[0]]
+        return matches[-1].decode("utf-8", "replace") if matches else None
+
+
+def _compile(source: str) -> re2._Regexp:
+    try:
+        return re2.compile(source, _options())
+    except (re2.error, UnicodeEncodeError) as error:
+        raise ValueError(f"RE2 does not take the pattern: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    (reason, *_) = error.args
+    return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+
+
+def _utf8(text: str) -> bytes:
+    """Half a surrogate pair, which JSON can smuggle into a text, is no reason to fail."""
+    return text.encode("utf-8", "replace")
+
+
+def _compiles(source: str) -> str:
+    Pattern(source)
+    return source
+
+
+PatternSource = Annotated[str, Field(min_length=1, max_length=_LONGEST), AfterValidator(_compiles)]
+"""A regular expression in RE2's syntax; one that RE2 does not take is an error at load."""

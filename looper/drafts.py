@@ -1,0 +1,202 @@
+"""What a stage wants to send, before it is known to which model and with how many tokens; and how it is composed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from looper.calls import Call, Role
+from looper.chat import Capability, ChatRequest
+from looper.dialects import STANDARD
+from looper.messages import speak
+from looper.models import Model
+from looper.tokens import estimate
+
+# Members that the runtime sets for itself, whatever the client asked for.
+_OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+_PRIVATE_OUTPUT = 4096
+Members = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A call that is not yet made. `members` holds values as the client sent them, byte for byte, or plain ones."""
+
+    model: Model
+    role: Role
+    members: Mapping[str, Any]
+    input_tokens: int
+    needs: frozenset[Capability] = frozenset()
+    wanted_output: int | None = None
+    stream: bool = False
+
+    def to(self, model: Model) -> "Draft":
+        """The same for another model."""
+        return replace(self, model=model)
+
+    def unsuitable(self) -> str | None:
+        """Why the model cannot take this; None if it can, as far as is known."""
+        model = self.model
+        if model.capabilities is not None and (lacks := self.needs - model.capabilities):
+            return sorted(lacks)[0]
+        window = model.context_window
+        if window is not None and self.input_tokens + min(256, window // 4) > window:
+            return "context_window"
+        return None
+
+    def call(self, max_tokens: int | None, retries: int = 0) -> Call:
+        """The call, in the model's dialect and with this limit on its output."""
+        dialect = self.model.dialect
+        members: Members = {
+            name: value
+            for name, value in self.members.items()
+            if name not in _LIMITS
+            and name not in dialect.drop
+            and (dialect.open or name in STANDARD)
+        }
+        members["model"] = self.model.upstream
+        members["messages"] = speak(self.members["messages"], dialect)
+        if max_tokens is not None:
+            members[dialect.max_tokens] = max_tokens
+        _say_effort(members, dialect.effort)
+        if self.stream:
+            members |= {"stream": True, "stream_options": {"include_usage": True}}
+        return Call(self.model, self.role, msgspec.json.encode(members), retries)
+
+    def dropped(self) -> Iterable[str]:
+        """The client's members that the model's dialect does not take."""
+        dialect = self.model.dialect
+        return sorted(
+            name
+            for name in self.members
+            if name in dialect.drop or not (dialect.open or name in STANDARD)
+        )
+
+
+def answering(
+    request: ChatRequest,
+    model: Model,
+    role: Role,
+    *,
+    instruction: str | None = None,
+    tools: bool = False,
+    logprobs: bool = False,
+    stream: bool = False,
+    choices: bool = False,
+    sample: int = 0,
+) -> Draft:
+    """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
+
+    `instruction` is appended to the conversation as a message of its own. Without `tools` the client's tools are
+    taken out; where the conversation already holds calls of tools they stay, as backends want to see them, but may
+    not be called. With `choices` the client's `n` holds. Samples after the first have seeds of their own.
+    """
+    members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
+    if not tools:
+        _disarm(request, members)
+    if logprobs:
+        names = ("logprobs", "top_logprobs")
+        members |= {name: request.members[name] for name in names if name in request.members}
+    if choices and "n" in request.members:
+        members["n"] = request.members["n"]
+    if instruction is not None:
+        members["messages"] = append_message(request.members["messages"], instruction)
+    if sample:
+        members["seed"] = derived_seed(request, f"{role}/{sample}")
+    return Draft(
+        model,
+        role,
+        members,
+        input_tokens=request.prompt_tokens + estimate(instruction or ""),
+        needs=request.needs if tools else request.needs - {"tools"},
+        wanted_output=request.output_limit,
+        stream=stream,
+    )
+
+
+def private(
+    request: ChatRequest,
+    model: Model,
+    role: Role,
+    *,
+    instruction: str,
+    schema: Mapping[str, Any] | None,
+    output: int = _PRIVATE_OUTPUT,
+) -> Draft:
+    """A call whose answer is never published: the conversation, our instruction, and nothing else of the client's."""
+    members: Members = {
+        "messages": append_message(request.members["messages"], instruction),
+    }
+    if "seed" in request.members:
+        members["seed"] = derived_seed(request, role)
+    if _uses_tools(request):
+        members |= {name: request.members[name] for name in _TOOLS if name in request.members}
+        _disarm(request, members)
+    if schema is not None and "json_schema" in (model.capabilities or ()):
+        members["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": role, "schema": schema, "strict": False},
+        }
+    return Draft(
+        model,
+        role,
+        members,
+        input_tokens=request.prompt_tokens + estimate(instruction),
+        needs=request.needs & {"vision"},
+        wanted_output=output,
+    )
+
+
+def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:
+    """Messages with one more behind them, and every byte of the others as it was."""
+    array = bytes(messages).rstrip()
+    appended = msgspec.json.encode({"role": role, "content": text})
+    return msgspec.Raw(array[:-1] + b"," + appended + b"]")
+
+
+def derived_seed(request: ChatRequest, salt: str) -> int:
+    """A seed that follows from the client's, or from the body, and differs from stage to stage."""
+    source = bytes(request.members.get("seed", request.body)) + salt.encode()
+    return int.from_bytes(hashlib.sha256(source).digest()[:4]) >> 1
+
+
+def _disarm(request: ChatRequest, members: Members) -> None:
+    if _uses_tools(request):
+        if "tools" in members:
+            members["tool_choice"] = "none"
+        if "functions" in members:
+            members["function_call"] = "none"
+        return
+    for name in _TOOLS:
+        members.pop(name, None)
+
+
+def _uses_tools(request: ChatRequest) -> bool:
+    return any(message.role in ("tool", "function") for message in request.messages)
+
+
+def _say_effort(members: Members, how: str) -> None:
+    """Say how much to think in the way that the upstream understands."""
+    said = members.get("reasoning_effort")
+    if said is None or how == "reasoning_effort":
+        return
+    del members["reasoning_effort"]
+    effort = msgspec.json.decode(said) if isinstance(said, msgspec.Raw) else said
+    if how == "enable_thinking":
+        members.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
+    elif how == "thinking_budget" and effort in _THINKING:
+        members["thinking"] = {"type": "enabled", "budget_tokens": _THINKING[effort]}
+
+
+_THINKING = {"low": 1024, "medium": 4096, "high": 16_384}
+
+
+def json_schema(type: type[Any]) -> dict[str, Any]:
+    """The JSON schema of a pydantic model, as backends take it."""
+    schema: dict[str, Any] = json.loads(json.dumps(type.model_json_schema()))
+    return schema

@@ -1,0 +1,56 @@
+"""How many tokens a text has, estimated by script, and how a text is cut to a number of them."""
+
+import math
+import unicodedata
+
+MARK = "\n[… cut …]\n"
+"""Stands where something was left out."""
+
+_HEAD = 0.6
+"""Of what is kept, the part that comes from the beginning: questions and claims come first, results last."""
+
+
+def estimate(text: str) -> int:
+    """About how many tokens `text` has, rather too many than too few.
+
+    Tokenisers take about four ASCII characters for a token, two of other alphabets, and one of scripts whose
+    characters are three bytes of UTF-8 (Chinese, Japanese, Thai, Hindi); an emoji is about two tokens.
+    """
+    ascii_ = len(text.encode("ascii", "ignore"))
+    four = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text)
+    rest = len(text) - ascii_ - four
+    three = len(text.encode("utf-8", "surrogatepass")) - ascii_ - 4 * four - 2 * rest
+    two = rest - three
+    return math.ceil(ascii_ / 4 + two / 2 + three + 2 * four)
+
+
+def estimate_json(body: bytes) -> int:
+    """As `estimate`, for JSON as it is sent: escapes and punctuation make it longer than what is in it."""
+    return estimate(body.decode("utf-8", "replace"))
+
+
+def fit(text: str, tokens: int) -> str:
+    """`text` cut to about `tokens`: head and tail are kept, with a mark between them, and no character is split."""
+    size = estimate(text)
+    if size <= tokens:
+        return text
+    keep = int(len(text) * max(0, tokens - estimate(MARK)) / size)
+    while keep > 0:
+        cut = _cut(text, keep)
+        if estimate(cut) <= tokens:
+            return cut
+        keep = keep * 9 // 10
+    return ""
+
+
+def _cut(text: str, keep: int) -> str:
+    head = int(keep * _HEAD)
+    tail = len(text) - (keep - head)
+    return text[: _boundary(text, head)] + MARK + text[_boundary(text, tail) :]
+
+
+def _boundary(text: str, at: int) -> int:
+    """The next place from `at` that does not part a character from the marks that belong to it."""
+    while at < len(text) and (unicodedata.combining(text[at]) or text[at] in "\u200d\ufe0f"):
+        at += 1
+    return at

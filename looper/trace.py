@@ -1,0 +1,111 @@
+"""The record of a run: its stages, and each call with its end, time, usage and cost. Never what was said."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from looper.calls import Result
+from looper.chat import Usage
+from looper.drafts import Draft
+
+_MAX_CALLS = 256
+_MAX_NOTES = 64
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call. Times are seconds since the run began."""
+
+    model: str
+    role: str
+    started: float
+    ended: float | None = None
+    first_token: float | None = None
+    state: str = "running"
+    reason: str | None = None
+    status: int | None = None
+    usage: Usage | None = None
+    dropped: tuple[str, ...] = ()
+
+    def end(self, result: Result) -> Result:
+        """Note what came of the call."""
+        self.state = result.state
+        if result.error is not None:
+            self.reason = result.error.reason or result.error.failure.value
+            self.status = result.error.status
+        return result
+
+    def spoke(self) -> None:
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of one run while it goes on, and after."""
+
+    began: float = field(default_factory=time.monotonic)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self.stages.append((name, self._now()))
+
+    def note(self, text: str) -> None:
+        """Something that whoever reads the trace should know: a degradation, and why. In words of ours."""
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
+
+    @contextmanager
+    def call(self, draft: Draft) -> Iterator[CallRecord]:
+        """Record a call from here to the end of the block."""
+        record = CallRecord(
+            draft.model.name, draft.role, self._now(), dropped=tuple(draft.dropped())
+        )
+        if len(self.calls) < _MAX_CALLS:
+            self.calls.append(record)
+        try:
+            yield record
+        finally:
+            record.ended = self._now()
+            if record.first_token is not None:
+                record.first_token -= self.began
+            if record.state == "running":
+                record.state = "ended"
+
+    def _now(self) -> float:
+        return time.monotonic() - self.began
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for logs and the ring of runs."""
+        return {
+            "stages": [{"stage": name, "at": round(at, 4)} for name, at in self.stages],
+            "calls": [_plain(record) for record in self.calls],
+            "notes": list(self.notes),
+        }
+
+
+def _plain(record: CallRecord) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "model": record.model,
+        "role": record.role,
+        "state": record.state,
+        "at": round(record.started, 4),
+    }
+    if record.ended is not None:
+        facts["seconds"] = round(record.ended - record.started, 4)
+    if record.first_token is not None:
+        facts["first_token"] = round(record.first_token - record.started, 4)
+    if record.reason is not None:
+        facts["reason"] = record.reason
+    if record.status is not None:
+        facts["status"] = record.status
+    if record.usage is not None:
+        facts["usage"] = record.usage.to_dict()
+    if record.dropped:
+        facts["dropped"] = list(record.dropped)
+    return facts

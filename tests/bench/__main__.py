@@ -1,0 +1,116 @@
+"""`python -m tests.bench`: run the benchmark, compare two of its results, or profile the processor."""
+
+import asyncio
+import dataclasses
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from tests.bench import results as files
+from tests.bench.cases import all_cases, chosen
+from tests.bench.echo import ROOT
+from tests.bench.litellm_proxy import install
+from tests.bench.plan import FULL, SHORT, Plan
+from tests.bench.processes import BenchFailed
+from tests.bench.profile import TARGETS, profile
+from tests.bench.report import compare, show
+from tests.bench.run import measure, problems
+
+OUTPUT = ROOT / "bench-results"
+_WIDTH = 160
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure the processor against the same Envoy without it, and against a C++ peer."""
+
+
+@main.command()
+@click.option("--short", is_flag=True, help="Each case once and tiny, only to see that it works.")
+@click.option("--cases", multiple=True, help="Names or patterns; several, or with commas.")
+@click.option("--output", type=click.Path(path_type=Path), help="Default: in bench-results/.")
+@click.option("--rounds", type=click.IntRange(1), help="How often each side is measured.")
+@click.option("--seconds", type=click.FloatRange(0.2), help="Of each slice of load.")
+@click.option("--litellm", is_flag=True, help="Against a LiteLLM proxy too, which is installed.")
+@click.option("--list", "listing", is_flag=True, help="Name the cases, and measure nothing.")
+def run(
+    short: bool,
+    cases: tuple[str, ...],
+    output: Path | None,
+    rounds: int | None,
+    seconds: float | None,
+    litellm: bool,
+    listing: bool,
+) -> None:
+    """Measure, write everything to a file, and show it."""
+    console = _console()
+    plan = _plan(SHORT if short else FULL, rounds, seconds)
+    wanted = chosen(all_cases(plan), [name for each in cases for name in each.split(",")])
+    if listing:
+        for case in wanted:
+            click.echo(case.name)
+        return
+    try:
+        if litellm:
+            plan = _with_litellm(plan)
+        made = asyncio.run(measure(wanted, plan))
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from None
+    path = output or OUTPUT / f"{made.started.replace(':', '')}-{made.versions['commit']}.json"
+    files.write(made, path)
+    show(made, console)
+    console.print(f"{made.seconds:g} s; written to {path}")
+    for problem in (found := problems(made)):
+        click.echo(f"did not work: {problem}", err=True)
+    sys.exit(1 if found else 0)
+
+
+def _plan(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
+    if rounds is not None:
+        plan = dataclasses.replace(plan, rounds=rounds)
+    if seconds is not None:
+        plan = dataclasses.replace(plan, seconds=seconds, requests=None)
+    return plan
+
+
+def _with_litellm(plan: Plan) -> Plan:
+    try:
+        return dataclasses.replace(plan, litellm=asyncio.run(install()))
+    except (BenchFailed, TimeoutError) as error:
+        click.echo(f"without LiteLLM, which could not be installed: {error}", err=True)
+        return plan
+
+
+@main.command("compare")
+@click.argument("before", type=click.Path(exists=True, path_type=Path))
+@click.argument("after", type=click.Path(exists=True, path_type=Path))
+def compare_command(before: Path, after: Path) -> None:
+    """Show what has changed from one result to another."""
+    try:
+        compare(files.read(before), files.read(after), _console())
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from None
+
+
+@main.command("profile")
+@click.argument("target", type=click.Choice(TARGETS))
+@click.option("--seconds", default=10, show_default=True, type=click.IntRange(1, 600))
+@click.option("--native", is_flag=True, help="See into compiled extensions as well.")
+@click.option("--output", default=OUTPUT, type=click.Path(path_type=Path))
+def profile_command(target: str, seconds: int, native: bool, output: Path) -> None:
+    """Record where the processor spends its time under load, with py-spy."""
+    try:
+        asyncio.run(profile(target, seconds, output, _console(), native=native))
+    except BenchFailed as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDTH)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m tests.bench")
