@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError
 
 from extproc.decisions import rules
 from extproc.decisions.recipe import Decision, Recipe
@@ -15,9 +15,30 @@ from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted, parse_yaml
 from looper.budget import Ceiling
 from looper.models import Model
-from looper.settings import ByteCount, Duration, Name, Setting
+from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
 
-Address = str
+
+def check_address(address: str) -> str:
+    """Raise ValueError unless `address` is `unix:/path` or `host:port`."""
+    if address.startswith("unix:/"):
+        return address
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is neither unix:/path nor host:port")
+    return address
+
+
+def _check_egress(egress: str) -> str:
+    # What stands there is not repeated: it may be a URL with a credential in it.
+    if not egress.startswith(("unix:/", "http://")):
+        raise ValueError("neither unix:/path nor http://host:port")
+    if "@" in egress:
+        raise ValueError("must not carry a credential")
+    return egress
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+Egress = Annotated[str, AfterValidator(_check_egress)]
 
 
 class Limits(Setting):
@@ -53,41 +74,19 @@ class EnvoySettings(Setting):
     stream_idle_timeout: Duration = timedelta(seconds=300)
     max_stream_duration: Duration | None = None
 
-    @model_validator(mode="after")
-    def _addresses(self) -> Self:
-        for address in (self.ingress, self.stats, self.admin, *self.processors):
-            check_address(address)
-        return self
-
-
-def check_address(address: str) -> str:
-    """Raise ValueError unless `address` is `unix:/path` or `host:port`."""
-    if address.startswith("unix:/"):
-        return address
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is neither unix:/path nor host:port")
-    return address
-
 
 class Config(Setting):
     """The whole file."""
 
     version: Literal[1]
-    egress: Address = Field(description="where model calls go: unix:/path, or http://host:port")
-    heartbeat: Duration = timedelta(seconds=10)
+    egress: Egress = Field(description="where model calls go: unix:/path, or http://host:port")
+    heartbeat: SomeTime = timedelta(seconds=10)
     debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, Recipe] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
-
-    @model_validator(mode="after")
-    def _egress_is_local(self) -> Self:
-        if not self.egress.startswith(("unix:/", "http://")):
-            raise ValueError(f"egress {self.egress!r} is neither unix:/path nor http://host:port")
-        return self
 
 
 def load_config(path: Path) -> Config:
@@ -168,30 +167,47 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 def _explain(error: ValidationError, source: YamlSource) -> list[str]:
     """Pydantic's errors as lines with file, line, YAML path, and a suggestion for a misspelt key."""
-    problems: dict[str, int] = {}
+    problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
-        path = _yaml_path(item["loc"], source)
+        path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             text = _misspelt(item["loc"], source)
-        line = source.line(path)
-        problems.setdefault(f"{source.name}:{line}: {dotted(path)}: {text}", line)
-    return sorted(problems, key=lambda text: (problems[text], text))
+        problems.setdefault(path, text)  # of the members of a union, the first says enough
+    lines = [
+        (source.line(path), f"{source.name}:{source.line(path)}: {dotted(path)}: {text}")
+        for path, text in problems.items()
+        # Of the members of a union, the one that got further into the value is the one that was meant.
+        if not any(other[: len(path)] == path and other != path for other in problems)
+    ]
+    return [text for _, text in sorted(lines)]
 
 
-def _yaml_path(loc: tuple[str | int, ...], source: YamlSource) -> YamlPath:
-    """Pydantic's location without the tags of unions, which are no keys of the file."""
+def _yaml_path(loc: tuple[str | int, ...], source: YamlSource, *, missing: bool) -> YamlPath:
+    """Pydantic's location without what is no key of the file: the tags of unions, and marks of its own."""
+    if loc[-1:] == ("[key]",):
+        return (*_yaml_path(loc[:-2], source, missing=False), str(loc[-2]))
     path: YamlPath = ()
     value = source.data
+    tagged = False
     for part in loc:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            if loc[-1] is part:
-                path = (*path, part)
-            continue
-        path = (*path, part)
-    return path
+        # The tag of `any: […]` is `any` as well, so that it has to be known by where it stands.
+        tagged = _at_rule(path) and not tagged
+        inside = (isinstance(value, dict) and part in value) or _is_index(value, part)
+        if inside and not tagged:
+            value, path = value[part], (*path, part)
+    return (*path, loc[-1]) if missing else path
+
+
+def _at_rule(path: YamlPath) -> bool:
+    """Whether a rule stands at `path`: pydantic's location then goes on with the rule's tag."""
+    if path[-1:] in (("when",), ("not",)):
+        return True
+    return len(path) > 1 and path[-2] in ("all", "any") and isinstance(path[-1], int)
+
+
+def _is_index(value: object, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
 def _misspelt(loc: tuple[str | int, ...], source: YamlSource) -> str:

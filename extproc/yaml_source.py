@@ -10,6 +10,11 @@ from extproc.errors import ConfigError
 
 Path = tuple[str | int, ...]
 
+_MAX_REPEATED = 1000
+"""Values that may stand in place of aliases: a few lines could unfold to millions."""
+
+_MAX_DEPTH = 64
+
 
 @dataclass(frozen=True, slots=True)
 class YamlSource:
@@ -29,50 +34,77 @@ class YamlSource:
 def parse_yaml(text: str, name: str) -> YamlSource:
     """Read one YAML document.
 
-    Raises ConfigError for what is not YAML, for a key that stands twice in one mapping, and for anchors that
-    refer to themselves.
+    Raises ConfigError for what is not YAML, for a key that stands twice in one mapping or is more than a word, and
+    for a document that aliases would unfold to something huge.
     """
-    loader = yaml.SafeLoader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
-        lines: dict[Path, int] = {}
-        problems: list[str] = []
+        walk = _Walk(name)
         if node is not None:
-            _walk(node, (), lines, problems, name)
-        if problems:
-            raise ConfigError(problems)
+            walk.visit(node, ())
+        if walk.problems:
+            raise ConfigError(walk.problems)
         data = loader.construct_document(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         raise ConfigError([f"{name}:{line}: not YAML: {error.problem or error.context}"]) from None
-    except yaml.YAMLError as error:
-        raise ConfigError([f"{name}:1: not YAML: {error}"]) from None
-    finally:
-        loader.dispose()
-    return YamlSource(name, data, lines)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            [f"{name}:{line}: not YAML: a character that may not stand there"]
+        ) from None
+    except RecursionError:
+        raise ConfigError([f"{name}:1: nested too deeply"]) from None
+    return YamlSource(name, data, walk.lines)
 
 
-def _walk(
-    node: yaml.Node, path: Path, lines: dict[Path, int], problems: list[str], name: str
-) -> None:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if len(path) > 64:
-        raise ConfigError([f"{name}:{node.start_mark.line + 1}: nested too deeply"])
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                problems.append(
-                    f"{name}:{line}: {dotted((*path, key.value))}: the key stands twice"
-                )
-            seen.add(key.value)
-            lines[(*path, key.value)] = line
-            _walk(value, (*path, key.value), lines, problems, name)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _walk(value, (*path, index), lines, problems, name)
+class _Loader(yaml.SafeLoader):
+    """Says where a value stood that looks like a date or a number and is none."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, OverflowError):
+            raise yaml.constructor.ConstructorError(
+                None, None, "looks like a date or a number, and is none", node.start_mark
+            ) from None
+
+
+class _Walk:
+    """Finds the line of every value, and what is wrong with the document as such."""
+
+    def __init__(self, name: str) -> None:
+        self.lines: dict[Path, int] = {}
+        self.problems: list[str] = []
+        self._name = name
+        self._seen: set[int] = set()
+        self._repeated = 0
+
+    def visit(self, node: yaml.Node, path: Path) -> None:
+        line = node.start_mark.line + 1
+        self.lines.setdefault(path, line)
+        self._repeated += id(node) in self._seen
+        self._seen.add(id(node))
+        if self._repeated > _MAX_REPEATED or len(path) > _MAX_DEPTH:
+            raise ConfigError([f"{self._name}:{line}: nested too deeply, or too often repeated"])
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                self._visit_key(key, path)
+                self.visit(value, (*path, str(key.value)))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self.visit(value, (*path, index))
+
+    def _visit_key(self, key: yaml.Node, path: Path) -> None:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            raise ConfigError([f"{self._name}:{line}: {dotted(path)}: a key is a word"])
+        below = (*path, key.value)
+        if below in self.lines:
+            self.problems.append(f"{self._name}:{line}: {dotted(below)}: the key stands twice")
+        self.lines[below] = line
 
 
 def dotted(path: Path) -> str:

@@ -22,6 +22,8 @@ Count = Literal["sum", "final"]
 
 def _counted(done: Done, count: Count) -> dict[str, object]:
     """The usage, with what it leaves out beside it."""
+    if done.final is None:
+        return done.usage.to_dict()
     if count == "sum":
         return {**done.usage.to_dict(), "looper": {"final": done.final.to_dict()}}
     return {**done.final.to_dict(), "looper": {"sum": done.usage.to_dict()}}
@@ -103,8 +105,9 @@ def _merge_tool_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) ->
         if key == "function" and isinstance(value, dict):
             function = call.setdefault("function", {"arguments": ""})
             function["arguments"] += value.get("arguments") or ""
-            function |= {name: part for name, part in value.items() if name != "arguments"}
-        elif key != "index":
+            said = {name: part for name, part in value.items() if part is not None}
+            function |= {name: part for name, part in said.items() if name != "arguments"}
+        elif key != "index" and value is not None:
             call[key] = value
 
 

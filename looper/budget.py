@@ -12,7 +12,7 @@ from pydantic import Field
 
 from looper.chat import Usage
 from looper.models import Model
-from looper.settings import Duration, Setting, Tokens
+from looper.settings import Setting, SomeTime, Tokens
 
 MIN_OUTPUT = 256
 """Tokens below which an answer is not worth its call."""
@@ -28,7 +28,7 @@ class Budget(Setting):
     calls: Annotated[int, Field(ge=1)] | None = None
     tokens: Tokens | None = None
     cost_usd: Usd | None = None
-    deadline: Duration = timedelta(seconds=120)
+    deadline: SomeTime = timedelta(seconds=120)
 
 
 class Ceiling(Setting):
@@ -37,7 +37,7 @@ class Ceiling(Setting):
     calls: Annotated[int, Field(ge=1)] | None = None
     tokens: Tokens | None = None
     cost_usd: Usd | None = None
-    per: Duration = timedelta(hours=1)
+    per: SomeTime = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Amount:
 
     calls: int = 0
     tokens: int = 0
-    microusd: int = 0
+    microusd: Decimal = Decimal(0)
 
     def __add__(self, other: "Amount") -> "Amount":
         return Amount(
@@ -68,12 +68,12 @@ class Limits:
 
     calls: int | None = None
     tokens: int | None = None
-    microusd: int | None = None
+    microusd: Decimal | None = None
 
     @classmethod
     def of(cls, limits: Budget | Ceiling) -> "Limits":
         usd = limits.cost_usd
-        return cls(limits.calls, limits.tokens, None if usd is None else int(usd * 1_000_000))
+        return cls(limits.calls, limits.tokens, None if usd is None else usd * 1_000_000)
 
     def exceeded(self, amount: Amount) -> Limit | None:
         """The first bound that `amount` is over."""
@@ -141,7 +141,7 @@ class Ledger:
         # Calls that the plan does not need may be spent on Envoy's retries.
         self._spare = None if budget.calls is None else max(0, budget.calls - planned_calls)
         self.usage = Usage()
-        self.last_usage = Usage()
+        self.last_usage: Usage | None = None
 
     @property
     def calls(self) -> int:
@@ -150,8 +150,8 @@ class Ledger:
 
     @property
     def cost(self) -> int:
-        """Micro-USD spent, rounded up for each call."""
-        return self._spent.microusd
+        """Micro-USD spent, rounded up once."""
+        return math.ceil(self._spent.microusd)
 
     @property
     def spent(self) -> Amount:
@@ -191,14 +191,14 @@ class Ledger:
         """Book what a call really took. `attempts` are Envoy's: each one beyond the first is a call of its own."""
         used = usage or Usage()
         real = Amount(
-            attempts,
+            max(1, attempts),
             used.total_tokens,
             _cost(model, used.prompt_tokens, used.completion_tokens),
         )
         self._reserved -= grant.worst
         self._spent += real
         self.usage += used
-        self.last_usage = used
+        self.last_usage = None if used == self.usage else used
         if self._spare is not None:
             self._spare += max(0, grant.worst.calls - attempts)
         if self._purse is not None:
@@ -212,7 +212,7 @@ class Ledger:
             bounds.append(self._limits.tokens - gone.tokens - input_tokens)
         if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
             left = self._limits.microusd - gone.microusd - _cost(model, input_tokens, 0)
-            bounds.append(int((left - 1) / model.price.output))
+            bounds.append(int(left / model.price.output))
         return min(bounds, default=None)
 
     def _short(self, model: Model, input_tokens: int, output: int) -> Limit:
@@ -226,8 +226,8 @@ class Ledger:
         return max(0, min(model.retry.attempts, self._spare, self._limits.calls - self.calls - 1))
 
 
-def _cost(model: Model, input_tokens: int, output_tokens: int) -> int:
-    """Micro-USD, rounded up: a price in USD per million tokens is one in micro-USD per token."""
+def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
+    """Micro-USD: a price in USD per million tokens is one in micro-USD per token."""
     if model.price is None:
-        return 0
-    return math.ceil(input_tokens * model.price.input + output_tokens * model.price.output)
+        return Decimal(0)
+    return input_tokens * model.price.input + output_tokens * model.price.output

@@ -118,6 +118,12 @@ class ChatRequest(Request):
                 return int(limit)
         return None
 
+    @property
+    def seed_source(self) -> bytes:
+        """What chance follows from, so that the same request meets the same: the client's `seed`, else all of it."""
+        seed = bytes(self.members.get("seed", b"null"))
+        return self.body if seed == b"null" else seed
+
     @cached_property
     def prompt_tokens(self) -> int:
         """The size of conversation and tools, as estimated."""

@@ -161,8 +161,8 @@ def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:
 
 def derived_seed(request: ChatRequest, salt: str) -> int:
     """A seed that follows from the client's, or from the body, and differs from stage to stage."""
-    source = bytes(request.members.get("seed", request.body)) + salt.encode()
-    return int.from_bytes(hashlib.sha256(source).digest()[:4]) >> 1
+    digest = hashlib.sha256(request.seed_source + salt.encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
 
 
 def _disarm(request: ChatRequest, members: Members) -> None:

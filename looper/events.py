@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from looper.chat import NO_USAGE, Usage
+from looper.chat import Usage
 
 Outcome = Literal["ok", "degraded", "fallback"]
 DeltaKind = Literal["content", "reasoning_content", "refusal", "tool_calls", "logprobs"]
@@ -35,11 +35,11 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer."""
+    """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer, if there were more."""
 
     usage: Usage
     outcome: Outcome
-    final: Usage = NO_USAGE
+    final: Usage | None = None
 
 
 Event = Progress | Delta | Finish | Done

@@ -20,7 +20,8 @@ def speak(messages: Any, dialect: Dialect) -> Any:
     """The messages as `dialect` wants them. What needs no change stays as it is, byte for byte."""
     if not dialect.roles and not dialect.merge and dialect.tool_call_ids == "any":
         return messages
-    read: list[Message] = [dict(message) for message in _list.decode(messages)]
+    raw = messages if isinstance(messages, msgspec.Raw) else msgspec.json.encode(messages)
+    read: list[Message] = [dict(message) for message in _list.decode(raw)]
     changed = False
     for message in read:
         changed |= _rename(message, dialect) | _map_ids(message, dialect.tool_call_ids)

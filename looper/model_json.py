@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 T = TypeVar("T", bound=BaseModel)
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_MAX = 1 << 20
+_MAX_REPAIR = 16 << 10
+"""Characters. What repairs takes time with the square of the length."""
 
 
 def read_json(text: str, type: type[T]) -> T | None:
@@ -19,8 +20,7 @@ def read_json(text: str, type: type[T]) -> T | None:
     not: a value of the wrong type or out of range is no value.
     """
     try:
-        value = _parse(_THOUGHT.sub("", text[:_MAX]))
-        return type.model_validate(value)
+        return type.model_validate(_parse(text), strict=True)
     except (ValidationError, RecursionError):
         return None
 
@@ -29,10 +29,17 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        start = text.find("{")
-        if start < 0:
-            return None
-        try:
-            return json_repair.loads(text[start:])
-        except ValueError:  # too deep for it, too
-            return None
+        answer = _THOUGHT.sub("", text)
+    start, end = answer.find("{"), answer.rfind("}") + 1
+    if start < 0:
+        return None
+    try:
+        return json.loads(answer[start:end])
+    except ValueError:
+        pass
+    if len(answer) - start > _MAX_REPAIR:
+        return None
+    try:
+        return json_repair.loads(answer[start:])
+    except ValueError:  # too deep for it
+        return None

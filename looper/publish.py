@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
 
@@ -10,6 +11,8 @@ from looper.chat import Choice, Completion, Reply
 from looper.drafts import Draft
 from looper.events import Delta, Event, Finish
 from looper.run import Run
+
+_object = msgspec.json.Decoder(dict[str, Any])
 
 
 async def publish(draft: Draft, run: Run, *, until: float) -> AsyncGenerator[Event]:
@@ -83,16 +86,23 @@ def _is_blank(event: Event) -> bool:
 
 
 def _bits(choice: Choice) -> Iterator[Event]:
-    reply = choice.message or choice.delta or Reply()
+    reply, at = choice.message or choice.delta or Reply(), choice.index
     if reply.reasoning_content:
-        yield Delta("reasoning_content", reply.reasoning_content)
+        yield Delta("reasoning_content", reply.reasoning_content, at)
     if reply.content:
-        yield Delta("content", reply.content)
+        yield Delta("content", reply.content, at)
     if reply.refusal:
-        yield Delta("refusal", reply.refusal)
+        yield Delta("refusal", reply.refusal, at)
     if reply.tool_calls:
-        yield Delta(
-            "tool_calls", [{"index": at, **call} for at, call in enumerate(reply.tool_calls)]
-        )
-    if choice.logprobs is not None and (logprobs := msgspec.json.decode(choice.logprobs)):
-        yield Delta("logprobs", logprobs)
+        calls = [{"index": index, **call} for index, call in enumerate(reply.tool_calls)]
+        yield Delta("tool_calls", calls, at)
+    if logprobs := _logprobs(choice.logprobs):
+        yield Delta("logprobs", logprobs, at)
+
+
+def _logprobs(raw: msgspec.Raw | None) -> dict[str, Any] | None:
+    """What a backend sends for logprobs, if it is what it should be: an answer is not lost over it."""
+    try:
+        return None if raw is None else _object.decode(raw)
+    except msgspec.DecodeError:
+        return None

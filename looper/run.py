@@ -165,9 +165,7 @@ class Pattern(Protocol):
 
 def seeded(request: ChatRequest) -> Random:
     """Random numbers that are the same for the same request: its `seed`, else its bytes, decide."""
-    seed = request.members.get("seed")
-    source = bytes(seed) if seed is not None else request.body
-    return Random(hashlib.sha256(source).digest())
+    return Random(hashlib.sha256(request.seed_source).digest())
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +209,18 @@ class _Voice:
         self._turn = asyncio.Lock()
         self._last = asyncio.get_running_loop().time()
 
-    async def say(self, what: Event | Heartbeat) -> None:
+    async def say(self, what: Event) -> None:
         async with self._turn:
-            await self._emit(what)
-            self._last = asyncio.get_running_loop().time()
+            await self._speak(what)
 
     async def beat(self, every: float) -> None:
         now = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self._last + every - now())
-            if now() >= self._last + every:
-                await self.say(Heartbeat())
+            async with self._turn:  # whoever speaks just now breaks the silence
+                if now() >= self._last + every:
+                    await self._speak(Heartbeat())
+
+    async def _speak(self, what: Event | Heartbeat) -> None:
+        await self._emit(what)
+        self._last = asyncio.get_running_loop().time()

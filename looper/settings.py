@@ -5,6 +5,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Self
 
+from annotated_types import Gt
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 
@@ -15,6 +16,7 @@ class Setting(BaseModel):
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_LONGEST = 1_000_000 * 3600
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -22,12 +24,16 @@ def _parse_duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value
     if isinstance(value, str) and (found := _DURATION.fullmatch(value)):
-        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+        seconds = float(found[1]) * _SECONDS[found[2]]
+        if seconds > _LONGEST:
+            raise ValueError("a duration is at most 1000000h")
+        return timedelta(seconds=seconds)
     raise ValueError("a duration is a number and a unit, such as 250ms, 30s, 5m or 1h")
 
 
 def _format_duration(value: timedelta) -> str:
-    return f"{value.total_seconds():g}s"
+    milliseconds = value // timedelta(milliseconds=1)
+    return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"
 
 
 Duration = Annotated[
@@ -37,6 +43,9 @@ Duration = Annotated[
 ]
 """A length of time, written `250ms`, `30s`, `5m` or `1h`."""
 
+SomeTime = Annotated[Duration, Gt(timedelta(0))]
+"""A length of time that is not zero."""
+
 _TOKENS = re.compile(r"(\d+(?:\.\d+)?)([kM]?)")
 _BYTES = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
 _BYTES_PER = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -44,7 +53,9 @@ _BYTES_PER = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 def _parse_tokens(value: object) -> object:
     if isinstance(value, str) and (found := _TOKENS.fullmatch(value)):
-        return int(Decimal(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]])
+        tokens = Decimal(found[1]) * {"": 1, "k": 1000, "M": 1_000_000}[found[2]]
+        if tokens % 1 == 0:
+            return int(tokens)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise ValueError("a number of tokens is an integer, or a number with k or M, such as 16k")

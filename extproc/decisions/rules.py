@@ -32,7 +32,7 @@ class Not(Setting):
 def _kind(value: Any) -> str:
     if isinstance(value, str):
         return "name"
-    keys = value.keys() if isinstance(value, Mapping) else type(value).model_fields
+    keys = value if isinstance(value, Mapping) else getattr(type(value), "model_fields", ())
     for kind in ("all", "any", "not"):
         if kind in keys or f"{kind}_" in keys:
             return kind

@@ -75,7 +75,9 @@ def visible(text: str) -> str:
         elif not begins and not thinking:
             parts.clear()
         at, thinking = tag.end(), begins
-    return "".join(parts if thinking else [*parts, text[at:]])
+    rest = [] if thinking else [text[at:]]
+    # Without the blank, what stands around a thought might make up the mark of another.
+    return " ".join(part for part in [*parts, *rest] if part)
 
 
 def quote(text: str) -> str:
@@ -83,3 +85,11 @@ def quote(text: str) -> str:
     # The ends are cut out first: a megabyte of blanks must not be split to show sixty characters.
     end = " ".join(text.rstrip()[-4 * _QUOTED :].split())
     return f'"…{end[-_QUOTED:]}"' if len(end) > _QUOTED else f'"{end}"'
+
+
+def canonical(contract: Contract[V] | None, text: str) -> V | Free | None:
+    """What an answer counts as in a vote: its value, FREE where nothing compares, None if it says nothing valid."""
+    if contract is None:
+        return FREE if visible(text).strip() else None
+    value = contract.extract(text)
+    return FREE if value is not None and not contract.comparable else value

@@ -5,6 +5,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import ClassVar, Generic, Literal, Self, TypeVar
 
@@ -82,7 +83,10 @@ class Place:
 # Quantifiers are bounded throughout, so that no text makes a search take more than a constant for each character.
 _LONGEST = 400
 _MOST = 64
+_SEARCHED = 100_000
 _BOX = re.compile(r"\\(?:boxed|fbox)\s{0,3}\{")
+_BROKEN_WORD = re.compile(r"\A\S{0,1000}")
+_TAG = re.compile(r"<(?:final_)?answer>", re.IGNORECASE)
 _IS = r"(?:is|was|are|would be|should be|must be|has to be|will be|be|[:=→]|->|—|–)"
 _SAID = re.compile(
     r"\b(?:answer|option|choice|solution)s?\b[\s*_`\"'”)]{0,6}"
@@ -118,14 +122,23 @@ def places(pattern: re.Pattern[str], text: str) -> list[Place]:
     """What follows each of the last matches, up to the end of the line or the next match."""
     found = [each.span() for each in pattern.finditer(text)][-_MOST:]
     ends = [start for start, _ in found[1:]] + [len(text)]
-    return [_place(text, *span, end) for span, end in zip(found, ends, strict=True)]
+    return [_place(text, *span, end) for span, end in zip(found, ends, strict=False)]
 
 
 def _place(text: str, start: int, stop: int, end: int) -> Place:
-    after = text[stop : min(stop + _LONGEST, end)]
+    after = (
+        text[stop:end]
+        if end - stop <= _LONGEST
+        else text[stop : stop + _LONGEST].rpartition(" ")[0]
+    )
     # The line goes on below where nothing but decoration is left of it.
     line = re.match(r"[\s*_`:]{0,12}[^\n]*", after)
     return Place(text.rfind("\n", 0, start) + 1, start, line[0] if line else "")
+
+
+def whole_words(text: str, most: int) -> str:
+    """The end of a text, not beginning within a word or number."""
+    return text if len(text) <= most else _BROKEN_WORD.sub("", text[-most:])
 
 
 def boxes(text: str) -> list[Place]:
@@ -231,13 +244,19 @@ class Extracting(Contract[V], Generic[V]):
         for source in reversed(json_text.sources(text)):
             value = json_text.member(source, self._field)
             if value is not None:
-                return self._whole(value.strip())
+                return self._scalar(value)
         return None
 
+    def _scalar(self, value: str | Decimal | bool) -> V | None:
+        return self._whole(
+            (value if isinstance(value, str) else json_text.canonical(value)).strip()
+        )
+
     def _declared(self, text: str) -> V | Ambiguous | None:
-        """The value at a marker or in a box, else after words such as "the answer is"."""
-        explicit = sorted([*places(self._markers, text), *boxes(text)], key=lambda place: place.at)
-        found = settle(explicit, self._read)
+        """The value at a marker or in a box, else after words such as "the answer is", near the end of the text."""
+        text = whole_words(text, _SEARCHED)
+        explicit = [*places(self._markers, text), *places(_TAG, text), *boxes(text)]
+        found = settle(sorted(explicit, key=lambda place: place.at), self._read)
         return found if found is not None else settle(said(text), self._read)
 
     def render(self, value: V) -> str:

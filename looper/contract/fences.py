@@ -2,20 +2,26 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FENCE = re.compile(r"^[ \t]{0,12}(?:[-*+>][ \t]{1,3})?(`{3,}|~{3,})[ \t]*([^`\n]*)$", re.MULTILINE)
 
+_LANGUAGE = re.compile(r"\{?\.?([\w+#.-]*)")
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block: its language as written, in lower case, its content, where it stands, and whether it ends."""
 
-    language: str
+class Block(NamedTuple):
+    """A fenced block: what stands behind its opening fence, its content, where it ends, and whether it is closed."""
+
+    info: str
     content: str
-    start: int
     stop: int
     closed: bool
+
+    @property
+    def language(self) -> str:
+        """The language as it is written, in lower case; empty if there is none."""
+        found = _LANGUAGE.match(self.info.strip().lower())
+        return found[1] if found else ""
 
 
 def blocks(text: str) -> Iterator[Block]:
@@ -34,10 +40,8 @@ def blocks(text: str) -> Iterator[Block]:
 def unfenced(text: str) -> str | None:
     """What a text holds that is one fenced block and nothing else; None for any other text."""
     stripped = text.strip()
-    found = list(blocks(stripped)) if stripped.startswith(("```", "~~~")) else []
-    if len(found) == 1 and found[0].stop == len(stripped):
-        return found[0].content.strip("\n")
-    return None
+    first = next(blocks(stripped), None) if stripped.startswith(("```", "~~~")) else None
+    return first.content.strip("\n") if first and first.stop == len(stripped) else None
 
 
 def _closes(fence: re.Match[str], opening: re.Match[str]) -> bool:
@@ -46,8 +50,5 @@ def _closes(fence: re.Match[str], opening: re.Match[str]) -> bool:
 
 
 def _block(text: str, opening: re.Match[str], closing: re.Match[str] | None) -> Block:
-    language = re.match(r"\{?\.?([\w+#.-]*)", opening[2].strip().lower())
     inside = text[opening.end() + 1 : closing.start() if closing else len(text)]
-    stop = closing.end() if closing else len(text)
-    name = language[1] if language else ""
-    return Block(name, inside, opening.start(), stop, closing is not None)
+    return Block(opening[2], inside, closing.end() if closing else len(text), closing is not None)

@@ -47,7 +47,7 @@ class JsonConfig(Setting):
 class JsonContract(Contract[str]):
     """A value is the canonical JSON text: keys sorted, numbers in one form."""
 
-    def __init__(self, schema: Schema, extract: Extraction = Extraction()) -> None:
+    def __init__(self, schema: Schema, extract: Extraction) -> None:
         self._schema = schema
         self._mode = extract.resolved("last_match")
         self._markers = marker_pattern(extract.markers)
@@ -180,7 +180,7 @@ def from_response_format(raw: bytes | msgspec.Raw | None) -> JsonContract | None
         named = _decode(wanted.json_schema, _Named)
         document = bytes(named.schema).decode() if named.schema is not None else document
     try:
-        return JsonContract(Schema(document))
+        return JsonContract(Schema(document), Extraction(mode="exact"))
     except (BadSchema, UnicodeDecodeError) as error:
         raise _unusable(str(error) if isinstance(error, BadSchema) else "it is not UTF-8") from None
 

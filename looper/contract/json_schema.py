@@ -148,27 +148,29 @@ class _Compiler:
         self.unchecked: list[str] = []
 
     def node(self, schema: Json) -> Node:
-        if not isinstance(schema, (dict, bool)):
-            raise BadSchema("a schema is an object, or true or false")
-        # One schema may be reached by several references, and by one from within itself.
-        if id(schema) in self._nodes:
-            return self._nodes[id(schema)]
-        node = Node()
         if isinstance(schema, bool):
+            node = Node()
             if not schema:
                 node.add(dict.fromkeys(_ANY, _never))
             return node
-        self._nodes[id(schema)] = node
+        if not isinstance(schema, dict):
+            raise BadSchema("a schema is an object, or true or false")
+        # One schema may be reached by several references, and by one from within itself.
+        if id(schema) not in self._nodes:
+            self._nodes[id(schema)] = Node()
+            self._compile(schema, self._nodes[id(schema)])
+        return self._nodes[id(schema)]
+
+    def _compile(self, schema: dict[str, Json], node: Node) -> None:
         if "$id" in schema and schema is not self._root:
             self.unchecked.append("$id")  # references inside are relative to it
-            return node
+            return
         for keyword, argument in schema.items():
             if compile := _KEYWORDS.get(keyword):
                 try:
                     node.add(compile(self, argument, schema))
                 except _Malformed as error:
                     raise BadSchema(f"`{keyword}` {error}") from None
-        return node
 
     def pattern(self, source: str) -> Pattern | None:
         """The pattern, or None if it cannot be checked in bounded time."""
@@ -189,7 +191,8 @@ class _Compiler:
         for step in unquote(reference[1:]).split("/")[1:]:
             key = step.replace("~1", "/").replace("~0", "~")
             found = found[int(key)] if isinstance(found, list) and key.isdecimal() else found[key]
-        return found
+        target: Json = found
+        return target
 
 
 class _Malformed(ValueError):

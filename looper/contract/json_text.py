@@ -145,20 +145,14 @@ def _next_bracket(text: str, at: int) -> int:
     return min(found, default=-1)
 
 
-def member(source: str, name: str) -> str | None:
-    """A member of the object that `source` is, as text; None if it has none, or one that is no single value."""
+def member(source: str, name: str) -> str | Decimal | bool | None:
+    """A member of the object that `source` is; None if it has none, or one that is no single value."""
     try:
         value = parse(source)
     except NotJson:
         return None
     found = value.get(name) if isinstance(value, dict) else None
-    match found:
-        case str():
-            return found
-        case bool() | Decimal():
-            return canonical(found)
-        case _:
-            return None
+    return found if isinstance(found, (str, Decimal, bool)) else None
 
 
 def is_complete(text: str) -> bool:

@@ -9,7 +9,6 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from looper.contract.base import V
 from looper.contract.extraction import (
     AMBIGUOUS,
     Ambiguous,
@@ -18,6 +17,7 @@ from looper.contract.extraction import (
     check_round_trip,
     check_template,
     plain_characters,
+    whole_words,
 )
 from looper.contract.latex import plain_math
 from looper.settings import Setting
@@ -47,7 +47,9 @@ class NumberConfig(Setting):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         check_template(self.render, _PLACEHOLDER)
-        check_round_trip(self.build(), [Fraction(n, d) for n, d in ((0, 1), (-3, 2), (22, 7), (1_234_567, 1))])
+        check_round_trip(
+            self.build(), [Fraction(n, d) for n, d in ((0, 1), (-3, 2), (22, 7), (1_234_567, 1))]
+        )
         return self
 
     def build(self) -> "Number":
@@ -63,7 +65,9 @@ _FOUND = re.compile(
     re.IGNORECASE,
 )
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_MOST_DIGITS = 400
+_MOST_DIGITS = 200
+_LARGEST = 10**100
+_MOST_DECIMALS = 60
 _TAIL = 10_000
 
 _OPENING = re.compile(r"[\s*_`\"'“”‘’(\[{<:=≈~$.-]{0,12}")
@@ -73,8 +77,13 @@ _CLAUSE_END = re.compile(
 _EQUATIONS = re.compile(r"=[^=]*(?:[,;]|\bor\b|\band\b)[^=]*=", re.IGNORECASE)
 _EQUALS = re.compile(r"[=≈≃]")
 _JOINT = re.compile(r"\b(?:or|and|to)\b|[-–—+*/×·^:,;±]", re.IGNORECASE)
-_MATH_BEFORE = re.compile(r"(?:[\^√*×·+<>≤≥/_±]|\\[a-zA-Z]+\s?[\[{(]{0,2})\s?$")
-_MATH_AFTER = re.compile(r"\s?(?:[\^*×·√π±+{(\\/:]\s?[\w\\{(]|π|√|\\[a-zA-Z]|[xyznkiab](?![A-Za-z])|-\s?[a-z\\(])")
+_MATH_BEFORE = re.compile(
+    r"(?:[√×·+≤≥_±]|\^\s?\{?|\s[<>]|\\[a-zA-Z]+\s?[\[{(]{0,2}|\d[:/]|[\w)\]}]\s?[-–]|\w\s?\*)\s?$"
+)
+_MATH_AFTER = re.compile(
+    r"\s?(?:[\^×·±+]\s?[\w\\{(]|[√π]|\\[a-zA-Z]|/\s?(?:[\d\\(]|[a-z](?![A-Za-z]))|-\s?(?:[a-z](?![A-Za-z])|[\\(]))"
+    r"|[xyznkiab](?![A-Za-z])|[({]\S|:\d|\s\*\s\w|\*[\w\\(]"
+)
 _ENUMERATION = re.compile(r"^\s{0,8}\d{1,3}[.)]\s", re.MULTILINE)
 
 
@@ -129,8 +138,14 @@ class Number(Extracting[Fraction]):
         if len(found) != 1:
             return None
         before, after = math[: found[0].start], math[found[0].stop :]
-        alone = _OPENING.fullmatch(before) and re.fullmatch(r"[\s*_`\"'“”‘’)\]}>.!$%]{0,12}|\s?[A-Za-z ]{1,20}\.?", after)
+        alone = _OPENING.fullmatch(before) and re.fullmatch(
+            r"[\s*_`\"'“”‘’)\]}>.!$%]{0,12}|\s?[A-Za-z]{1,12}(?:\s[A-Za-z]{1,12})?\.?", after
+        )
         return found[0].value if alone else None
+
+    def _scalar(self, value: str | Decimal | bool) -> Fraction | None:
+        # JSON has its own decimal point.
+        return _moderate(value) if isinstance(value, Decimal) else super()._scalar(value)
 
     def _read(self, place: str) -> Fraction | Ambiguous | None:
         clause = _clause(plain_math(place))
@@ -149,14 +164,16 @@ class Number(Extracting[Fraction]):
         declared = self._declared(plain_characters(text))
         if declared is not None:
             return declared
-        tail = _ENUMERATION.sub("", plain_math(text[-_TAIL:]))
+        tail = _ENUMERATION.sub("", plain_math(whole_words(text, _TAIL)))
         found = list(self._numbers(tail))
         return found[-1].value if found else None
 
     def _numbers(self, math: str) -> Iterator[_Found]:
         for found in _FOUND.finditer(math):
             start = found.start() - _is_signed(math, found.start())
-            term = _MATH_BEFORE.search(math[max(start - 24, 0) : start]) or _MATH_AFTER.match(math, found.end())
+            term = _MATH_BEFORE.search(math[max(start - 24, 0) : start]) or _MATH_AFTER.match(
+                math, found.end()
+            )
             value = None if term else self._value(found)
             yield _Found(start, found.end(), -value if value and math[start] == "-" else value)
 
@@ -177,7 +194,8 @@ class Number(Extracting[Fraction]):
         exponent = int((found["exponent"] or "e0")[1:])
         if size is None or not over or abs(exponent) > _MOST_DIGITS:
             return None
-        return size / over * Fraction(10) ** exponent
+        value = size / over * Fraction(10) ** exponent
+        return value if max(value.numerator, value.denominator) < _LARGEST else None
 
     def _decimal(self, digits: str) -> Fraction | None:
         """A number with separators; None if they do not stand where they should."""
@@ -189,12 +207,24 @@ class Number(Extracting[Fraction]):
         if any(len(group) != 3 for group in groups[1:]) or not f"{decimals}0".isdecimal():
             return None
         written = "".join(groups) + decimals
-        return Fraction(int(written), 10 ** len(decimals)) if 0 < len(written) <= _MOST_DIGITS else None
+        return (
+            Fraction(int(written), 10 ** len(decimals))
+            if 0 < len(written) <= _MOST_DIGITS
+            else None
+        )
+
+
+def _moderate(value: Decimal) -> Fraction | None:
+    return Fraction(value) if not value or abs(value.adjusted()) < _MOST_DECIMALS else None
 
 
 def _is_signed(math: str, at: int) -> bool:
     """Whether a sign stands before a number that is no operator."""
-    return at > 0 and math[at - 1] in "+-" and not re.search(r"[\w)\]}.]\s?$", math[max(at - 3, 0) : at - 1])
+    return (
+        at > 0
+        and math[at - 1] in "+-"
+        and not re.search(r"[\w)\]}.]\s?$", math[max(at - 3, 0) : at - 1])
+    )
 
 
 def _clause(math: str) -> str:
@@ -206,10 +236,5 @@ def _clause(math: str) -> str:
 
 
 def _decimal_places(denominator: int) -> int | None:
-    """How many decimals write a fraction out; None if there is no end to them."""
-    for places in range(_MOST_DIGITS):
-        if denominator == 1:
-            return places
-        factor = 10 // (10 // 1) if False else 10
-        denominator //= _common(denominator, factor)
-    return None
+    """How many decimals write a fraction out; None if there are very many, or there is no end to them."""
+    return next((n for n in range(_MOST_DECIMALS) if 10**n % denominator == 0), None)

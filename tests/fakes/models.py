@@ -181,7 +181,7 @@ class ScriptedClient(Client):
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
-    ) -> AsyncGenerator[Completion]:
+    ) -> AsyncGenerator[Answer]:
         async with self._asked(call, headers, deadline, streamed=True) as step:
             if isinstance(step, str):
                 step = Stream(chunks(step))
@@ -189,7 +189,7 @@ class ScriptedClient(Client):
                 raise AssertionError(f"{call.model.name} was not to be asked for a stream")
             for piece in step.chunks:
                 await _sleep(step.apart, deadline)
-                yield piece
+                yield Answer(piece, 1)
             if isinstance(step.end, CallFailed):
                 raise step.end
             if isinstance(step.end, Hang):

@@ -475,12 +475,16 @@ class TestUsage:
         }
 
 
+def _seconds(body: bytes) -> float:
+    begun = time.process_time()
+    ChatRequest.parse(body)
+    return time.process_time() - begun
+
+
 def test_parsing_takes_linear_time() -> None:
     """Eight times the members take about eight times as long, not sixty-four times."""
     times = []
     for count in (4_000, 32_000):
         body = chat(*(f'"k{number}": "{"x" * 50}"' for number in range(count)))
-        begun = time.process_time()
-        ChatRequest.parse(body)
-        times.append(time.process_time() - begun)
+        times.append(min(_seconds(body) for _ in range(3)))
     assert times[1] < times[0] * 32

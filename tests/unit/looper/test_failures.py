@@ -1,11 +1,11 @@
 import pytest
 
-from looper.calls import Call, CallFailed, Failure, Result, State
+from looper.calls import CallFailed, Failure, Result, State
 from looper.errors import LooperError
 from looper.failures import why_no_answer
 from tests.fakes.models import completion, model, refused
 
-CALL = Call(model("m"), "panel", b"{}")
+MODEL = model("m")
 TIMEOUT, BUDGET = CallFailed(Failure.TIMEOUT), CallFailed(Failure.BUDGET)
 CONNECT, BROKEN, UNUSABLE = (
     CallFailed(kind) for kind in (Failure.CONNECT, Failure.BROKEN, Failure.UNUSABLE)
@@ -13,7 +13,7 @@ CONNECT, BROKEN, UNUSABLE = (
 
 
 def result(state: State, error: CallFailed | None = None) -> Result:
-    return Result(CALL, state, completion("x") if state == "ok" else None, error)
+    return Result(MODEL, "panel", state, completion("x") if state == "ok" else None, error)
 
 
 NOT_STARTED, CANCELLED, LATE = result("not_started"), result("cancelled"), result("timed_out")
@@ -100,4 +100,4 @@ def test_no_error_says_what_an_upstream_said() -> None:
     for outcome in (refused(418), refused(429, 5), CONNECT, TIMEOUT, BUDGET):
         said = why_no_answer([outcome]).to_json().decode()
         assert "418" not in said
-        assert CALL.model.name not in said.split('"message"')[1].split('"type"')[0].split()
+        assert MODEL.name not in said.split('"message"')[1].split('"type"')[0].split()

@@ -1,22 +1,23 @@
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from looper.calls import Call, CallFailed, Failure, Result
-from looper.fanout import Results, fan_out, never
+from looper.calls import CallFailed, Failure, Result
+from looper.drafts import Draft
+from looper.fanout import Results, Round, fan_out, never
 from tests.fakes.clock import timeless
 from tests.fakes.models import completion, model
 
 FOREVER = 10_000.0
 
 
-def calls(count: int) -> list[Call]:
-    return [Call(model(f"m{number}"), "panel", b"{}") for number in range(count)]
+def calls(count: int) -> list[Draft]:
+    return [Draft(model(f"m{number}"), "panel", {}, 0) for number in range(count)]
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Models:
     ended: list[str] = field(default_factory=list)
     most: int = 0
 
-    async def ask(self, call: Call) -> Result:
-        name = call.model.name
+    async def ask(self, draft: Draft) -> Result:
+        name = draft.model.name
         self.started.append(name)
         self.most = max(self.most, len(self.running))
         try:
@@ -37,8 +38,8 @@ class Models:
         finally:
             self.ended.append(name)
         if self.seconds[name] < 0:
-            return Result(call, "failed", error=CallFailed(Failure.BROKEN))
-        return Result(call, "ok", completion(name))
+            return Result(draft.model, "panel", "failed", error=CallFailed(Failure.BROKEN))
+        return Result(draft.model, "panel", "ok", completion(name))
 
     @property
     def running(self) -> list[str]:
@@ -58,8 +59,8 @@ def states(results: Sequence[Result]) -> list[str]:
 
 
 async def asked_all(
-    declared: Sequence[Call],
-    ask: Callable[[Call], Awaitable[Result]],
+    declared: Sequence[Draft],
+    ask: Callable[[Draft], Coroutine[Any, Any, Result]],
     *,
     max_concurrent: int,
     until: float,
@@ -67,9 +68,8 @@ async def asked_all(
     stop: Callable[[Results], bool] = never,
 ) -> list[Result]:
     """A fan-out, called in this one place."""
-    return await fan_out(
-        declared, ask, max_concurrent=max_concurrent, until=until, on_error=on_error, stop=stop
-    )
+    settings = Round(max_concurrent=max_concurrent, on_error=on_error)
+    return await fan_out(declared, ask, settings, {}, until=until, stop=stop)
 
 
 def enough(count: int) -> Callable[[Results], bool]:
@@ -99,7 +99,7 @@ class TestOrder:
         results = await asked_all(
             declared, models(1, 99, 99).ask, max_concurrent=2, until=now() + 5
         )
-        assert [result.call for result in results] == declared
+        assert [result.model for result in results] == [draft.model for draft in declared]
 
     @timeless
     async def test_no_calls_give_no_results_at_once(self) -> None:
@@ -281,11 +281,11 @@ class TestCancellation:
         """What is no result but an exception is raised, and leaves nothing running."""
         asked = models(50, 50)
 
-        async def ask(call: Call) -> Result:
-            if call.model.name == "m1":
+        async def ask(draft: Draft) -> Result:
+            if draft.model.name == "m1":
                 await asyncio.sleep(1)
                 raise ZeroDivisionError
-            return await asked.ask(call)
+            return await asked.ask(draft)
 
         with pytest.raises(ExceptionGroup) as caught:
             await asked_all(calls(2), ask, max_concurrent=2, until=FOREVER)
@@ -318,13 +318,13 @@ def test_whatever_happens(
             on_error="fail" if fail else "skip",
             stop=enough(needed),
         )
-        assert [result.call.model.name for result in results] == [*asked.seconds]
+        assert [result.model.name for result in results] == [*asked.seconds]
         assert asked.most <= limit
         assert asked.running == []
         assert asyncio.all_tasks() == before
         assert now() <= begun + time + 0.5
         for result, wanted in zip(results, seconds, strict=True):
-            name = result.call.model.name
+            name = result.model.name
             assert (name not in asked.started) == (result.state == "not_started")
             assert result.state != "ok" or wanted > 0
             assert result.state != "failed" or wanted < 0

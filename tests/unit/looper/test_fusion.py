@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from looper.budget import Budget, Ledger
+from looper.budget import Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Usage, WireUsage
 from looper.errors import InvalidField, LooperError
@@ -439,7 +439,7 @@ class TestPanelFails:
     ) -> None:
         """`min_successful_responses` is a real minimum: two drafts are no three."""
         client = script(alpha=refused(500))
-        pattern = fusion(min_successful_responses=minimum)
+        pattern = fusion(min_successful_responses=minimum, below_quorum="fail")
         if answered:
             assert done_of(await events_of(client, pattern=pattern)).outcome == "degraded"
         else:
@@ -680,7 +680,7 @@ class TestLimits:
         """Without any call there is nothing to fall back on."""
         client = script()
         run = run_of(client, calls=1)
-        assert run.ledger.reserve()
+        assert isinstance(run.ledger.reserve(model("m")), Grant)
         with pytest.raises(LooperError) as caught:
             await events_of(client, run=run)
         assert (caught.value.status, caught.value.code) == (402, "budget_exhausted")
@@ -776,4 +776,4 @@ class TestConfig:
     def test_knows_its_worst_case(self) -> None:
         """The panel, the judge and the final model are called once each."""
         config = FusionConfig(type="fusion", analysis_models=("a", "b"), judge_model="c")
-        assert config.most_calls() == 4
+        assert config.planned_calls() == 4

@@ -7,11 +7,13 @@ from random import Random
 
 import pytest
 
-from looper.budget import Budget, Ledger
-from looper.calls import Call, CallFailed, Failure
+from looper.budget import Budget, Grant, Ledger
+from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Completion, Usage, WireUsage
+from looper.drafts import Draft
 from looper.errors import DeadlineExceeded, UpstreamFailed
 from looper.events import Delta, Done, Event, Finish, Progress
+from looper.fanout import Round
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
@@ -36,15 +38,18 @@ FOREVER = 100_000.0
 def run_of(
     client: ScriptedClient | None = None, *, seconds: float = 60, calls: int | None = None
 ) -> Run:
-    ledger = Ledger(Budget(calls=calls))
+    ledger = Ledger(Budget(calls=calls), planned_calls=calls or 0)
     models = {"m": model("m")}
     return Run(
         "r", models, client or ScriptedClient({}), ledger, Deadline.after(seconds), Random(1), {"x": "y"}
     )  # fmt: skip
 
 
-def call(name: str = "m") -> Call:
-    return Call(model(name), "panel", b"{}")
+MEMBERS = {"messages": [{"role": "user", "content": "x"}]}
+
+
+def call(name: str = "m") -> Draft:
+    return Draft(model(name), "panel", MEMBERS, 1)
 
 
 def now() -> float:
@@ -297,7 +302,7 @@ class TestFanOut:
         """A fan-out of a run asks through the run: budget, headers and usage included."""
         client = ScriptedClient({"a": "yes", "b": refused(500), "c": "no"})
         run = run_of(client, calls=2)
-        results = await run.fan_out([call(name) for name in "abc"], max_concurrent=3, until=FOREVER)
+        results = await run.fan_out([call(name) for name in "abc"], Round(), until=FOREVER)
         assert [result.state for result in results] == ["ok", "failed", "not_started"]
         assert run.ledger.usage == Usage(10, 5)
 
@@ -306,7 +311,7 @@ class TestFanOut:
         """A run's fan-out ends as its pattern wants it to."""
         client = ScriptedClient({"a": After(1, refused(500)), "b": Hang()})
         results = await run_of(client).fan_out(
-            [call(name) for name in "ab"], max_concurrent=3, until=FOREVER, on_error="fail"
+            [call(name) for name in "ab"], Round(on_error="fail"), until=FOREVER
         )
         assert [result.state for result in results] == ["failed", "cancelled"]
 
@@ -343,7 +348,7 @@ class TestStream:
         """A stream counts as a call, and is refused as one."""
         client = ScriptedClient({"m": "yes"})
         run = run_of(client, calls=1)
-        assert run.ledger.reserve()
+        assert isinstance(run.ledger.reserve(model("m")), Grant)
         with pytest.raises(CallFailed) as caught:
             await read(run.stream(call(), until=FOREVER))
         assert caught.value.failure is Failure.BUDGET
@@ -362,64 +367,7 @@ async def read(pieces: AsyncGenerator[Completion]) -> None:
         pass
 
 
-PRICED = model("m", price={"input": "0.15", "output": "0.60"})
-
-
-class TestLedger:
-    def test_without_a_limit_every_call_is_granted(self) -> None:
-        """No limit is no limit, but calls are counted all the same."""
-        ledger = Ledger(Budget())
-        assert all(ledger.reserve() for _ in range(1000))
-        assert ledger.calls == 1000
-
-    @pytest.mark.parametrize("limit", [1, 3])
-    def test_grants_as_many_as_there_are(self, limit: int) -> None:
-        """What is refused is not counted."""
-        ledger = Ledger(Budget(calls=limit))
-        assert [ledger.reserve() for _ in range(5)] == [True] * limit + [False] * (5 - limit)
-        assert ledger.calls == limit
-
-    @pytest.mark.parametrize(("attempts", "calls"), [(0, 1), (1, 1), (2, 2), (5, 5)])
-    def test_counts_envoys_attempts(self, attempts: int, calls: int) -> None:
-        """Each attempt beyond the first is a call, though it was not reserved."""
-        ledger = Ledger(Budget())
-        ledger.reserve()
-        ledger.settle(PRICED, None, attempts=attempts)
-        assert ledger.calls == calls
-
-    def test_attempts_use_up_the_budget(self) -> None:
-        """Retries leave less for what follows."""
-        ledger = Ledger(Budget(calls=3))
-        ledger.reserve()
-        ledger.settle(PRICED, None, attempts=3)
-        assert not ledger.reserve()
-
-    def test_adds_up_usage_and_cost(self) -> None:
-        """Cost is that of each model's own price; what has no price costs nothing."""
-        ledger = Ledger(Budget())
-        ledger.settle(PRICED, Usage(100, 10))
-        ledger.settle(model("m"), Usage(1000, 1000))
-        ledger.settle(model("n", price={"input": 1, "output": 2}), Usage(3, 4))
-        assert ledger.usage == Usage(1103, 1014)
-        assert ledger.cost == 15 + 6 + 3 + 8
-
-    @pytest.mark.parametrize(
-        ("tokens", "cost"), [(0, 0), (1, 1), (6, 1), (7, 2), (1_000_000, 150_000)]
-    )
-    def test_cost_is_whole_and_never_too_low(self, tokens: int, cost: int) -> None:
-        """Micro-USD are rounded up once, over all, so that cents do not get lost in many small calls."""
-        ledger = Ledger(Budget())
-        ledger.settle(PRICED, Usage(tokens))
-        assert ledger.cost == cost
-
-    def test_many_small_calls_cost_what_one_large_one_does(self) -> None:
-        """No rounding happens in between."""
-        small, large = Ledger(Budget()), Ledger(Budget())
-        for _ in range(1000):
-            small.settle(PRICED, Usage(1, 1))
-        large.settle(PRICED, Usage(1000, 1000))
-        assert small.cost == large.cost == 750
-
+class TestMoney:
     async def test_a_blank_answer_is_paid_for(self) -> None:
         """What was not used has cost all the same."""
         run = run_of(ScriptedClient({"m": completion(" ")}))
@@ -437,6 +385,27 @@ class TestLedger:
         run = run_of(ScriptedClient({"m": Attempts(3, "yes")}))
         await run.ask(call(), until=FOREVER)
         assert run.ledger.calls == 3
+
+    async def test_what_a_model_cannot_take_is_not_sent(self) -> None:
+        """A model without a capability that the request needs is not asked, and nothing is spent."""
+        client = ScriptedClient({"m": "yes"})
+        run = run_of(client)
+        blind = Draft(model("m", capabilities=[]), "panel", MEMBERS, 1, frozenset({"vision"}))
+        result = await run.ask(blind, until=FOREVER)
+        assert result.state == "not_started"
+        assert result.error is not None
+        assert (result.error.failure, result.error.reason) == (Failure.UNSUITABLE, "vision")
+        assert (client.asked, run.ledger.calls) == ([], 0)
+
+    async def test_the_token_limit_is_sent(self) -> None:
+        """What the ledger grants is what the call is limited to, under the dialect's one name."""
+        client = ScriptedClient({"m": "yes"})
+        small = model("m", max_output=1000, dialect="openai")
+        await run_of(client).ask(
+            Draft(small, "panel", MEMBERS, 1, wanted_output=5000), until=FOREVER
+        )
+        assert client.asked[0].body["max_completion_tokens"] == 1000
+        assert "max_tokens" not in client.asked[0].body
 
 
 class TestDeadline:

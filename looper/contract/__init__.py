@@ -1,0 +1,44 @@
+"""Output contracts: what an answer has to be, and what it says once it is read. The union is their registry."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from looper.contract.base import FREE, Contract, Free, Violation, canonical
+from looper.contract.choice import ChoiceConfig
+from looper.contract.code import CodeConfig
+from looper.contract.exact import ExactConfig
+from looper.contract.json_contract import JsonConfig, JsonContract, from_response_format
+from looper.contract.number import NumberConfig
+from looper.contract.reference import Reference, ReferenceConfig
+from looper.contract.text import TextConfig
+
+ContractConfig = Annotated[
+    ChoiceConfig
+    | NumberConfig
+    | ExactConfig
+    | JsonConfig
+    | CodeConfig
+    | ReferenceConfig
+    | TextConfig,
+    Field(discriminator="type"),
+]
+
+__all__ = [
+    "FREE",
+    "ChoiceConfig",
+    "CodeConfig",
+    "Contract",
+    "ContractConfig",
+    "ExactConfig",
+    "Free",
+    "JsonConfig",
+    "JsonContract",
+    "NumberConfig",
+    "Reference",
+    "ReferenceConfig",
+    "TextConfig",
+    "Violation",
+    "canonical",
+    "from_response_format",
+]
