@@ -113,4 +113,6 @@ async def test_tools_go_to_the_final_stage(stack: Stack, client: openai.AsyncOpe
     choice = completion.choices[0]
     assert choice.finish_reason == "tool_calls"
     assert choice.message.tool_calls
-    assert choice.message.tool_calls[0].function.name == "lookup"
+    call = choice.message.tool_calls[0]
+    assert call.type == "function"
+    assert call.function.name == "lookup"

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
+    MultipleResults,
     RuleBasedStateMachine,
     consumes,
     initialize,
@@ -152,6 +153,9 @@ class TestPurse:
         assert isinstance(ledger.reserve(FREE), Grant)
 
 
+Held = tuple[Ledger, Grant, Model, int] | MultipleResults[tuple[Ledger, Grant, Model, int]]
+
+
 class Spending(RuleBasedStateMachine):
     """Stages that reserve and settle in any order, each using no more than it was granted."""
 
@@ -179,7 +183,7 @@ class Spending(RuleBasedStateMachine):
         prompt=st.integers(0, 3000),
         wanted=st.none() | st.integers(1, 5000),
     )
-    def reserve(self, which: int, priced: bool, prompt: int, wanted: int | None) -> object:
+    def reserve(self, which: int, priced: bool, prompt: int, wanted: int | None) -> Held:
         asked = PRICED if priced else FREE
         ledger = self.ledgers[which]
         grant = ledger.reserve(asked, prompt, wanted)
