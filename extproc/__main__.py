@@ -39,6 +39,9 @@ def main() -> None:
     "--health", default=None, help="gRPC health on a port of its own, such as 0.0.0.0:9004."
 )
 @click.option(
+    "--admin", default=None, help="HTTP: /healthz, /runs, /load. unix:/path or 127.0.0.1:port."
+)
+@click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
 )
 @click.option(
@@ -49,6 +52,7 @@ def serve(
     path: Path,
     listen: tuple[str, ...],
     health: str | None,
+    admin: str | None,
     drain: float,
     grace: float,
     log_level: str,
@@ -61,9 +65,10 @@ def serve(
     telemetry.set_up(log_level)
     with _reporting():
         config = load_config(path)
-        for address in (*listen, *([health] if health else [])):
-            check_address(address)
-    service = Service(listen, health, drain, grace)
+        for address in (*listen, health, admin):
+            if address is not None:
+                check_address(address)
+    service = Service(listen, health, admin, drain, grace)
     try:
         asyncio.run(serve(config, service, lambda: None))
     except OSError as error:
@@ -74,10 +79,12 @@ def serve(
 @click.argument("path", type=click.Path(path_type=Path))
 def check(path: Path) -> None:
     """Say everything that is wrong with a configuration."""
-    from extproc.config import load_config
+    from extproc.config import load_config, warnings
 
     with _reporting():
-        load_config(path)
+        config = load_config(path)
+    for warning in warnings(config):
+        click.echo(f"{path}: warning: {warning}", err=True)
     click.echo(f"{path}: good")
 
 

@@ -11,8 +11,10 @@ from pydantic import AfterValidator, Field, ValidationError
 from extproc.decisions import rules
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import ConfigError
+from extproc.runs import TraceSettings
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted, parse_yaml
+from looper.algorithms import is_routed
 from looper.budget import Ceiling
 from looper.models import Model
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
@@ -83,6 +85,7 @@ class Config(Setting):
     heartbeat: SomeTime = timedelta(seconds=10)
     debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
+    trace: TraceSettings = TraceSettings()
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, Recipe] = Field(min_length=1)
@@ -130,6 +133,7 @@ def _cross_check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name, recipe_ in config.recipes.items():
         for path, text in _check_recipe(recipe_, models):
             yield ("recipes", name, *path), text
+    yield from _check_clocks(config)
 
 
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
@@ -150,9 +154,46 @@ def _check_decision(
     for below, model in decision.algorithm.members():
         if model not in models:
             yield ("algorithm", *below), unknown("model", model, models)
+    if decision.overload is not None and decision.overload not in models:
+        yield ("overload",), unknown("model", decision.overload, models)
     for below, signal in rules.names(decision.when) if decision.when is not None else ():
         if signal not in recipe.signals:
             yield ("when", *below), unknown("signal", signal, recipe.signals)
+
+
+def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A run must end before Envoy ends it: its clocks are those that this file tells it."""
+    clocks = {
+        "envoy.stream_idle_timeout": config.envoy.stream_idle_timeout,
+        "envoy.max_stream_duration": config.envoy.max_stream_duration,
+    }
+    for name, recipe in config.recipes.items():
+        for index, decision in enumerate(recipe.decisions):
+            if is_routed(decision.algorithm):
+                continue
+            for clock, limit in clocks.items():
+                if limit is not None and decision.budget.deadline >= limit:
+                    path = ("recipes", name, "decisions", index, "budget", "deadline")
+                    yield path, f"must be shorter than {clock}, which ends the request"
+
+
+def warnings(config: Config) -> list[str]:
+    """What is no error, but hardly meant."""
+    found = []
+    for name, recipe in config.recipes.items():
+        for decision in recipe.decisions:
+            where = f"recipes.{name}.{decision.name}"
+            planned, calls = decision.algorithm.planned_calls(), decision.budget.calls
+            if calls is not None and planned > calls:
+                found.append(f"{where}: may need {planned} calls, and its budget has {calls}")
+        found += [f"recipes.{name}.{each}: can never be reached" for each in _unreachable(recipe)]
+    return found
+
+
+def _unreachable(recipe: Recipe) -> list[str]:
+    ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
+    end = next(at for at, decision in enumerate(ranked) if decision.when is None)
+    return [decision.name for decision in ranked[end + 1 :]]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

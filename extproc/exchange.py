@@ -46,6 +46,7 @@ from looper.errors import (
 )
 from looper.run import FORWARDED, Deadline, Run, drive, seeded
 from looper.single import SingleConfig
+from looper.trace import Trace
 
 _log = structlog.get_logger()
 
@@ -226,6 +227,7 @@ class Exchange:
                 debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
             )
             stack.callback(answering.release)
+            stack.callback(lambda: runtime.runs.add(request, run, self._facts))
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             pattern = runtime.pattern(str(facts["recipe"]), decision.name)
@@ -244,6 +246,7 @@ class Exchange:
             deadline=Deadline.after(decision.budget.deadline.total_seconds()),
             random=seeded(request),
             headers={name: headers[name] for name in FORWARDED if name in headers},
+            trace=Trace(full=self._runtime.runs.full),
         )
 
     # What is not ours passes, byte for byte.

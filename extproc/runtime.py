@@ -10,6 +10,7 @@ from extproc.config import Config
 from extproc.decisions.engine import Policy
 from extproc.errors import ProtocolError
 from extproc.outflow import Outflow
+from extproc.runs import Runs
 from looper.admission import Admission
 from looper.algorithms import is_routed
 from looper.budget import Purse
@@ -31,6 +32,7 @@ class Runtime:
     admission: Admission
     purse: Purse
     outflow: Outflow
+    runs: Runs
 
     def policy(self, model: str, recipe: str | None) -> Policy:
         """The policy for a request: the recipe that Envoy's route names, else that of the model's entrypoint.
@@ -79,6 +81,7 @@ def build(config: Config, client: Client) -> Runtime:
         ),
         purse=Purse(limits.ceiling),
         outflow=Outflow(limits.max_inflight_bytes),
+        runs=Runs(config.trace),
     )
 
 

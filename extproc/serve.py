@@ -3,11 +3,13 @@
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
 
-from extproc.config import Config
+from extproc.admin import admin
+from extproc.config import Config, warnings
 from extproc.runtime import build
 from extproc.server import serving
 from looper.client import EgressClient
@@ -21,6 +23,7 @@ class Service:
 
     listen: Sequence[str]
     health: str | None
+    admin: str | None
     drain: float
     grace: float
 
@@ -35,11 +38,17 @@ async def serve(config: Config, service: Service, ready: Callable[[], None]) -> 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with EgressClient(config.egress) as client:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(EgressClient(config.egress))
         runtime = build(config, client)
+        stack.enter_context(runtime.runs.writing())
+        if service.admin is not None:
+            await stack.enter_async_context(admin(lambda: runtime, service.admin))
         async with serving(
             lambda: runtime, service.listen, service.health, service.grace
         ) as health:
+            for warning in warnings(config):
+                _log.warning("config", problem=warning)
             _log.info("serving", listen=list(service.listen), health=service.health)
             ready()
             await stop.wait()

@@ -116,7 +116,7 @@ class Run:
                 async with aclosing(chunks) as arriving:
                     async for chunk, tries in arriving:
                         attempts = tries
-                        record.spoke()
+                        record.spoke(chunk)
                         # Some backends say with every chunk what they have used so far: the last word counts.
                         usage = chunk.usage.read() if chunk.usage else usage
                         yield chunk

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from looper.calls import Result
-from looper.chat import Usage
+from looper.chat import Completion, Usage
 from looper.drafts import Draft
 
 _MAX_CALLS = 256
@@ -28,18 +28,26 @@ class CallRecord:
     status: int | None = None
     usage: Usage | None = None
     dropped: tuple[str, ...] = ()
+    text: str | None = None
+    """What the model said; kept only in a trace that is `full`."""
 
     def end(self, result: Result) -> Result:
         """Note what came of the call."""
         self.state = result.state
+        if self.text is not None:
+            self.text += result.text
         if result.error is not None:
             self.reason = result.error.reason or result.error.failure.value
             self.status = result.error.status
         return result
 
-    def spoke(self) -> None:
+    def spoke(self, chunk: Completion) -> None:
+        """Note a chunk of a streamed answer."""
         if self.first_token is None:
             self.first_token = time.monotonic()
+        if self.text is not None:
+            deltas = (choice.delta for choice in chunk.choices)
+            self.text += "".join(delta.content or "" for delta in deltas if delta is not None)
 
 
 @dataclass(slots=True)
@@ -50,6 +58,7 @@ class Trace:
     stages: list[tuple[str, float]] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    full: bool = False
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -64,7 +73,11 @@ class Trace:
     def call(self, draft: Draft) -> Iterator[CallRecord]:
         """Record a call from here to the end of the block."""
         record = CallRecord(
-            draft.model.name, draft.role, self._now(), dropped=tuple(draft.dropped())
+            draft.model.name,
+            draft.role,
+            self._now(),
+            dropped=tuple(draft.dropped()),
+            text="" if self.full else None,
         )
         if len(self.calls) < _MAX_CALLS:
             self.calls.append(record)
@@ -106,6 +119,8 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         facts["status"] = record.status
     if record.usage is not None:
         facts["usage"] = record.usage.to_dict()
+    if record.text is not None:
+        facts["text"] = record.text
     if record.dropped:
         facts["dropped"] = list(record.dropped)
     return facts

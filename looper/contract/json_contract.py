@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-import json_repair
 import msgspec
 from pydantic import Field, model_validator
 
@@ -11,13 +10,13 @@ from looper.contract import json_schema
 from looper.contract.base import Contract, Violation, quote, visible
 from looper.contract.extraction import Extraction, marker_pattern
 from looper.contract.fences import blocks
+from looper.contract.json_mending import mend
 from looper.contract.json_schema import BadSchema, Schema
-from looper.contract.json_text import NotJson, canonical, is_complete, parse, sources
+from looper.contract.json_text import NotJson, canonical, parse, sources
 from looper.errors import InvalidField
 from looper.settings import Setting
 
 _ANY_OBJECT = '{"type": "object"}'
-_LONGEST_REPAIR = 64 << 10
 
 
 class JsonConfig(Setting):
@@ -135,34 +134,24 @@ class JsonContract(Contract[str]):
 
 
 def _mend(content: str) -> str | None:
-    """The JSON that broken JSON was meant to be. What breaks off stays broken: its end is not ours to invent."""
     fenced = [
         block.content for block in blocks(content) if block.content.lstrip()[:1] in ("{", "[")
     ]
-    source = fenced[-1] if fenced else content[_first_bracket(content) :]
-    if not source or len(source) > _LONGEST_REPAIR or not is_complete(source):
-        return None
-    try:
-        mended: str = json_repair.repair_json(source, ensure_ascii=False)
-    except (ValueError, RecursionError):
-        return None
-    return mended
+    return mend(fenced[-1] if fenced else content)
 
 
-def _first_bracket(text: str) -> int:
-    found = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-    return min(found, default=len(text))
+_ABSENT = msgspec.Raw(b"null")
 
 
 class _Wanted(msgspec.Struct, frozen=True):
     """`response_format` of a request, as far as it is a contract."""
 
     type: str
-    json_schema: msgspec.Raw | None = None
+    json_schema: msgspec.Raw = _ABSENT
 
 
 class _Named(msgspec.Struct, frozen=True):
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = _ABSENT
 
 
 def from_response_format(raw: bytes | msgspec.Raw | None) -> JsonContract | None:
@@ -170,19 +159,27 @@ def from_response_format(raw: bytes | msgspec.Raw | None) -> JsonContract | None
 
     Raises InvalidField for a schema that is none, or one that is too large to be checked.
     """
-    wanted = _decode(raw, _Wanted) if raw is not None and bytes(raw).strip() != b"null" else None
-    if wanted is None or wanted.type not in ("json_object", "json_schema"):
+    if raw is None or bytes(raw).strip() == b"null":
+        return None
+    wanted: _Wanted = _decode(raw, _Wanted)
+    if wanted.type not in ("json_object", "json_schema"):
         return None
     document = _ANY_OBJECT
     if wanted.type == "json_schema":
-        if wanted.json_schema is None:
-            raise _unusable("`json_schema` is missing")
-        named = _decode(wanted.json_schema, _Named)
-        document = bytes(named.schema).decode() if named.schema is not None else document
+        document = _schema_of(wanted.json_schema)
     try:
         return JsonContract(Schema(document), Extraction(mode="exact"))
-    except (BadSchema, UnicodeDecodeError) as error:
-        raise _unusable(str(error) if isinstance(error, BadSchema) else "it is not UTF-8") from None
+    except BadSchema as error:
+        raise _unusable(str(error)) from None
+
+
+def _schema_of(raw: msgspec.Raw) -> str:
+    named: _Named = _decode(raw, _Named)
+    try:
+        document = bytes(named.schema).decode()
+    except UnicodeDecodeError:
+        raise _unusable("it is not UTF-8") from None
+    return _ANY_OBJECT if document.strip() == "null" else document
 
 
 def _decode(raw: bytes | msgspec.Raw, type: type[Any]) -> Any:

@@ -16,9 +16,10 @@ from looper.contract.json_text import Json, NotJson, canonical, parse
 from looper.contract.patterns import Pattern
 
 _LARGEST = 128 << 10
-_MOST_WORK = 2_000_000
+_MOST_WORK = 700_000
 _DEEPEST = 160
 _MOST_PATTERNS = 100
+_PATTERN_MEMORY = 256 << 10
 _SHOWN = 40
 
 
@@ -177,7 +178,7 @@ class _Compiler:
         self._patterns += 1
         try:
             if self._patterns <= _MOST_PATTERNS:
-                return Pattern(source)
+                return Pattern(source, _PATTERN_MEMORY)
         except ValueError:
             pass
         self.unchecked.append(f"pattern {_shorten(source)}")
@@ -270,18 +271,38 @@ def _type(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
 
 
 def _enum(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
-    allowed = frozenset(map(canonical, _array(argument)))
-    types = {type(each) for each in _array(argument)}
+    allowed = _array(argument)
+    scalars = {(type(each), each) for each in allowed if not isinstance(each, (dict, list))}
+    containers = [(each, _size(each)) for each in allowed if isinstance(each, (dict, list))]
     fault = f"must be one of {_shorten(canonical(argument))}"
 
-    def check(value: Json, work: Work) -> Fault | None:
-        if type(value) not in types:
-            return Fault(fault)
-        written = canonical(value)
-        work.spend(len(written) // 8)
-        return None if written in allowed else Fault(fault)
+    def is_scalar(value: Json, work: Work) -> Fault | None:
+        return None if (type(value), value) in scalars else Fault(fault)
 
-    return dict.fromkeys(_ANY, check)
+    def is_container(value: Json, work: Work) -> Fault | None:
+        for each, size in containers:
+            work.spend(size)
+            if _equal(each, value):
+                return None
+        return Fault(fault)
+
+    return {type: is_container if type in (dict, list) else is_scalar for type in _ANY}
+
+
+def _size(value: Json) -> int:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_size, inside))
+
+
+def _equal(a: Json, b: Json) -> bool:
+    """Whether two values are the same, at the cost of the smaller; for Python, true is 1 as well."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
 
 
 def _const(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
@@ -421,7 +442,7 @@ def _pattern(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
 
 def _matches(pattern: Pattern, value: str, work: Work) -> bool:
     # RE2 may take a step for each character and each instruction of the pattern, though it seldom does.
-    work.spend(2 + len(value) * pattern.size // 200)
+    work.spend(8 + len(value) * pattern.size // 200)
     return pattern.found(value)
 
 
@@ -444,7 +465,7 @@ def _unique_items(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
 
     def check(value: list[Json], work: Work) -> Fault | None:
         written = [canonical(each) for each in value]
-        work.spend(len(value) + sum(map(len, written)) // 8)
+        work.spend(sum(map(len, written)) // 2)
         return None if len(set(written)) == len(written) else Fault("must not have an item twice")
 
     return {list: check} if argument else {}

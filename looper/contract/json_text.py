@@ -13,7 +13,7 @@ _DEEPEST = 64
 _MOST_DIGITS = 4_000
 _MOST_TRIALS = 200
 _WRITTEN_OUT = 40
-_BRACKET = re.compile(r'[][{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BEGINNING = re.compile(r'[\[{]\s*"|\[\s*[\[{]')
 
 
 class NotJson(ValueError):
@@ -121,7 +121,7 @@ def sources(text: str) -> list[str]:
 
 
 def _amid_prose(text: str) -> Iterator[str]:
-    """Values that begin at any bracket. Brackets that begin none cost what was read until that was clear."""
+    """Values that begin at any bracket. Nothing behind a broken one: what can be read there is a part of it."""
     # Numbers are left as they are: here it only matters where a value ends.
     decoder = json.JSONDecoder(parse_int=str, parse_float=str)
     at, left = 0, 4 * len(text) + 1_000
@@ -132,6 +132,8 @@ def _amid_prose(text: str) -> Iterator[str]:
         try:
             _, at = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
+            if _BEGINNING.match(text, start):
+                return
             left -= error.pos - start
             at = start + 1
         except RecursionError:
@@ -153,16 +155,3 @@ def member(source: str, name: str) -> str | Decimal | bool | None:
         return None
     found = value.get(name) if isinstance(value, dict) else None
     return found if isinstance(found, (str, Decimal, bool)) else None
-
-
-def is_complete(text: str) -> bool:
-    """Whether every bracket that is opened is closed: what breaks off must not be closed by guessing."""
-    depth = 0
-    for token in _BRACKET.finditer(text):
-        mark = token[0]
-        if mark[0] == '"' and (len(mark) == 1 or mark[-1] != '"'):
-            return False
-        depth += (mark in "{[") - (mark in "}]")
-        if depth > _DEEPEST:
-            return False
-    return depth <= 0

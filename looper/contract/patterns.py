@@ -11,10 +11,10 @@ _TAIL = 4_096
 _MEMORY = 2 << 20
 
 
-def _options() -> re2.Options:
+def _options(memory: int) -> re2.Options:
     options = re2.Options()
     options.log_errors = False  # RE2 would write to stderr, past the log
-    options.max_mem = _MEMORY  # the binding keeps the last 128 patterns
+    options.max_mem = memory  # the binding keeps the last 128 patterns
     options.never_capture = True  # the whole match is what counts, and finding groups takes longer
     return options
 
@@ -22,18 +22,19 @@ def _options() -> re2.Options:
 class Pattern:
     """A compiled pattern. Raises ValueError for what RE2 does not take: its reason is in the message."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, memory: int = _MEMORY) -> None:
         if len(source) > _LONGEST:
             raise ValueError(f"a pattern has at most {_LONGEST} characters")
         self.source = source
-        self._compiled = _compile(source)
+        self._memory = memory
+        self._compiled = _compile(source, memory)
         self.size: int = self._compiled.programsize
 
     @cached_property
     def _last(self) -> re2._Regexp:
         # Greedy, so that what is left for the pattern is its last match: one pass, where going from match to match may
         # look at the whole rest of the text for each.
-        return _compile(f"(?s:.*)(?m:{self.source})")
+        return _compile(f"(?s:.*)(?m:{self.source})", self._memory)
 
     def found(self, text: str) -> bool:
         return self._compiled.search(_utf8(text)) is not None
@@ -54,9 +55,9 @@ class Pattern:
         return matches[-1].decode("utf-8", "replace") if matches else None
 
 
-def _compile(source: str) -> re2._Regexp:
+def _compile(source: str, memory: int) -> re2._Regexp:
     try:
-        return re2.compile(source, _options())
+        return re2.compile(source, _options(memory))
     except (re2.error, UnicodeEncodeError) as error:
         raise ValueError(f"RE2 does not take the pattern: {_reason(error)}") from None
 

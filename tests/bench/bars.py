@@ -86,4 +86,6 @@ def add_first_token(results: Results) -> None:
     added = routed.figure("added p50, ms")
     if added is not None and added.median > 0:
         delays = token.figures.get("delay, ms", [])
-        token.figures["delay ÷ added by routing"] = [delay / added.median for delay in delays]
+        token.figures["delay ÷ added by routing"] = [
+            None if delay is None else delay / added.median for delay in delays
+        ]

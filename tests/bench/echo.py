@@ -44,9 +44,16 @@ async def build() -> Path:
     out = CACHE / f"echo-{await _fingerprint()}"
     binary = out / "echo"
     if not binary.exists():
+        make_cache()
         sys.stderr.write(f"building {binary.relative_to(ROOT)}\n")
         await output_of("make", "-C", str(_SOURCE), f"PROTO={_PROTO}", f"OUT={out}")
     return binary
+
+
+def make_cache() -> None:
+    """The folder for what is built or installed once; it keeps itself out of version control."""
+    CACHE.mkdir(exist_ok=True)
+    (CACHE / ".gitignore").write_text("*\n")
 
 
 async def _fingerprint() -> str:

@@ -17,8 +17,7 @@ from tests.bench.plan import Plan, Rounds, in_order, processes
 from tests.bench.processes import BenchFailed, memory
 from tests.bench.results import Measured
 from tests.bench.rig import Rig
-from tests.bench.routed import ratio
-from tests.bench.sample import Numbers, Sample
+from tests.bench.sample import Numbers, Sample, ratio
 
 STAGES = 3
 CRITICAL_MS = STAGES * STAGE_SECONDS * 1000
@@ -45,7 +44,7 @@ class Fusion:
                 rounds[side].append(await self._slice(rig, plan, side))
         walls = [numbers["p50_ms"] for numbers in rounds["ours"]]
         calls = [numbers["p50_ms"] for numbers in rounds["calls"]]
-        figures = {
+        figures: dict[str, list[float | None]] = {
             "p50 ÷ critical path": [ratio(wall, CRITICAL_MS) for wall in walls],
             "p50 ÷ three plain calls": list(map(ratio, walls, calls)),
             "p95 ÷ critical path": [
@@ -79,7 +78,10 @@ class FirstToken:
         for round_ in range(plan.rounds):
             for side in in_order(tuple(rounds), round_):
                 rounds[side].append(await self._slice(rig, plan, side))
-        return Measured(self.name, rounds, {"delay, ms": [n["p50_ms"] for n in rounds["ours"]]})
+        figures: dict[str, list[float | None]] = {
+            "delay, ms": [numbers["p50_ms"] for numbers in rounds["ours"]]
+        }
+        return Measured(self.name, rounds, figures)
 
     async def _slice(self, rig: Rig, plan: Plan, side: str) -> Numbers:
         if side == "ours":
@@ -122,7 +124,7 @@ class OpenRuns:
 
     async def measure(self, rig: Rig, plan: Plan) -> Measured:
         rounds: Rounds = {"idle": [], "beside": []}
-        figures: dict[str, list[float]] = {
+        figures: dict[str, list[float | None]] = {
             name: [] for name in ("routed p50 ÷ idle's", "open", "lost", "RSS, MiB", "MiB per run")
         }
         body = rig.body("beside", workload.chat(workload.AUTO))

@@ -5,8 +5,8 @@ import re
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,15 @@ _DRIVES: dict[str, Drive] = {"routed": _routed, "loop": _loop}
 
 
 def _summary(recorded: dict[str, Any]) -> list[str]:
-    own: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+    own: defaultdict[str, float] = defaultdict(float)
+    total: defaultdict[str, float] = defaultdict(float)
     whole = 0.0
     for stack, weight in _stacks(recorded):
         whole += weight
         own[stack[-1]] += weight
         for name in set(stack):
             total[name] += weight
-    ours = Counter({name: count for name, count in total.items() if _OURS.search(name)})
+    ours = {name: weight for name, weight in total.items() if _OURS.search(name)}
     return [
         *_table("self", own, whole),
         *_table("with what they call", total, whole),
@@ -118,6 +118,6 @@ def _frame(frame: dict[str, Any]) -> str:
     return f"{frame['name'].partition(' (')[0]}  {where}"
 
 
-def _table(heading: str, counts: Counter[str], whole: float) -> list[str]:
-    rows = [f"  {count / whole:6.1%}  {name}" for name, count in counts.most_common(_TOP)]
-    return ["", f"{heading}:", *rows]
+def _table(heading: str, weights: Mapping[str, float], whole: float) -> list[str]:
+    top = sorted(weights.items(), key=lambda item: -item[1])[:_TOP]
+    return ["", f"{heading}:", *(f"  {weight / whole:6.1%}  {name}" for name, weight in top)]

@@ -1,6 +1,5 @@
 """Results as tables: ratios first, for they mean something on any machine, then the numbers themselves."""
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -93,7 +92,7 @@ def _figures(cases: Iterable[Measured]) -> Table:
 
 def _ratios_first(case: Measured) -> list[str]:
     return sorted(
-        (name for name, values in case.figures.items() if values),
+        (name for name in case.figures if case.figure(name) is not None),
         key=lambda name: _RATIO not in name,
     )
 
@@ -177,8 +176,6 @@ def _range(value: Spread) -> str:
 
 
 def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "–"
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.3g}"

@@ -24,7 +24,7 @@ class Measured(msgspec.Struct):
 
     name: str
     sides: dict[str, list[Numbers]] = {}
-    figures: dict[str, list[float]] = {}
+    figures: dict[str, list[float | None]] = {}
     missing: str | None = None
     """Why there is nothing to measure."""
     failed: str | None = None
@@ -35,7 +35,7 @@ class Measured(msgspec.Struct):
         return Spread.of(values) if values else None
 
     def figure(self, name: str) -> Spread | None:
-        values = self.figures.get(name)
+        values = [value for value in self.figures.get(name, []) if value is not None]
         return Spread.of(values) if values else None
 
     def with_summary(self) -> dict[str, Any]:

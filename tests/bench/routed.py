@@ -10,7 +10,7 @@ from tests.bench.meter import metered
 from tests.bench.plan import Plan, Rounds, in_order, processes
 from tests.bench.results import Measured
 from tests.bench.rig import Rig
-from tests.bench.sample import Numbers
+from tests.bench.sample import Figures, Numbers, ratio
 
 _KB = 1000
 _WARM_UP = 0.5
@@ -33,7 +33,7 @@ class Paired:
     name: str
     ways: dict[str, Way]
     connections: int
-    figures: Callable[[dict[str, Numbers]], Numbers]
+    figures: Callable[[dict[str, Numbers]], Figures]
     """Of the sides of one round."""
     missing: str | None = None
 
@@ -52,7 +52,7 @@ class Paired:
                 rounds[side].append(numbers)
         return Measured(self.name, rounds, self._figures(plan, rounds))
 
-    def _figures(self, plan: Plan, rounds: Rounds) -> dict[str, list[float]]:
+    def _figures(self, plan: Plan, rounds: Rounds) -> dict[str, list[float | None]]:
         made = [
             self.figures({side: numbers[round_] for side, numbers in rounds.items()})
             for round_ in range(plan.rounds)
@@ -92,7 +92,7 @@ def routed(size: str, connections: int, mode: BodyMode, profile: Profile) -> Pai
 SIZES = {"1kB": _KB, "32kB": 32 * _KB, "220kB": 220 * _KB, "4MB": 4000 * _KB}
 
 
-def _against_echo(sides: dict[str, Numbers]) -> Numbers:
+def _against_echo(sides: dict[str, Numbers]) -> Figures:
     none, ours, echo = sides["none"], sides["ours"], sides["echo"]
     return {
         "added p50 ÷ echo's": ratio(
@@ -106,11 +106,6 @@ def _against_echo(sides: dict[str, Numbers]) -> Numbers:
         "Envoy CPU ÷ with echo": ratio(ours["envoy_cpu_us"], echo["envoy_cpu_us"]),
         "added p50, ms": ours["p50_ms"] - none["p50_ms"],
     }
-
-
-def ratio(ours: float, theirs: float) -> float:
-    """Noise can make of a small difference nothing, or less; there is no ratio to that."""
-    return ours / theirs if theirs > 0 else float("inf")
 
 
 def immediate(connections: int) -> Paired:
@@ -138,7 +133,7 @@ def unknown_model(connections: int) -> Paired:
     )
 
 
-def _ours_to_echo(sides: dict[str, Numbers]) -> Numbers:
+def _ours_to_echo(sides: dict[str, Numbers]) -> Figures:
     ours, echo = sides["ours"], sides["echo"]
     return {
         "p50 ÷ echo's": ratio(ours["p50_ms"], echo["p50_ms"]),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 Numbers = dict[str, float]
+Figures = dict[str, float | None]
+"""None: what it is to be a ratio to is no more than noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +44,7 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values))
+
+
+def ratio(ours: float, theirs: float) -> float | None:
+    return ours / theirs if theirs > 0 else None

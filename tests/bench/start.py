@@ -15,8 +15,7 @@ from tests.bench.plan import Plan, Rounds, in_order
 from tests.bench.processes import BenchFailed, cpu_seconds, memory, output_of, running, until_exists
 from tests.bench.results import Measured
 from tests.bench.rig import Rig
-from tests.bench.routed import ratio
-from tests.bench.sample import Numbers
+from tests.bench.sample import Numbers, ratio
 
 _SETTLE_SECONDS = 0.5
 _LIBRARIES = "import grpc, aiohttp, pydantic"
@@ -41,7 +40,7 @@ class Start:
             ratio(ours["seconds"], imports["seconds"])
             for ours, imports in zip(rounds["ours"], rounds["imports"], strict=True)
         ]
-        figures = {
+        figures: dict[str, list[float | None]] = {
             "time ÷ imports'": times,
             "idle RSS, MiB": [numbers["rss_mib"] for numbers in rounds["ours"]],
         }
@@ -89,7 +88,7 @@ class Imports:
         for round_ in range(plan.starts):
             for side in in_order(tuple(rounds), round_):
                 rounds[side].append(await _import_time(statements[side]))
-        figures = {
+        figures: dict[str, list[float | None]] = {
             "time ÷ libraries'": [
                 ratio(ours["ms"], libraries["ms"])
                 for ours, libraries in zip(rounds["ours"], rounds["libraries"], strict=True)

@@ -38,6 +38,7 @@ class Processor:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "extproc", "serve", "-c", str(self.config)),
                 *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
+                *("--admin", f"unix:{self.socket.with_name('admin.sock')}"),
                 stdout=output,
                 stderr=output,
             )
@@ -98,11 +99,15 @@ class Stack:
 
 @asynccontextmanager
 async def run_stack(
-    simulator: Simulator, change: Mapping[str, Any] | None = None, *, shipped: bool = False
+    simulator: Simulator,
+    change: Mapping[str, Any] | None = None,
+    *,
+    shipped: bool = False,
+    runs_file: bool = False,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
-    With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
+    With `runs_file`, runs are written to `runs.jsonl` in the stack's folder. With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
     async with AsyncExitStack() as stack:
         # Paths of sockets are limited to about 100 bytes.
@@ -117,6 +122,8 @@ async def run_stack(
         demo = yaml.safe_load(DEMO.read_text())
         config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
         config["envoy"] = {**config.get("envoy", {}), **places}
+        if runs_file:
+            config["trace"] = {**config.get("trace", {}), "file": f"{folder}/runs.jsonl"}
         for model in config["models"]:
             model["url"] = f"{models.url}/v1"
         path = folder / "looper.yaml"

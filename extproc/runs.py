@@ -1,0 +1,99 @@
+"""The runs of this process: the last ones in memory, and if wanted all or some of them in a file."""
+
+import json
+import logging
+import queue
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
+from pathlib import Path
+from random import random
+from typing import Any, Literal
+
+from pydantic import Field
+
+from extproc.protocol.actions import Metadata
+from looper.chat import ChatRequest
+from looper.run import Run
+from looper.settings import ByteCount, Probability, Setting
+
+
+class TraceSettings(Setting):
+    """What is kept of each run. Without `full`, nothing of what was said."""
+
+    record: Literal["none", "metadata", "full"] = "metadata"
+    keep: int = Field(default=256, ge=0, le=100_000, description="runs in memory")
+    file: str | None = Field(
+        default=None, pattern=r"^/", description="JSON lines; default: no file"
+    )
+    sample: Probability = Field(default=1.0, description="the part of runs that goes to the file")
+    max_bytes: ByteCount = Field(
+        default=64 << 20, description="of a file, before the next is begun"
+    )
+    files: int = Field(default=4, ge=1, le=1000, description="older files that are kept")
+
+
+class Runs:
+    """Remembers runs: a ring, and a file that is written by a thread of its own."""
+
+    def __init__(self, settings: TraceSettings) -> None:
+        self._settings = settings
+        self._ring: deque[dict[str, Any]] = deque(maxlen=settings.keep)
+        self._sink: logging.Logger | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether what was said is kept as well."""
+        return self._settings.record == "full"
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The newest first."""
+        yield from reversed(self._ring)
+
+    def find(self, run: str) -> dict[str, Any] | None:
+        return next((record for record in self if record["run"] == run), None)
+
+    def add(self, request: ChatRequest, run: Run, facts: Metadata) -> None:
+        """Remember a run that has ended. `facts` are those of its exchange."""
+        if self._settings.record == "none":
+            return
+        record: dict[str, Any] = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **facts,
+            "usage": run.ledger.usage.to_dict(),
+            **run.trace.to_dict(),
+        }
+        if self.full:
+            record["messages"] = json.loads(bytes(request.members["messages"]))
+        self._ring.append(record)
+        if self._sink is not None and random() < self._settings.sample:
+            self._sink.info("%s", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write to the file while the block lasts."""
+        if self._settings.file is None:
+            yield
+            return
+        path = Path(self._settings.file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+        sink = logging.Logger("looper.runs", logging.INFO)  # of our own: not in logging's tree
+        sink.addHandler(QueueHandler(lines))
+        handler = RotatingFileHandler(
+            path,
+            maxBytes=self._settings.max_bytes,
+            backupCount=self._settings.files,
+            encoding="utf-8",
+        )
+        listener = QueueListener(lines, handler)
+        listener.start()
+        self._sink = sink
+        try:
+            yield
+        finally:
+            self._sink = None
+            listener.stop()
+            handler.close()

@@ -1,0 +1,71 @@
+"""What is kept of runs, and who may see it, through a real Envoy."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.envoy.conftest import quick_models
+from tests.envoy.requests import TEAM, ask, chat
+from tests.fakes.stack import Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def runs_of(stack: Stack, path: str = "/runs") -> Any:
+    connector = aiohttp.UnixConnector(str(stack.folder / "admin.sock"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(f"http://admin{path}") as response,
+    ):
+        return await response.json()
+
+
+async def until_runs(stack: Stack, count: int) -> list[dict[str, Any]]:
+    """The runs once there are so many: one is noted when its exchange is over, a moment after its client's."""
+    async with asyncio.timeout(5):
+        while len(found := await runs_of(stack)) < count:
+            await asyncio.sleep(0.02)
+    records: list[dict[str, Any]] = found
+    return records
+
+
+async def test_a_run_is_kept_without_what_was_said() -> None:
+    """The ring names stages, calls, times and usage of each run, newest first, and no word of prompt or answer."""
+    async with run_stack(quick_models()) as stack:
+        _, headers, _ = await ask(stack)
+        async with stack.session.post(
+            f"{stack.base_url}/chat/completions", json=chat(TEAM, stream=True)
+        ) as response:
+            await response.read()
+
+        records = await until_runs(stack, 2)
+        one = await runs_of(stack, f"/runs/{headers['x-looper-run']}")
+        load = await runs_of(stack, "/load")
+        log = stack.processor.log.read_text()
+
+    assert records[1] == one
+    assert (one["decision"], one["algorithm"], one["outcome"]) == ("panel", "fusion", "ok")
+    assert [stage["stage"] for stage in one["stages"]] == ["panel", "judge", "final"]
+    assert [call["role"] for call in one["calls"]] == ["panel"] * 3 + ["judge", "final"]
+    assert all(call["state"] == "ok" and call["seconds"] >= 0 for call in one["calls"])
+    assert "binary search" not in json.dumps(records)
+    assert "O(log n)" not in json.dumps(records)
+    assert "binary search" not in log
+    assert load == {"open_runs": 0, "waiting": 0, "inflight_bytes": 0}
+
+
+async def test_a_full_record_holds_what_was_said() -> None:
+    """With `record: full` a run's prompt and each model's answer are kept, and written to the file of runs."""
+    change = {"trace": {"record": "full"}}
+    async with run_stack(quick_models(), change, runs_file=True) as stack:
+        await ask(stack)
+        (record,) = await until_runs(stack, 1)
+        await stack.processor.stop()
+        (line,) = (stack.folder / "runs.jsonl").read_text().splitlines()
+
+    assert record["messages"] == [{"role": "user", "content": TEAM}]
+    assert "O(log n)" in record["calls"][-1]["text"]
+    assert json.loads(line) == record
