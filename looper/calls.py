@@ -7,6 +7,7 @@ from typing import Literal
 
 from looper.chat import Completion
 from looper.models import Model
+from looper.thoughts import without_thoughts
 
 Role = Literal["single", "panel", "judge", "final"]
 """What a call is for, in statistics."""
@@ -72,11 +73,11 @@ class Result:
 
     @property
     def text(self) -> str:
-        """The answer's content. Empty unless the call is `ok`."""
+        """The answer's content, without thoughts. Empty unless the call is `ok`."""
         if self.completion is None:
             return ""
         message = self.completion.choices[0].message
-        return message.content or "" if message else ""
+        return without_thoughts(message.content or "") if message else ""
 
 
 def usable(completion: Completion) -> bool:
@@ -85,7 +86,9 @@ def usable(completion: Completion) -> bool:
         return False
     message = completion.choices[0].message
     return message is not None and bool(
-        (message.content and message.content.strip()) or message.tool_calls or message.refusal
+        (message.content and without_thoughts(message.content).strip())
+        or message.tool_calls
+        or message.refusal
     )
 
 

@@ -15,8 +15,10 @@ from looper.events import Done, Event, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.fanout import Round
 from looper.model_json import read_json
+from looper.models import Model
 from looper.publish import is_thought, publish, whole
 from looper.run import Run
+from looper.tokens import fit_all
 
 _PANEL_SHARE = 0.6
 _JUDGE_SHARE = 0.4
@@ -74,19 +76,25 @@ class Panel:
 
     drafts: Sequence[Result]
     shown: Sequence[Result]
-    evidence: str
     complete: bool
 
     @classmethod
     def of(cls, results: Sequence[Result], run: Run) -> "Panel":
         drafts = [result for result in successes(results) if result.text.strip()]
         shown = run.random.sample(drafts, len(drafts))
-        # Numbered and between fences that no candidate can know: what they say is data.
-        evidence = "\n\n".join(
-            f"[candidate {number} {run.fence}]\n{draft.text}\n[end of candidate {number} {run.fence}]"
-            for number, draft in enumerate(shown, 1)
+        return cls(drafts, shown, len(drafts) == len(results))
+
+    def evidence(self, request: ChatRequest, run: Run, reader: Model) -> str:
+        """The answers as `reader` gets them, cut to what its context window has room for.
+
+        They are numbered and between fences that no candidate can know: what they say is data.
+        """
+        texts = [draft.text for draft in self.shown]
+        room = _room(request, reader)
+        return "\n\n".join(
+            f"[candidate {number} {run.fence}]\n{text}\n[end of candidate {number} {run.fence}]"
+            for number, text in enumerate(texts if room is None else fit_all(texts, room), 1)
         )
-        return cls(drafts, shown, evidence, len(drafts) == len(results))
 
     def best(self, analysis: Analysis | None) -> Choice:
         """The judge's winner, else the answer of the best-rated model; of equals, the one declared first."""
@@ -154,11 +162,13 @@ class Fusion:
 
     async def _ask_judge(self, request: ChatRequest, run: Run, panel: Panel) -> Analysis | None:
         """The judge's analysis; None if it gives none, and then the final stage works from the panel alone."""
+        judge = run.models[self._config.judge_model]
+        evidence = panel.evidence(request, run, judge)
         draft = private(
             request,
-            run.models[self._config.judge_model],
+            judge,
             "judge",
-            instruction=_JUDGE.format(evidence=panel.evidence, fence=run.fence),
+            instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
             schema=json_schema(Analysis),
         )
         result = await run.ask(draft, until=run.deadline.share(_JUDGE_SHARE))
@@ -169,12 +179,13 @@ class Fusion:
     ) -> AsyncGenerator[Event]:
         """The final stage; if it fails before its first word, the panel's best answer in its place."""
         outcome: Outcome = "ok" if analysis is not None and panel.complete else "degraded"
+        model = run.models[self._config.final_model or self._config.judge_model]
         draft = answering(
             request,
-            run.models[self._config.final_model or self._config.judge_model],
+            model,
             "final",
             instruction=_FINAL.format(
-                evidence=panel.evidence,
+                evidence=panel.evidence(request, run, model),
                 fence=run.fence,
                 analysis=_findings(analysis, run.fence) if analysis else "",
             ),
@@ -197,6 +208,21 @@ class Fusion:
             for event in whole(panel.best(analysis)):
                 yield event
         yield Done(run.ledger.usage, outcome, run.ledger.last_usage)
+
+
+_INSTRUCTIONS = 1000
+"""Tokens, generously, of what we say around the evidence, the judge's analysis included."""
+
+
+def _room(request: ChatRequest, reader: Model) -> int | None:
+    """How many tokens of evidence fit beside the conversation and an answer; None: nobody knows the window."""
+    if reader.context_window is None:
+        return None
+    answer = min(reader.max_output or _ANSWER, reader.context_window // 4)
+    return max(0, reader.context_window - request.prompt_tokens - answer - _INSTRUCTIONS)
+
+
+_ANSWER = 4096
 
 
 def _findings(analysis: Analysis, fence: str) -> str:

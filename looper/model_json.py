@@ -1,14 +1,14 @@
 """Models' JSON, which is seldom just JSON: read leniently, then held to a schema strictly."""
 
 import json
-import re
 from typing import Any, TypeVar
 
 import json_repair
 from pydantic import BaseModel, ValidationError
 
+from looper.thoughts import without_thoughts
+
 T = TypeVar("T", bound=BaseModel)
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _MAX_REPAIR = 16 << 10
 """Characters. What repairs takes time with the square of the length."""
 
@@ -29,7 +29,7 @@ def _parse(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        answer = _THOUGHT.sub("", text)
+        answer = without_thoughts(text)
     start, end = answer.find("{"), answer.rfind("}") + 1
     if start < 0:
         return None

@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from collections.abc import Sequence
 
 MARK = "\n[… cut …]\n"
 """Stands where something was left out."""
@@ -41,6 +42,23 @@ def fit(text: str, tokens: int) -> str:
             return cut
         keep = keep * 9 // 10
     return ""
+
+
+def fit_all(texts: Sequence[str], tokens: int) -> list[str]:
+    """Texts cut so that together they have about `tokens`: the short ones stay whole, the long ones share the rest."""
+    sizes = [estimate(text) for text in texts]
+    share = tokens // max(1, len(texts))
+    left, long = tokens, len(texts)
+    for size in sorted(sizes):
+        if size > left // max(1, long):
+            share = left // long
+            break
+        left, long = left - size, long - 1
+    else:
+        return list(texts)
+    return [
+        fit(text, share) if size > share else text for text, size in zip(texts, sizes, strict=True)
+    ]
 
 
 def _cut(text: str, keep: int) -> str:

@@ -3,6 +3,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -17,6 +18,7 @@ from looper.events import Delta, Done, Event, Finish, Progress
 from looper.fusion import Fusion, FusionConfig
 from looper.models import Model
 from looper.run import Deadline, Run
+from looper.tokens import MARK, estimate
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
     USAGE,
@@ -777,3 +779,27 @@ class TestConfig:
         """The panel, the judge and the final model are called once each."""
         config = FusionConfig(type="fusion", analysis_models=("a", "b"), judge_model="c")
         assert config.planned_calls() == 4
+
+
+class TestContextWindow:
+    async def test_evidence_is_cut_to_what_its_reader_has_room_for(self) -> None:
+        """A judge with a small window gets head and tail of each long draft, marked, rather than an error."""
+        long = "begin " + "word " * 20_000 + "end"
+        client = script(alpha=completion(long), beta=completion("short"))
+        run = run_of(client)
+        small = model("judge", context_window=8000, capabilities=["json_schema"])
+        run = replace(run, models={**run.models, "judge": small})
+        await events_of(client, run=run)
+        prompt = client.role("judge").prompt
+        assert estimate(prompt) < 8000
+        assert "short" in prompt
+        assert "begin word" in prompt
+        assert "word end\n" in prompt
+        assert MARK in prompt
+        assert long in client.role("final").prompt
+
+    async def test_thoughts_are_not_evidence(self) -> None:
+        """What a panel member thinks aloud is not shown to the others."""
+        client = script(alpha=completion("<think>secretly</think>draft of a"))
+        await events_of(client)
+        assert "secretly" not in client.role("judge").prompt
