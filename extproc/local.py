@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from looper.simulate import Simulator
 
 _READY_WITHIN = 30.0
 _LOG_LINES = 15
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +201,21 @@ async def _process(
 async def _start(
     command: Sequence[str], output: IO[bytes], environment: Mapping[str, str]
 ) -> asyncio.subprocess.Process:
-    # A group of its own: Ctrl-C is ours to handle, so that children end in the right order.
     return await asyncio.create_subprocess_exec(
-        *command, stdout=output, stderr=output, env=dict(environment), start_new_session=True
+        *command,
+        stdout=output,
+        stderr=output,
+        env=dict(environment),
+        # A group of its own: Ctrl-C is ours to handle, so that children end in the right order.
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process when its parent does, also when that is killed and cannot see to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

@@ -48,10 +48,12 @@ def _key(value: str) -> str:
 
 
 # What may stand before a value at its place, and between two of them that are both meant.
-_OPENING = (
-    r"(?:[\s*_`\"'“”‘’«»(\[{<$:>#=→.-]|\\(?:boxed|fbox|text|textbf|textit|mathbf|mathrm|mathit|displaystyle)\b\s?\{?"
-    r"|\\[(\[ ,;!]|\b(?:option|choice|letter|answer|is|the|be)\b){0,12}?"
+_MARKS = (
+    r"[\s*_`\"'“”‘’«»(\[{<$:>#=→.-]|\\[(\[ ,;!]"
+    r"|\\(?:boxed|fbox|text|textbf|textit|mathbf|mathrm|mathit|displaystyle)\b\s?\{?"
 )
+_LABELLED = rf"(?:{_MARKS}|\b(?:option|choice|letter|answer)\b){{0,12}}?"
+_OPENING = rf"(?:{_MARKS}|\b(?:option|choice|letter|answer|is|the|be)\b){{0,12}}?"
 _CLOSING = r"[\s)\]}>*_`\"'“”‘’».,;:!$\\]{0,12}"
 _JOINT = (
     r"[\s)\]}*_`\"'.(]{0,8}(?:and/or|or|and|vs\.?|versus|[/,|&+;])[\s(\[{*_`\"'\\$]{0,8}"
@@ -69,7 +71,10 @@ _NEGATION = re.compile(
 _CUE = re.compile(
     r"(?:\b(?:option|choice|with|is|be|for|answer|choose|pick|select)|[(:])\s{0,2}$", re.IGNORECASE
 )
-_BOLD = re.compile(r"\*\*([^*\n]{1,120})\*\*|__([^_\n]{1,120})__")
+# What is bold, unless it is the label of an option, as in **B)** …
+_BOLD = re.compile(
+    r"\*\*(\([^*\n]{1,120}|[^*\n]{1,120}[^*\n):])\*\*|__([^_\n]{1,120})__|\*\*(\w)\*\*"
+)
 _FENCE = ("```", "~~~")
 _LINES = 200
 _TAIL = 20_000
@@ -109,8 +114,8 @@ class Choice(Extracting[str]):
         self._named = re.compile(value, re.IGNORECASE)
         self._leading = re.compile(_OPENING + value, re.IGNORECASE)
         self._joined = re.compile(_JOINT + value, re.IGNORECASE)
-        self._alone = re.compile(_OPENING + value + _CLOSING + r"\Z", re.IGNORECASE)
-        self._label = re.compile(_OPENING + value + r"[*_`\"']{0,4}[).:,;!—–-]", re.IGNORECASE)
+        self._alone = re.compile(_LABELLED + value + _CLOSING + r"\Z", re.IGNORECASE)
+        self._label = re.compile(_LABELLED + value + r"[*_`\"']{0,4}[).:,;!—–-]", re.IGNORECASE)
 
     def _wanted(self) -> str:
         return f"exactly one of {', '.join(self._values)}"[:200]
@@ -163,7 +168,9 @@ class Choice(Extracting[str]):
             return _one(said | ({mentioned} - {None}))
         if labels[-1] is not None:
             return None  # a list of the options, and nothing said about them
-        bold = {self._whole(each[1] or each[2]) for each in _BOLD.finditer(text[-_TAIL:])} - {None}
+        bold = {
+            self._whole(each[each.lastindex or 0]) for each in _BOLD.finditer(text[-_TAIL:])
+        } - {None}
         return _one(bold) or mentioned
 
     def _labelled(self, line: str) -> str | None:

@@ -78,7 +78,7 @@ _EQUATIONS = re.compile(r"=[^=]*(?:[,;]|\bor\b|\band\b)[^=]*=", re.IGNORECASE)
 _EQUALS = re.compile(r"[=≈≃]")
 _JOINT = re.compile(r"\b(?:or|and|to)\b|[-–—+*/×·^:,;±]", re.IGNORECASE)
 _MATH_BEFORE = re.compile(
-    r"(?:[√×·+≤≥_±]|\^\s?\{?|\s[<>]|\\[a-zA-Z]+\s?[\[{(]{0,2}|\d[:/]|[\w)\]}]\s?[-–]|\w\s?\*)\s?$"
+    r"(?:[√×·+≤≥_±]|\^\s?\{?|\s[<>]|\\[a-zA-Z]+\s?[\[{(]{0,2}|\}\{|\d[:/]|[\w)\]}]\s?[-–]|\w\s?\*)\s?$"
 )
 _MATH_AFTER = re.compile(
     r"\s?(?:[\^×·±+]\s?[\w\\{(]|[√π]|\\[a-zA-Z]|/\s?(?:[\d\\(]|[a-z](?![A-Za-z]))|-\s?(?:[a-z](?![A-Za-z])|[\\(]))"

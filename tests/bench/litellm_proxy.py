@@ -40,6 +40,11 @@ async def install() -> Path:
     return folder
 
 
+async def version(venv: Path) -> str:
+    code = "import importlib.metadata; print(importlib.metadata.version('litellm'))"
+    return (await output_of(str(venv / "bin" / "python"), "-c", code)).strip()
+
+
 @dataclass(frozen=True, slots=True)
 class AgainstLiteLLM:
     """A routed request of 1 kB at c=32: one process of ours with Envoy, and one process of LiteLLM without."""

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.bench import results
+from tests.bench import litellm_proxy, results
 from tests.bench.bars import add_first_token
 from tests.bench.cases import Case
 from tests.bench.plan import Plan
@@ -19,6 +19,8 @@ async def measure(cases: Sequence[Case], plan: Plan) -> Results:
     """Every case on one rig."""
     began = time.monotonic()
     made = await results.begin(_described(plan))
+    if plan.litellm is not None:
+        made.versions["litellm"] = await litellm_proxy.version(plan.litellm)
     async with run_rig(slow_seconds=plan.slow_seconds) as rig:
         for number, case in enumerate(cases, 1):
             _say(f"[{number}/{len(cases)}] {case.name}")

@@ -1,0 +1,114 @@
+"""`looper up`, as a newcomer runs it."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.fakes.envoy import free_port
+from tests.fakes.stack import DEMO
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@asynccontextmanager
+async def up(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc", "up", "--port", str(free_port()), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={**os.environ, "COLUMNS": "120"},  # noqa: TID251  # what a shell hands on
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def printed(process: asyncio.subprocess.Process, end: str) -> str:
+    """What it prints, up to a line with `end` in it."""
+    assert process.stdout is not None
+    text = ""
+    async with asyncio.timeout(40):
+        while line := (await process.stdout.readline()).decode():
+            text += line
+            if end in line:
+                return text
+    raise AssertionError(f"it ended without a word of {end!r}:\n{text}")
+
+
+def children_of(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+async def until_gone(pids: list[int]) -> None:
+    async with asyncio.timeout(10):
+        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+            await asyncio.sleep(0.02)
+
+
+async def test_once_shows_the_tour_and_ends_well() -> None:
+    """`looper up --once` sends three requests to simulated models and ends with 0, as every reply was right."""
+    async with up("--once") as process:
+        assert process.stdout is not None
+        text = (await process.stdout.read()).decode()
+        assert await process.wait() == 0, text
+
+    assert "curl http://127.0.0.1:" in text
+    assert text.count("right") == 3
+    assert "wrong" not in text
+    for word in ("default", "panel", "fusion", "small", "judge", "first token"):
+        assert word in text
+
+
+async def test_once_fails_when_a_reply_is_wrong(tmp_path: Path) -> None:
+    """With models that cannot be reached the tour says so, and the status is 1."""
+    config = yaml.safe_load(DEMO.read_text())
+    for model in config["models"]:
+        model["url"] = f"http://127.0.0.1:{free_port()}/v1"
+    path = tmp_path / "looper.yaml"
+    path.write_text(yaml.safe_dump(config))
+
+    async with up("--once", "-c", str(path)) as process:
+        assert process.stdout is not None
+        text = (await process.stdout.read()).decode()
+        assert await process.wait() == 1, text
+
+    assert "wrong" in text
+
+
+async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:
+    """A configuration whose key is not in the environment does not start, and says which one is missing."""
+    config = yaml.safe_load(DEMO.read_text())
+    config["models"][0]["api_key"] = {"env": "NO_SUCH_KEY"}
+    path = tmp_path / "looper.yaml"
+    path.write_text(yaml.safe_dump(config))
+
+    async with up("--once", "-c", str(path)) as process:
+        assert process.stdout is not None
+        text = (await process.stdout.read()).decode()
+        assert await process.wait() == 1
+
+    assert "NO_SUCH_KEY" in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+async def test_nothing_outlives_it(number: signal.Signals) -> None:
+    """However it ends, Envoy and the processor end with it."""
+    async with up() as process:
+        await printed(process, "curl http:")
+        children = children_of(process.pid)
+        assert len(children) == 2
+
+        process.send_signal(number)
+        await process.wait()
+        await until_gone(children)
