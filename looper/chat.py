@@ -1,7 +1,6 @@
 """A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal, Self
@@ -9,15 +8,11 @@ from typing import Any, Literal, Self
 import msgspec
 
 from looper.errors import InvalidField, InvalidJson
+from looper.json_object import TOO_DEEP, JsonObject
 from looper.tokens import estimate
 
 Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 """What a request may need and a model may lack."""
-
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_SPACE = re.compile(rb"[ \t\n\r]*")
-_TOO_DEEP = "The body is nested too deeply."
-_KEY = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -52,34 +47,32 @@ _messages = msgspec.json.Decoder(list[Message])
 
 
 class Request:
-    """A JSON body with a `model`: its members as bytes, and where the value of `model` stands."""
+    """A JSON body with a `model`, and its members as bytes."""
 
-    def __init__(self, body: bytes, members: Mapping[str, msgspec.Raw], model_at: slice) -> None:
-        self.body = body
-        self.members = members
-        self._model_at = model_at
-        self.model = _read(members, "model", str)
+    def __init__(self, object: JsonObject) -> None:
+        self._object = object
+        self.body = object.data
+        self.members = object.members
+        self.model = _read(self.members, "model", str)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Raises InvalidJson if `body` is no JSON object or has a key twice, InvalidField without a `model`."""
-        members = _parse_members(body)
-        if "model" not in members:
+        object = JsonObject.parse(body)
+        if "model" not in object.members:
             raise InvalidField("The body has no `model`.", param="model")
-        spans = dict(_locate(body, members))
-        return cls(body, MappingProxyType(members), spans["model"])
+        return cls(object)
 
-    def with_model(self, name: str) -> bytes:
-        """The body with another model's name in it, and every other byte as it was."""
-        at = self._model_at
-        return b"%b%b%b" % (self.body[: at.start], msgspec.json.encode(name), self.body[at.stop :])
+    def with_model(self, name: str, changes: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+        """The body with another model's name in it, perhaps other members too, and every other byte as it was."""
+        return self._object.edited({"model": msgspec.json.encode(name), **changes})
 
 
 class ChatRequest(Request):
     """A request for a chat completion."""
 
-    def __init__(self, body: bytes, members: Mapping[str, msgspec.Raw], model_at: slice) -> None:
-        super().__init__(body, members, model_at)
+    def __init__(self, object: JsonObject) -> None:
+        super().__init__(object)
         self.messages = self._read_messages()
 
     def _read_messages(self) -> list[Message]:
@@ -91,7 +84,7 @@ class ChatRequest(Request):
         except msgspec.DecodeError as error:
             raise InvalidField(_explain("messages", error), param="messages") from None
         except RecursionError:
-            raise InvalidJson(_TOO_DEEP) from None
+            raise InvalidJson(TOO_DEEP) from None
         if not messages:
             raise InvalidField("`messages` is empty.", param="messages")
         return messages
@@ -162,64 +155,13 @@ def _read(members: Mapping[str, msgspec.Raw], name: str, type: Any) -> Any:
     except msgspec.DecodeError as error:
         raise InvalidField(_explain(name, error), param=name) from None
     except RecursionError:
-        raise InvalidJson(_TOO_DEEP) from None
+        raise InvalidJson(TOO_DEEP) from None
 
 
 def _explain(name: str, error: msgspec.DecodeError) -> str:
     """msgspec's message names types and a path, never a value: it is safe to show."""
     text, _, path = str(error).partition(" - at `$")
     return f"`{name}{path.rstrip('`')}`: {text}."
-
-
-def _parse_members(body: bytes) -> dict[str, msgspec.Raw]:
-    try:
-        if not body.isascii():
-            body.decode()  # what is kept raw would otherwise pass with invalid UTF-8 in it
-        return _members.decode(body)
-    except UnicodeDecodeError:
-        raise InvalidJson("The body is not valid UTF-8.") from None
-    except RecursionError:
-        raise InvalidJson(_TOO_DEEP) from None
-    except msgspec.ValidationError:
-        raise InvalidJson("The body is not a JSON object.") from None
-    except msgspec.DecodeError as error:
-        raise InvalidJson(f"The body is not valid JSON: {error}.") from None
-
-
-def _locate(body: bytes, members: Mapping[str, msgspec.Raw]) -> Iterator[tuple[str, slice]]:
-    """Where each member's value stands in `body`, which is known to be a JSON object.
-
-    The decoder kept the last value of a key that stands twice. Walking the members beside the body finds that out:
-    either the value at a key is another one than was kept, or the key has been passed already.
-    """
-    seen: set[str] = set()
-    at = _skip(body, _skip(body, 0) + 1)
-    while body[at] != 0x7D:  # }
-        key = _KEY.match(body, at)
-        assert key is not None
-        name: str = msgspec.json.decode(key[0])
-        start = _skip(body, _skip(body, key.end()) + 1)
-        value = members[name]
-        if name in seen or not body.startswith(value, start):
-            raise _twice(name)
-        seen.add(name)
-        stop = start + len(memoryview(value))
-        yield name, slice(start, stop)
-        at = _skip(body, stop)
-        if body[at] not in b",}":  # what stands here only begins like the value that was kept
-            raise _twice(name)
-        if body[at] == 0x2C:  # ,
-            at = _skip(body, at + 1)
-
-
-def _twice(name: str) -> InvalidJson:
-    return InvalidJson(f"The key `{name[:64]}` stands twice in the body.")
-
-
-def _skip(body: bytes, at: int) -> int:
-    space = _SPACE.match(body, at)
-    assert space is not None
-    return space.end()
 
 
 class Usage(msgspec.Struct, frozen=True):

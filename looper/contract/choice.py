@@ -149,7 +149,7 @@ class Choice(Extracting[str]):
     def _called_right(self, text: str) -> str | Ambiguous | None:
         """The value of which the text says that it is the correct one."""
         text = text[-_TAIL:]
-        cues = list(_RIGHT.finditer(text))
+        cues = list(_RIGHT.finditer(text))[-_LINES:]
         before = [text[max(cue.start() - 60, 0) : cue.start()].rpartition("\n")[2] for cue in cues]
         said = {self._spell(named[-1]) for each in before if (named := self._names(each))}
         return _only(said)

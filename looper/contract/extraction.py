@@ -286,12 +286,12 @@ class Extracting(Contract[V], Generic[V]):
         content = visible(text).strip()
         value = self.extract(text)
         if value is None:
+            yield unfenced(content) or ""
             guess = self._declared(self._characters(content))
             if guess is None or isinstance(guess, Ambiguous):
                 return
             value = guess
-        else:
-            yield content
+        yield content
         yield from self._shaped(content, value)
 
     def _shaped(self, content: str, value: V) -> Iterator[str]:

@@ -16,7 +16,7 @@ from looper.contract.json_text import Json, NotJson, canonical, parse
 from looper.contract.patterns import Pattern
 
 _LARGEST = 128 << 10
-_MOST_WORK = 700_000
+_MOST_WORK = 600_000
 _DEEPEST = 160
 _MOST_PATTERNS = 100
 _PATTERN_MEMORY = 256 << 10
@@ -259,6 +259,8 @@ def _is_integer(value: Decimal) -> bool:
 
 def _type(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
     names = [_text(each) for each in argument] if isinstance(argument, list) else [_text(argument)]
+    if not names:
+        raise _Malformed("names a type")
     if unknown := set(names) - _TYPES.keys() - {"integer"}:
         raise _Malformed(f"is none of {', '.join([*_TYPES, 'integer'])}: {_shorten(min(unknown))}")
     fault = f"must be of type {' or '.join(names)}"
@@ -464,9 +466,12 @@ def _unique_items(compiler: _Compiler, argument: Json, schema: Json) -> Checks:
         raise _Malformed("is true or false")
 
     def check(value: list[Json], work: Work) -> Fault | None:
-        written = [canonical(each) for each in value]
-        work.spend(sum(map(len, written)) // 2)
-        return None if len(set(written)) == len(written) else Fault("must not have an item twice")
+        seen: set[str] = set()
+        for each in value:
+            written = canonical(each)
+            work.spend(1 + len(written) // 2)
+            seen.add(written)
+        return None if len(seen) == len(value) else Fault("must not have an item twice")
 
     return {list: check} if argument else {}
 

@@ -94,6 +94,9 @@ def number_text(value: Decimal) -> str:
     """A number in its shortest exact form, written out unless it has very many zeros."""
     if not value:
         return "0"
+    plain = str(value)
+    if plain.isdigit() and len(plain) <= _WRITTEN_OUT:
+        return plain
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
     written = "".join(map(str, digits)).lstrip("0")

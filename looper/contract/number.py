@@ -165,17 +165,18 @@ class Number(Extracting[Fraction]):
         if declared is not None:
             return declared
         tail = _ENUMERATION.sub("", plain_math(whole_words(text, _TAIL)))
-        found = list(self._numbers(tail))
-        return found[-1].value if found else None
+        last = list(_FOUND.finditer(tail))[-1:]
+        return self._found(last[0]).value if last else None
 
     def _numbers(self, math: str) -> Iterator[_Found]:
-        for found in _FOUND.finditer(math):
-            start = found.start() - _is_signed(math, found.start())
-            term = _MATH_BEFORE.search(math[max(start - 24, 0) : start]) or _MATH_AFTER.match(
-                math, found.end()
-            )
-            value = None if term else self._value(found)
-            yield _Found(start, found.end(), -value if value and math[start] == "-" else value)
+        return map(self._found, _FOUND.finditer(math))
+
+    def _found(self, found: re.Match[str]) -> _Found:
+        math = found.string
+        start = found.start() - _is_signed(math, found.start())
+        before = _MATH_BEFORE.search(math[max(start - 24, 0) : start])
+        value = None if before or _MATH_AFTER.match(math, found.end()) else self._value(found)
+        return _Found(start, found.end(), -value if value and math[start] == "-" else value)
 
     def _value(self, found: re.Match[str]) -> Fraction | None:
         size = self._mixed(found) if found["whole"] else self._quotient(found)
