@@ -73,6 +73,10 @@ class EnvoySettings(Setting):
         description="sockets of `looper serve`",
     )
     body_mode: Literal["full_duplex", "buffered"] = "full_duplex"
+    profile: Literal["fast", "metered"] = Field(
+        default="fast",
+        description="does a routed answer go straight to the client, or by way of the processor",
+    )
     stream_idle_timeout: Duration = timedelta(seconds=300)
     max_stream_duration: Duration | None = None
 

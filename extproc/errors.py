@@ -9,6 +9,10 @@ class Abandoned(Exception):
     """The client left before its request was complete. Nobody is there to be told."""
 
 
+class Overtaken(Exception):
+    """Envoy has answered by itself before we had the whole request, and lets that answer pass through us."""
+
+
 class ConfigError(Exception):
     """A configuration that cannot be used; one line for each problem, in the order of the file."""
 

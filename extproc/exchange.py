@@ -9,13 +9,15 @@ import structlog
 
 from extproc import headers as names
 from extproc.decisions.recipe import Decision
-from extproc.errors import Abandoned, ProtocolError
+from extproc.errors import Abandoned, Overtaken, ProtocolError
+from extproc.metering import AnswerMeter
 from extproc.protocol.actions import (
     Action,
     Headers,
     Metadata,
     PassBody,
     PassHeaders,
+    PassResponseBody,
     PassResponseHeaders,
     PassResponseTrailers,
     PassTrailers,
@@ -28,6 +30,7 @@ from extproc.protocol.events import (
     RequestBody,
     RequestHeaders,
     RequestTrailers,
+    ResponseBody,
     ResponseHeaders,
     ResponseTrailers,
 )
@@ -70,6 +73,19 @@ class Channel(Protocol):
         ...
 
 
+async def wave_through(channel: Channel) -> None:
+    """Let an answer pass that Envoy gave before the request came to us, such as that its body is too large."""
+    await channel.send(PassResponseHeaders())
+    while (event := await channel.receive()) is not None:
+        match event:
+            case ResponseBody():
+                await channel.send(PassResponseBody())
+            case ResponseTrailers():
+                await channel.send(PassResponseTrailers())
+            case _:
+                pass
+
+
 class Exchange:
     """Handles one HTTP exchange with the runtime that it began with."""
 
@@ -81,6 +97,7 @@ class Exchange:
         self._opening = opening
         self._recipe = recipe
         self._trailers = False
+        self._meter: AnswerMeter | None = None
         self._reply: Reply | None = None
         self._facts: dict[str, str | int] = {}
 
@@ -96,6 +113,9 @@ class Exchange:
             self._facts["end"] = "refused"
             await self._fail(error)
             await self._see_out()
+        except Overtaken:
+            self._facts["end"] = "overtaken"
+            await wave_through(self._channel)
         except Abandoned:
             pass
         finally:
@@ -144,6 +164,8 @@ class Exchange:
             case RequestTrailers():
                 self._trailers = True
                 return None
+            case ResponseHeaders() if self._opening.metered:
+                raise Overtaken
             case None:
                 raise Abandoned
             case other:
@@ -194,10 +216,14 @@ class Exchange:
 
     async def _route(self, request: Request, name: str, facts: Metadata) -> None:
         """Have Envoy route the request to a model, with that model's own name in the body."""
+        model = self._runtime.models[name]
         run = secrets.token_hex(8)
         metadata = {**facts, "model": name, "run": run}
         self._facts |= metadata
-        body = request.with_model(self._runtime.models[name].upstream)
+        if self._opening.metered:
+            self._meter = AnswerMeter(request, model)
+        changes = self._meter.request_changes if self._meter is not None else {}
+        body = request.with_model(model.upstream, changes)
         set_headers: Headers = ((names.MODEL, name), (names.RUN, run))
         await self._channel.send(Rewrite(set_headers, body, metadata, trailers=self._trailers))
 
@@ -270,24 +296,33 @@ class Exchange:
         if self._trailers:
             await self._channel.send(PassTrailers())
 
-    async def _see_out(self) -> None:
-        """Wait until Envoy is done: to end the stream before would lose what is still on its way.
+    # The answer does not come by here, unless it is metered: then Envoy holds each piece of it until we have replied.
 
-        Nothing that follows the end of the request is looked at, but trailers and what a filter with other settings
-        sends of the response, which Envoy holds until it is answered.
-        """
-        while True:
-            match await self._channel.receive():
-                case None:
-                    return
+    async def _see_out(self) -> None:
+        """Wait until Envoy is done: to end the stream before would lose what is still on its way."""
+        while (event := await self._channel.receive()) is not None:
+            match event:
                 case RequestTrailers() if self._opening.mode is BodyMode.BUFFERED:
                     await self._channel.send(PassTrailers())
                 case ResponseHeaders():
+                    if self._meter is not None:
+                        self._meter.begin(event.headers)
                     await self._channel.send(PassResponseHeaders())
+                case ResponseBody():
+                    await self._channel.send(self._metered(event))
                 case ResponseTrailers():
                     await self._channel.send(PassResponseTrailers())
                 case RequestHeaders() | RequestBody() | RequestTrailers():
-                    pass
+                    pass  # nothing that follows the end of the request is looked at
+
+    def _metered(self, piece: ResponseBody) -> PassResponseBody:
+        """What becomes of a piece of the answer, and what is known by then of its usage."""
+        if self._meter is None:
+            return PassResponseBody()
+        data = self._meter.feed(piece.data, piece.end_of_stream)
+        report = self._meter.report()
+        self._facts |= report
+        return PassResponseBody(None if data == piece.data else data, report)
 
     async def _respond(self, body: bytes) -> None:
         await self._channel.send(

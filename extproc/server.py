@@ -13,8 +13,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from extproc.errors import ProtocolError
-from extproc.exchange import Exchange
+from extproc.errors import Overtaken, ProtocolError
+from extproc.exchange import Exchange, wave_through
 from extproc.protocol.actions import Action
 from extproc.protocol.codec import METHOD, decode, decode_first, encode
 from extproc.protocol.events import BodyMode, Event
@@ -76,6 +76,8 @@ class Processor:
         channel = GrpcChannel(context)
         try:
             await self._exchange(channel, context)
+        except Overtaken:
+            await wave_through(channel)
         except ProtocolError as error:
             _log.error("protocol", problem=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

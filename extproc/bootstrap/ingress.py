@@ -68,6 +68,11 @@ def longest_deadline(config: Config) -> timedelta:
     return max(deadlines) + _GRACE
 
 
+def is_metered(config: Config) -> bool:
+    """Do the answers of single models pass through the processor."""
+    return config.envoy.profile == "metered"
+
+
 def idle_timeout(config: Config) -> timedelta:
     """An unstreamed loop is silent until it ends, so silence must be allowed for as long as any deadline."""
     return max(config.envoy.stream_idle_timeout, longest_deadline(config))
@@ -95,7 +100,7 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         common_http_protocol_options=core.HttpProtocolOptions(
             max_stream_duration=config.envoy.max_stream_duration
         ),
-        access_log=stats.ingress(),
+        access_log=stats.ingress(metered=is_metered(config)),
         local_reply_config=local_replies.ingress(),
         http_filters=_filters(config),
     )
@@ -111,11 +116,13 @@ def _without_own_headers() -> core.TypedExtensionConfig:
 
 
 def _filters(config: Config) -> list[hcm.HttpFilter]:
+    # Where the processor sees the answers, it is the one to say what they used.
+    usage = [http_filter("envoy.filters.http.json_to_metadata", _usage())]
     return [
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
         http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
         http_filter("looper.ext_proc", _processor(config)),
-        http_filter("envoy.filters.http.json_to_metadata", _usage()),
+        *(() if is_metered(config) else usage),
         http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
 
@@ -130,7 +137,7 @@ def _processor(config: Config) -> ext_proc.ExternalProcessor:
         status_on_error=types.HttpStatus(code=types.StatusCode.ServiceUnavailable),
         # Buffered, a loop runs its whole course between two messages. Full duplex has no such clock.
         message_timeout=longest_deadline(config) if buffered else seconds(5),
-        processing_mode=_processing_mode(buffered=buffered),
+        processing_mode=_processing_mode(buffered=buffered, metered=is_metered(config)),
         # Whatever the processor answers: a route chosen before it spoke is never used.
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.CLEAR,
         metadata_options=ext_proc.MetadataOptions(
@@ -169,16 +176,16 @@ def _grpc_service() -> core.GrpcService:
     )
 
 
-def _processing_mode(*, buffered: bool) -> ext_proc.ProcessingMode:
-    """Requests only: an answer flows at Envoy's own speed, and a late error does not wait for the processor."""
+def _processing_mode(*, buffered: bool, metered: bool) -> ext_proc.ProcessingMode:
+    """Unless metered, requests only: answers flow at Envoy's own speed, and no late error waits for the processor."""
     body, trailers = ext_proc.ProcessingModeBodySendMode, ext_proc.ProcessingModeHeaderSendMode
     return ext_proc.ProcessingMode(
         request_header_mode=trailers.SEND,
         request_body_mode=body.BUFFERED if buffered else body.FULL_DUPLEX_STREAMED,
         # Full duplex insists on trailers.
         request_trailer_mode=trailers.SKIP if buffered else trailers.SEND,
-        response_header_mode=trailers.SKIP,
-        response_body_mode=body.NONE,
+        response_header_mode=trailers.SEND if metered else trailers.SKIP,
+        response_body_mode=body.STREAMED if metered else body.NONE,
         response_trailer_mode=trailers.SKIP,
     )
 

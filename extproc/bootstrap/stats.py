@@ -55,11 +55,12 @@ def config() -> metrics.StatsConfig:
     )
 
 
-def ingress() -> list[accesslog.AccessLog]:
-    """Requests, how long they took, and what they used if that is known.
+def ingress(*, metered: bool) -> list[accesslog.AccessLog]:
+    """Requests, how long they took, and what they used if that is known; metered, also if it could not be.
 
     How many are open, Envoy counts by itself: `http.ingress.downstream_rq_active`.
     """
+    reported = (*_REPORTED, "unmetered") if metered else _REPORTED
     tags = _DECIDED | {"outcome": _known("outcome"), "code": "%RESPONSE_CODE%"}
     requests = stats.Config(
         stats_scope=_scope(_INGRESS, counters=5000, histograms=500),
@@ -68,7 +69,7 @@ def ingress() -> list[accesslog.AccessLog]:
     )
     return [
         _logger("requests", requests),
-        *(_logger(key, _sum(key), _is_reported(key)) for key in _REPORTED),
+        *(_logger(key, _sum(key), _is_reported(key)) for key in reported),
     ]
 
 

@@ -80,6 +80,14 @@ class PassResponseHeaders:
 
 
 @dataclass(frozen=True, slots=True)
+class PassResponseBody:
+    """Let a piece of an answer go on: as it is, or with other bytes in its place, or with none."""
+
+    replacement: bytes | None = None
+    metadata: Metadata = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class PassResponseTrailers:
     """Let a backend's trailers go on as they are."""
 
@@ -94,5 +102,6 @@ Action = (
     | StreamData
     | CloseStream
     | PassResponseHeaders
+    | PassResponseBody
     | PassResponseTrailers
 )

@@ -5,7 +5,7 @@ from typing import assert_never
 
 from google.protobuf.message import DecodeError
 
-from extproc.errors import ProtocolError
+from extproc.errors import Overtaken, ProtocolError
 from extproc.protocol._pb.ext_proc_pb2 import (
     HeaderMutation,
     HttpHeaders,
@@ -22,6 +22,7 @@ from extproc.protocol.actions import (
     OpenStream,
     PassBody,
     PassHeaders,
+    PassResponseBody,
     PassResponseHeaders,
     PassResponseTrailers,
     PassTrailers,
@@ -35,6 +36,7 @@ from extproc.protocol.events import (
     RequestBody,
     RequestHeaders,
     RequestTrailers,
+    ResponseBody,
     ResponseHeaders,
     ResponseTrailers,
 )
@@ -48,39 +50,45 @@ _MODES = {
     ProcessingMode.FULL_DUPLEX_STREAMED: BodyMode.FULL_DUPLEX,
     ProcessingMode.BUFFERED: BodyMode.BUFFERED,
 }
+_METERED = {ProcessingMode.NONE: False, ProcessingMode.STREAMED: True}
 _CONTROL = bytes([*range(0x20), 0x7F])
 
 
 def decode_first(message: bytes) -> RequestHeaders:
     """The first message of a stream, which says how the filter is set up.
 
-    Raises ProtocolError if that is not a way in which requests can be answered.
+    Raises ProtocolError if that is not a way in which requests can be answered, and Overtaken if this is not about a
+    request at all, but about an answer that Envoy gave before it came to us.
     """
     request = _parse(message)
+    config = request.protocol_config
+    metered = _METERED.get(config.response_body_mode)
+    if metered and request.WhichOneof("request") == "response_headers":
+        raise Overtaken
     if request.WhichOneof("request") != "request_headers":
         raise ProtocolError("the filter must send request headers: set request_header_mode to SEND")
     if not request.HasField("protocol_config"):
         raise ProtocolError(
             "no protocol_config: observability_mode and Envoy before 1.38 are not supported"
         )
-    config = request.protocol_config
     mode = _MODES.get(config.request_body_mode)
     if mode is None:
         name = _name(config.request_body_mode)
         raise ProtocolError(
             f"request_body_mode {name} is not supported: use FULL_DUPLEX_STREAMED or BUFFERED"
         )
-    if config.response_body_mode != ProcessingMode.NONE:
+    if metered is None:
         name = _name(config.response_body_mode)
-        raise ProtocolError(f"response_body_mode {name} is not supported: use NONE")
-    return RequestHeaders(
-        {
-            header.key: (header.raw_value or header.value.encode()).decode("utf-8", "replace")
-            for header in request.request_headers.headers.headers
-        },
-        request.request_headers.end_of_stream,
-        mode,
-    )
+        raise ProtocolError(f"response_body_mode {name} is not supported: use NONE or STREAMED")
+    headers = request.request_headers
+    return RequestHeaders(_headers(headers), headers.end_of_stream, mode, metered)
+
+
+def _headers(message: HttpHeaders) -> dict[str, str]:
+    return {
+        header.key: (header.raw_value or header.value.encode()).decode("utf-8", "replace")
+        for header in message.headers.headers
+    }
 
 
 def _name(mode: ProcessingMode.BodySendMode) -> str:
@@ -97,7 +105,10 @@ def decode(message: bytes) -> Event:
         case "request_trailers":
             return RequestTrailers()
         case "response_headers":
-            return ResponseHeaders()
+            headers = request.response_headers
+            return ResponseHeaders(_headers(headers), headers.end_of_stream)
+        case "response_body":
+            return ResponseBody(request.response_body.body, request.response_body.end_of_stream)
         case "response_trailers":
             return ResponseTrailers()
         case other:
@@ -134,6 +145,8 @@ def encode(action: Action, mode: BodyMode) -> Iterator[bytes]:  # noqa: C901  # 
             yield from _close_stream(action)
         case PassResponseHeaders():
             yield _PASS_RESPONSE_HEADERS
+        case PassResponseBody():
+            yield _pass_response_body(action)
         case PassResponseTrailers():
             yield _PASS_RESPONSE_TRAILERS
         case _:
@@ -218,6 +231,19 @@ def _close_stream(action: CloseStream) -> Iterator[bytes]:
     yield closing.SerializeToString()
 
 
+def _pass_response_body(action: PassResponseBody) -> bytes:
+    if action.replacement is None and not action.metadata:
+        return _KEEP_RESPONSE_BODY
+    response = ProcessingResponse()
+    response.response_body.SetInParent()
+    if action.replacement:
+        response.response_body.response.body_mutation.body = action.replacement
+    elif action.replacement is not None:
+        response.response_body.response.body_mutation.clear_body = True
+    _put(response, action.metadata)
+    return response.SerializeToString()
+
+
 def _set(mutation: HeaderMutation, headers: Headers) -> None:
     for name, value in headers:
         option = mutation.set_headers.add()
@@ -249,4 +275,5 @@ _PASS_HEADERS = _constant(
 _KEEP_BODY = _constant(lambda response: response.request_body.SetInParent())
 _PASS_TRAILERS = _constant(lambda response: response.request_trailers.SetInParent())
 _PASS_RESPONSE_HEADERS = _constant(lambda response: response.response_headers.SetInParent())
+_KEEP_RESPONSE_BODY = _constant(lambda response: response.response_body.SetInParent())
 _PASS_RESPONSE_TRAILERS = _constant(lambda response: response.response_trailers.SetInParent())

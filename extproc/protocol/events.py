@@ -1,7 +1,7 @@
 """What Envoy tells us of one HTTP exchange, as values."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -14,11 +14,15 @@ class BodyMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RequestHeaders:
-    """The first event of every exchange. Header names are lower-case."""
+    """The first event of every exchange. Header names are lower-case.
+
+    `metered`: the filter sends the answer as well, and holds each piece of it until we have said what to do with it.
+    """
 
     headers: Mapping[str, str]
     end_of_stream: bool
     mode: BodyMode
+    metered: bool = False
 
     @property
     def path(self) -> str:
@@ -44,12 +48,30 @@ class RequestTrailers:
 
 @dataclass(frozen=True, slots=True)
 class ResponseHeaders:
-    """A backend's answer begins. Comes only if the filter sends response headers, which ours does not."""
+    """The answer begins: a backend's, or Envoy's own in its place. Comes only if the filter sends response headers."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    end_of_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseBody:
+    """A piece of the answer. `end_of_stream` stays false when trailers follow."""
+
+    data: bytes
+    end_of_stream: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseTrailers:
-    """A backend's trailers. As for response headers."""
+    """A backend's trailers. Come only if the filter sends them, which ours does not."""
 
 
-Event = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | ResponseTrailers
+Event = (
+    RequestHeaders
+    | RequestBody
+    | RequestTrailers
+    | ResponseHeaders
+    | ResponseBody
+    | ResponseTrailers
+)

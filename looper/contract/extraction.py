@@ -18,7 +18,6 @@ from looper.settings import Setting
 
 V = TypeVar("V", bound=Hashable)
 Mode = Literal["exact", "last_match", "json_field", "marker"]
-Marker = str
 
 
 class Extraction(Setting):
@@ -34,8 +33,8 @@ class Extraction(Setting):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.marker is not None and not all(each.strip() for each in self.markers):
-            raise ValueError("a marker is not blank")
+        if not self.markers or not all(each.strip() for each in self.markers):
+            raise ValueError("a marker is not blank, and there is one")
         if self.field is not None and self.mode not in (None, "json_field"):
             raise ValueError("`field` goes with `mode: json_field`")
         if self.marker is not None and self.mode not in (None, "marker", "last_match"):
@@ -126,11 +125,9 @@ def places(pattern: re.Pattern[str], text: str) -> list[Place]:
 
 
 def _place(text: str, start: int, stop: int, end: int) -> Place:
-    after = (
-        text[stop:end]
-        if end - stop <= _LONGEST
-        else text[stop : stop + _LONGEST].rpartition(" ")[0]
-    )
+    after = text[stop : min(end, stop + _LONGEST)]
+    if end - stop > _LONGEST:
+        after = after.rpartition(" ")[0]  # half a number would be another one
     # The line goes on below where nothing but decoration is left of it.
     line = re.match(r"[\s*_`:]{0,12}[^\n]*", after)
     return Place(text.rfind("\n", 0, start) + 1, start, line[0] if line else "")
@@ -195,11 +192,8 @@ class Extracting(Contract[V], Generic[V]):
     def _usual_template(self, extract: Extraction) -> str | None:
         if self._mode == "json_field":
             return None
-        return (
-            f"{extract.markers[0]} {self.placeholder}"
-            if self._mode == "marker"
-            else self.placeholder
-        )
+        marker = f"{extract.markers[0]} " if self._mode == "marker" else ""
+        return f"{marker}{self.placeholder}"
 
     @abstractmethod
     def _read(self, place: str) -> V | Ambiguous | None:
@@ -248,9 +242,8 @@ class Extracting(Contract[V], Generic[V]):
         return None
 
     def _scalar(self, value: str | Decimal | bool) -> V | None:
-        return self._whole(
-            (value if isinstance(value, str) else json_text.canonical(value)).strip()
-        )
+        text = value if isinstance(value, str) else json_text.canonical(value)
+        return self._whole(text.strip())
 
     def _declared(self, text: str) -> V | Ambiguous | None:
         """The value at a marker or in a box, else after words such as "the answer is", near the end of the text."""

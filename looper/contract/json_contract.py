@@ -16,6 +16,7 @@ from looper.contract.json_text import NotJson, canonical, parse, sources
 from looper.errors import InvalidField
 from looper.settings import Setting
 
+_MOST_MARKERS = 8
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -72,8 +73,9 @@ class JsonContract(Contract[str]):
             case "exact":
                 yield content
             case "marker":
-                found = [each.end() for each in self._markers.finditer(content)]
-                yield from sources(content[found[-1] :].lstrip(" \t\n*_`"))[:1] if found else ()
+                # A marker may also stand inside the JSON that follows one.
+                for found in reversed(list(self._markers.finditer(content))[-_MOST_MARKERS:]):
+                    yield from sources(content[found.end() :].lstrip(" \t\n*_`"))[:1]
             case "last_match" | "json_field":
                 yield content
                 yield from reversed(sources(content))

@@ -2,8 +2,11 @@
 
 import asyncio
 import dataclasses
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -20,6 +23,7 @@ from tests.bench.run import measure, problems
 
 OUTPUT = ROOT / "bench-results"
 _WIDTH = 160
+T = TypeVar("T")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,7 +59,7 @@ def run(
     try:
         if litellm:
             plan = _with_litellm(plan)
-        made = asyncio.run(measure(wanted, plan))
+        made = _finish(measure(wanted, plan))
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
     path = output or OUTPUT / f"{made.started.replace(':', '')}-{made.versions['commit']}.json"
@@ -77,7 +81,7 @@ def _plan(plan: Plan, rounds: int | None, seconds: float | None) -> Plan:
 
 def _with_litellm(plan: Plan) -> Plan:
     try:
-        return dataclasses.replace(plan, litellm=asyncio.run(install()))
+        return dataclasses.replace(plan, litellm=_finish(install()))
     except (BenchFailed, TimeoutError) as error:
         click.echo(f"without LiteLLM, which could not be installed: {error}", err=True)
         return plan
@@ -102,9 +106,25 @@ def compare_command(before: Path, after: Path) -> None:
 def profile_command(target: str, seconds: int, native: bool, output: Path) -> None:
     """Record where the processor spends its time under load, with py-spy."""
     try:
-        asyncio.run(profile(target, seconds, output, _console(), native=native))
+        _finish(profile(target, seconds, output, _console(), native=native))
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
+
+
+def _finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end, which on SIGTERM and SIGINT comes early, but never before every process is ended."""
+
+    async def stoppable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(stoppable())
+    except asyncio.CancelledError:
+        raise click.Abort from None
 
 
 def _console() -> Console:

@@ -45,7 +45,7 @@ Rounds = dict[str, list[Numbers]]
 
 def processes(rig: Rig, side: str) -> dict[str, int]:
     """Whose use of the machine belongs to a side: pids by name."""
-    envoy = {"envoy": rig.envoy.pid}
+    envoy = {"envoy": rig.envoy.pid, "models": rig.backend.envoy.pid}
     match side:
         case "none":
             return envoy

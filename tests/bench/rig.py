@@ -66,8 +66,8 @@ async def run_rig(*, slow_seconds: float) -> AsyncIterator[Rig]:
         path.write_text(yaml.safe_dump(config))
         places = front.write(config, folder / "envoy", folder / "echo.sock", workload.ROUTED)
         processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
-        await processor.start()
         stack.push_async_callback(processor.stop)
+        await processor.start()
         assert processor.process is not None
         echo = await stack.enter_async_context(
             run_echo(binary, folder / "echo.sock", workload.ROUTED, folder / "echo.log")
@@ -91,7 +91,7 @@ async def _run_simulator(folder: Path) -> AsyncIterator[str]:
     """Simulated models that stream; gives their URL."""
     names = [f"live-{number}" for number in range(workload.PANEL)]
     models = [*(f"{name}:1:0:0" for name in names), "live-judge:1:0:0"]
-    models.append(f"live-final:1:{_FINAL_SECONDS}:0.001")
+    models.append(f"live-final:1:{_FINAL_SECONDS}:0")
     options = [word for model in models for word in ("--model", model)]
     command = (sys.executable, "-m", "looper.simulate", *options)
     log = folder / "simulator.log"

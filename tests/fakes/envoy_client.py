@@ -3,11 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from extproc.protocol._pb.ext_proc_pb2 import (
     HeaderMutation,
@@ -32,7 +33,7 @@ def headers(
     path: str = CHAT,
     *,
     method: str = "POST",
-    mode: int = FDS,
+    mode: ProcessingMode.BodySendMode = FDS,
     end: bool = False,
     more: Iterable[tuple[str, str]] = (),
 ) -> ProcessingRequest:
@@ -42,7 +43,7 @@ def headers(
     for key, value in (*pseudo, *more):
         request.request_headers.headers.headers.add(key=key, raw_value=value.encode())
     request.request_headers.end_of_stream = end
-    request.protocol_config.request_body_mode = mode  # type: ignore[assignment]  # also what is none
+    request.protocol_config.request_body_mode = mode
     return request
 
 
@@ -80,8 +81,11 @@ def kind(response: ProcessingResponse) -> str:
             return str(other).removeprefix("request_")
 
 
-def is_local(name: str) -> bool:
-    return name.startswith(("immediate", "local"))
+def metadata_of(response: ProcessingResponse) -> dict[str, Any]:
+    """The dynamic metadata of one message. There is no namespace but ours."""
+    namespaces = MessageToDict(response.dynamic_metadata)
+    assert namespaces.keys() <= {NAMESPACE}
+    return dict(namespaces.get(NAMESPACE, {}))
 
 
 @dataclass(frozen=True)
@@ -143,9 +147,7 @@ class Told:
         """All dynamic metadata, merged as Envoy merges it. There is no namespace but ours."""
         merged: dict[str, Any] = {}
         for response in self.responses:
-            for name, value in response.dynamic_metadata.items():
-                assert name == NAMESPACE
-                merged |= dict(value.items())
+            merged |= metadata_of(response)
         return merged
 
 
@@ -198,9 +200,7 @@ class Stream:
         """Wait until the exchange is over, then until the stream is: one message too many would come in between."""
         while (response := await self.receive()) is not None:
             name = kind(response)
-            if name == self._last or (is_local(name) and not name.startswith("local")):
-                await self.half_close()
-            elif name.startswith("local") and name.endswith("end"):
+            if name == self._last or name.startswith("immediate") or name == "local body end":
                 await self.half_close()
         return Told(self.received)
 
@@ -252,7 +252,8 @@ class EnvoyClient:
     async def refused(self, *requests: ProcessingRequest | bytes) -> tuple[grpc.StatusCode, str]:
         """How a stream ends in which this is sent and nothing is told."""
         stream = self.stream()
-        await stream.send(*requests)
+        with suppress(grpc.aio.AioRpcError):  # which status() tells of
+            await stream.send(*requests)
         return await stream.status()
 
 

@@ -97,6 +97,9 @@ class Exchange {
       case pb::ProcessingRequest::kResponseHeaders:
         Reply()->mutable_response_headers();
         break;
+      case pb::ProcessingRequest::kResponseBody:
+        Reply()->mutable_response_body();
+        break;
       case pb::ProcessingRequest::kResponseTrailers:
         Reply()->mutable_response_trailers();
         break;

@@ -583,6 +583,31 @@ def test_buffered_waits_for_the_longest_deadline() -> None:
 
 
 @pytest.mark.parametrize(
+    ("body_mode", "name"), [("full_duplex", "FULL_DUPLEX_STREAMED"), ("buffered", "BUFFERED")]
+)
+def test_metered_shows_the_processor_the_answers(body_mode: str, name: str) -> None:
+    """In profile `metered` the answer comes by piece by piece, and it is the processor that counts."""
+    rendered = made(envoy=f"{{profile: metered, body_mode: {body_mode}}}")
+    filters = rendered.filters("ingress")
+
+    mode = filters["looper.ext_proc"]["processing_mode"]
+    assert mode["request_body_mode"] == name
+    assert mode["response_header_mode"] == "SEND"
+    assert mode["response_body_mode"] == "STREAMED"
+    assert mode["response_trailer_mode"] == "SKIP"
+    assert "envoy.filters.http.json_to_metadata" not in filters
+    assert "looper.unmetered" in [log["name"] for log in rendered.manager("ingress")["access_log"]]
+
+
+def test_fast_is_the_default() -> None:
+    """Without a profile, everything is as with `profile: fast`."""
+    fast = made(envoy="{profile: fast}")
+
+    assert fast.texts == made().texts
+    assert "looper.unmetered" not in [log["name"] for log in fast.manager("ingress")["access_log"]]
+
+
+@pytest.mark.parametrize(
     ("deadline", "setting", "least"), [("30s", "200s", 200), ("10m", "200s", 600)]
 )
 def test_silence_is_allowed_until_the_deadline(deadline: str, setting: str, least: int) -> None:

@@ -90,7 +90,7 @@ def choice(*values: str, **settings: Any) -> Choice:
     ],
 )  # fmt: skip
 def test_a_letter_is_found(text: str, value: str | None) -> None:
-    """`last_match` finds the one letter that an answer declares or ends with, and no letter that means another thing."""
+    """`last_match` finds the one letter that an answer declares or ends with, and none that means another thing."""
     assert choice().extract(text) == value
 
 
@@ -209,6 +209,7 @@ def test_the_published_form_is_demanded() -> None:
         ),
         pytest.param({"values": ["A"], "render": "no {choice} yes"}, id="render-that-cannot-be-read"),
         pytest.param({"values": ["A"], "extract": {"marker": " "}}, id="blank-marker"),
+        pytest.param({"values": ["A"], "extract": {"marker": []}}, id="no-marker"),
         pytest.param({"values": ["A"], "extract": {"marker": "X", "mode": "exact"}}, id="marker-without-use"),
         pytest.param({"values": ["A"], "extract": {"field": "x", "mode": "marker"}}, id="field-without-use"),
         pytest.param({"values": ["A"], "extract": {"field": "x", "marker": "X"}}, id="field-and-marker"),

@@ -160,7 +160,9 @@ limits = st.decimals(min_value=0, max_value=Decimal("0.9"), places=3)
 
 
 @given(sizes, sizes, limits, limits)
-def test_tolerance_has_no_order(a: Fraction, b: Fraction, relative: Decimal, absolute: Decimal) -> None:
+def test_tolerance_has_no_order(
+    a: Fraction, b: Fraction, relative: Decimal, absolute: Decimal
+) -> None:
     """Every number is the same as itself, and a as b whenever b as a."""
     contract = number(tolerance={"relative": relative, "absolute": absolute})
     assert contract.same(a, a)
@@ -186,8 +188,12 @@ def test_a_number_is_written_plainly(value: str, written: str) -> None:
     ("settings", "text", "repaired"),
     [
         pytest.param({"extract": {"mode": "exact"}}, "1,234 km", "1234", id="exact"),
-        pytest.param({"extract": {"mode": "exact"}}, "So \\boxed{42}", "42", id="exact-from-the-box"),
-        pytest.param({"extract": {"mode": "exact"}}, "12 of the 20", None, id="exact-does-not-guess"),
+        pytest.param(
+            {"extract": {"mode": "exact"}}, "So \\boxed{42}", "42", id="exact-from-the-box"
+        ),
+        pytest.param(
+            {"extract": {"mode": "exact"}}, "12 of the 20", None, id="exact-does-not-guess"
+        ),
         pytest.param({"render": "#### {number}"}, "It is 42.", "It is 42.\n\n#### 42", id="form"),
     ],
 )
