@@ -45,6 +45,14 @@ test: $(VENV)/.ready ## Every test tier
 test-fast: $(VENV)/.ready ## The tiers that need no Envoy
 	$(BIN)/python -m pytest tests/unit tests/contract
 
+.PHONY: bench
+bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--litellm --cases …")
+	$(BIN)/python -m tests.bench run $(ARGS)
+
+.PHONY: test-bench
+test-bench: $(VENV)/.ready ## The benchmark's short mode, so that it never rots
+	$(BIN)/python -m pytest tests/bench
+
 .PHONY: format
 format: $(VENV)/.ready ## Format and mend what can be mended by machine
 	$(BIN)/ruff format .
@@ -62,4 +70,4 @@ envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, fro
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .bench bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

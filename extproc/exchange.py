@@ -47,6 +47,7 @@ from looper.errors import (
     ModelNotFound,
     Overloaded,
 )
+from looper.messages import map_ids
 from looper.run import FORWARDED, Deadline, Run, drive, seeded
 from looper.single import SingleConfig
 from looper.trace import Trace
@@ -99,6 +100,7 @@ class Exchange:
         self._trailers = False
         self._meter: AnswerMeter | None = None
         self._reply: Reply | None = None
+        self._answering: Answering | None = None
         self._facts: dict[str, str | int] = {}
 
     async def run(self) -> None:
@@ -119,6 +121,10 @@ class Exchange:
         except Abandoned:
             pass
         finally:
+            if (
+                self._answering is not None
+            ):  # only now has Envoy nothing of it left for a slow client
+                self._answering.release()
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
             _log.info("exchange.finished", ms=milliseconds, path=self._known_path(), **self._facts)
 
@@ -222,9 +228,15 @@ class Exchange:
         self._facts |= metadata
         if self._opening.metered:
             self._meter = AnswerMeter(request, model)
-        changes = self._meter.request_changes if self._meter is not None else {}
+        changes = dict(self._meter.request_changes) if self._meter is not None else {}
+        if isinstance(request, ChatRequest) and model.dialect.tool_call_ids != "any":
+            messages = request.members["messages"]
+            mapped = map_ids(messages, model.dialect.tool_call_ids)
+            changes |= {"messages": mapped} if mapped is not messages else {}
         body = request.with_model(model.upstream, changes)
         set_headers: Headers = ((names.MODEL, name), (names.RUN, run))
+        if self._trailers:
+            set_headers = (*set_headers, (names.TRAILERS, "1"))
         await self._channel.send(Rewrite(set_headers, body, metadata, trailers=self._trailers))
 
     # ... or a team, whose answer we write in Envoy's place.
@@ -252,7 +264,7 @@ class Exchange:
                 max_bytes=runtime.config.limits.max_answer_bytes,
                 debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
             )
-            stack.callback(answering.release)
+            self._answering = answering
             stack.callback(lambda: runtime.runs.add(request, run, self._facts))
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)

@@ -7,5 +7,8 @@ DECISION = "x-looper-decision"
 ALGORITHM = "x-looper-algorithm"
 OUTCOME = "x-looper-outcome"
 RECIPE = "x-looper-recipe"
+TRAILERS = "x-looper-trailers"
+"""Set on a routed request that ends with trailers, which must not be retried."""
 
-OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE)
+
+OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE, TRAILERS)

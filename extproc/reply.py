@@ -97,7 +97,7 @@ class Answering:
             "outcome": outcome,
             "calls": ledger.calls,
             "cost_microusd": ledger.cost,
-            **self.run.trace.to_dict(),
+            "trace": self.run.trace.to_dict(),
         }
 
     def debug_headers(self) -> Headers:
@@ -131,6 +131,8 @@ class LiveReply:
         self._closed = False
 
     async def add(self, event: Event | Heartbeat) -> None:
+        if self._closed:
+            return
         match event:
             case Progress():
                 if self._answering.decision.progress == "reasoning":
@@ -167,6 +169,7 @@ class LiveReply:
         if self._open:
             await self._close(self._chunks.failed(error), "failed")
         else:
+            self._closed = True
             await self._answering.send(self._answering.error(error))
 
 
@@ -226,6 +229,8 @@ class PatientReply:
 
     async def add(self, event: Event | Heartbeat) -> None:
         answering = self._answering
+        if self._closed:
+            return
         if isinstance(event, Heartbeat):
             if not self._open:
                 self._open = True
@@ -234,10 +239,11 @@ class PatientReply:
                 )
             await answering.send(StreamData(answering.count(b" ")))
             return
-        if not self._open:
-            await self._whole.add(event)
         self._answer.add(event)
-        if self._open and isinstance(event, Done):
+        if not self._open:
+            self._closed = isinstance(event, Done)
+            await self._whole.add(event)
+        elif isinstance(event, Done):
             await self._close(answering.count(self._answer.to_json()), event.outcome)
 
     async def _close(self, body: bytes, outcome: str) -> None:

@@ -1,6 +1,7 @@
 """`looper serve`: the processor as a process, from its configuration to its last exchange."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -47,6 +48,7 @@ async def serve(config: Config, service: Service, ready: Callable[[], None]) -> 
         async with serving(
             lambda: runtime, service.listen, service.health, service.grace
         ) as health:
+            gc.freeze()  # what is there now stays: the collector need not look at it again
             for warning in warnings(config):
                 _log.warning("config", problem=warning)
             _log.info("serving", listen=list(service.listen), health=service.health)

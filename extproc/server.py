@@ -1,7 +1,8 @@
 """The gRPC server that Envoy talks to: sockets, health, and the last resort for mistakes."""
 
 import asyncio
-import os
+import secrets
+import socket
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -127,35 +128,42 @@ class Health:
 async def serving(
     runtime: Callable[[], Runtime], listen: Sequence[str], health_address: str | None, grace: float
 ) -> AsyncIterator[Health]:
-    """Listen at every address while the context is open; on leaving, give open exchanges `grace` seconds."""
+    """Listen at every address while the context is open; on leaving, give open exchanges `grace` seconds.
+
+    Health is answered to the very end. Raises OSError for an address that cannot be listened on.
+    """
     health_service = Health()
     async with AsyncExitStack() as stack:
+        if health_address is not None:
+            server = grpc.aio.server(options=_OPTIONS)
+            health_service.add_to(server)
+            await _start(server, health_address, stack)
+        servers = []
         for address in listen:
             server = grpc.aio.server(options=_OPTIONS)
             server.add_generic_rpc_handlers((Processor(runtime).handler(),))
             health_service.add_to(server)
-            await stack.enter_async_context(_started(server, address, grace))
-        if health_address is not None:
-            server = grpc.aio.server(options=_OPTIONS)
-            health_service.add_to(server)
-            await stack.enter_async_context(_started(server, health_address, 0))
+            await _start(server, address, stack)
+            servers.append(server)
         await health_service.set_serving(True)
-        yield health_service
-        await health_service.set_serving(False)
-
-
-@asynccontextmanager
-async def _started(server: grpc.aio.Server, address: str, grace: float) -> AsyncIterator[None]:
-    with _bindable(address) as bound:
-        if server.add_insecure_port(bound) == 0:
-            raise OSError(f"cannot listen on {address}")
-        await server.start()
-        if bound.startswith("unix:"):
-            _publish(Path(address.removeprefix("unix:")), Path(bound.removeprefix("unix:")))
         try:
-            yield
+            yield health_service
         finally:
-            await asyncio.shield(server.stop(grace))
+            await health_service.set_serving(False)
+            # All at once: one that waited for its turn would go on taking exchanges.
+            await asyncio.shield(asyncio.gather(*(server.stop(grace) for server in servers)))
+
+
+async def _start(server: grpc.aio.Server, address: str, stack: AsyncExitStack) -> None:
+    bound = stack.enter_context(_bindable(address))
+    try:
+        server.add_insecure_port(bound)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {address}") from None
+    await server.start()
+    stack.push_async_callback(server.stop, 0)
+    if bound.startswith("unix:"):
+        _publish(Path(address.removeprefix("unix:")), Path(bound.removeprefix("unix:")))
 
 
 @contextmanager
@@ -172,8 +180,8 @@ def _bindable(address: str) -> Iterator[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise OSError(f"{path} exists and is not a socket")
-    own = path.with_name(f"{path.name}.{os.getpid()}")
-    own.unlink(missing_ok=True)
+    # Not the process's id: two containers that share the folder may have the same.
+    own = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     try:
         yield f"unix:{own}"
     finally:
@@ -186,18 +194,17 @@ def _publish(path: Path, own: Path) -> None:
     own.chmod(0o660)
     before = path.readlink() if path.is_symlink() else None
     link = own.with_name(f"{own.name}.link")
-    link.unlink(missing_ok=True)
     link.symlink_to(own.name)
     link.replace(path)
-    if before is not None and not _alive(before.name.rpartition(".")[2]):
+    if before is not None and not _answers(path.with_name(before.name)):
         path.with_name(before.name).unlink(missing_ok=True)
 
 
-def _alive(pid: str) -> bool:
-    try:
-        os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
+def _answers(path: Path) -> bool:
+    """Whether somebody listens at a socket; one that a killed process left behind refuses."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
         return True
-    return True

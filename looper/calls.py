@@ -6,8 +6,8 @@ from enum import Enum
 from typing import Literal
 
 from looper.chat import Completion
+from looper.contract.base import visible
 from looper.models import Model
-from looper.thoughts import without_thoughts
 
 Role = Literal["single", "panel", "judge", "final"]
 """What a call is for, in statistics."""
@@ -77,7 +77,7 @@ class Result:
         if self.completion is None:
             return ""
         message = self.completion.choices[0].message
-        return without_thoughts(message.content or "") if message else ""
+        return visible(message.content or "") if message else ""
 
 
 def usable(completion: Completion) -> bool:
@@ -86,7 +86,7 @@ def usable(completion: Completion) -> bool:
         return False
     message = completion.choices[0].message
     return message is not None and bool(
-        (message.content and without_thoughts(message.content).strip())
+        (message.content and visible(message.content).strip())
         or message.tool_calls
         or message.refusal
     )

@@ -127,7 +127,7 @@ class ChatRequest(Request):
     def needs(self) -> frozenset[Capability]:
         """What a model must be able to do to take this request."""
         needs: set[Capability] = set()
-        if "tools" in self.members or "functions" in self.members:
+        if any(_says(self.members.get(name)) for name in ("tools", "functions")):
             needs.add("tools")
         if any(part.type == "image_url" for message in self.messages for part in message.parts):
             needs.add("vision")
@@ -140,6 +140,11 @@ class ChatRequest(Request):
         """How many choices the client asks for."""
         count = _read(self.members, "n", int | None)
         return 1 if count is None else count
+
+
+def _says(raw: msgspec.Raw | None) -> bool:
+    """Whether a member that is a list has anything in it."""
+    return raw is not None and bytes(raw).translate(None, b" \t\n\r") not in (b"null", b"[]")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):

@@ -1,8 +1,8 @@
 """Model calls, over HTTP to Envoy's egress listener, which adds the key, TLS and retries."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from io import BytesIO
 from typing import NamedTuple, Self
 
@@ -58,35 +58,24 @@ class EgressClient:
     async def complete(self, call: Call, headers: Mapping[str, str], *, deadline: float) -> Answer:
         """One unstreamed answer. `deadline` is in the loop's time. Raises CallFailed."""
         async with self._post(call, headers, deadline) as response:
-            body = await _Pieces(response, deadline).all()
-            return Answer(_decode(body), _attempts(response))
+            attempts = _attempts(response)
+            with _counting(attempts):
+                return Answer(_decode(await _Pieces(response, deadline).all()), attempts)
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
     ) -> AsyncGenerator[Answer]:
         """The chunks of a streamed answer, as they come. Raises CallFailed, also for a stream that was cut."""
         async with self._post(call, headers, deadline) as response:
-            reader = EventReader(max_event=MAX_ANSWER)
-            finished, attempts = False, _attempts(response)
+            attempts = _attempts(response)
             pieces = _Pieces(response, deadline)
-            if (
-                response.content_type == "application/json"
-            ):  # it does not stream, and answers all the same
-                yield Answer(_decode(await pieces.all()), attempts)
-                return
-            while True:
-                events = await _next_events(pieces, reader)
-                if events is None:
-                    break
-                for event in events:
-                    if event == DONE:
-                        return
-                    chunk = _decode(event)
-                    finished = finished or any(choice.finish_reason for choice in chunk.choices)
+            with _counting(attempts):
+                if response.content_type == "application/json":
+                    # It does not stream, and answers all the same.
+                    yield Answer(_decode(await pieces.all()), attempts)
+                    return
+                async for chunk in _chunks(pieces):
                     yield Answer(chunk, attempts)
-            # Some backends leave out [DONE]; one that has not finished was cut.
-            if not finished:
-                raise CallFailed(Failure.BROKEN)
 
     @asynccontextmanager
     async def _post(
@@ -96,7 +85,7 @@ class EgressClient:
         assert self._session is not None
         remaining = deadline - asyncio.get_running_loop().time()
         if remaining <= 0:
-            raise CallFailed(Failure.TIMEOUT)
+            raise CallFailed(Failure.TIMEOUT, attempts=0)
         sent = {
             **headers,
             "x-looper-model": call.model.name,
@@ -107,7 +96,10 @@ class EgressClient:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._session.post(
-                    f"{self._base}/v1/chat/completions", data=BytesIO(call.body), headers=sent
+                    f"{self._base}/v1/chat/completions",
+                    data=BytesIO(call.body),
+                    headers=sent,
+                    allow_redirects=False,  # a conversation goes where the route says, and nowhere else
                 )
         except TimeoutError:
             raise CallFailed(Failure.TIMEOUT) from None
@@ -123,6 +115,32 @@ class EgressClient:
             yield response
         finally:
             response.close()
+
+
+@contextmanager
+def _counting(attempts: int) -> Iterator[None]:
+    """What fails behind the headers has been tried as often as they say."""
+    try:
+        yield
+    except CallFailed as error:
+        error.attempts = attempts
+        raise
+
+
+async def _chunks(pieces: "_Pieces") -> AsyncGenerator[Completion]:
+    """The chunks of a stream. Raises CallFailed, also for one that was cut."""
+    reader = EventReader(max_event=MAX_ANSWER)
+    finished = False
+    while (events := await _next_events(pieces, reader)) is not None:
+        for event in events:
+            if event == DONE:
+                return
+            chunk = _decode(event)
+            finished = finished or any(choice.finish_reason for choice in chunk.choices)
+            yield chunk
+    # Some backends leave out [DONE]; one that has not finished was cut.
+    if not finished:
+        raise CallFailed(Failure.BROKEN)
 
 
 class _Pieces:
@@ -175,20 +193,24 @@ def _refused(response: aiohttp.ClientResponse) -> CallFailed:
     return CallFailed(
         Failure.STATUS,
         status=response.status,
-        retry_after=int(after) if after.isdigit() and len(after) < 6 else None,
+        retry_after=_whole(after),
         attempts=_attempts(response),
     )
 
 
 def _attempts(response: aiohttp.ClientResponse) -> int:
-    count = response.headers.get("x-envoy-attempt-count", "1")
-    return int(count) if count.isdigit() else 1
+    return _whole(response.headers.get("x-envoy-attempt-count", "")) or 1
+
+
+def _whole(text: str) -> int | None:
+    """A header's number, if it is one of a sensible size."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
 def _decode(body: bytes) -> Completion:
     try:
         completion = _completion.decode(body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CallFailed(Failure.UNUSABLE) from None
     if completion.is_error:
         raise CallFailed(Failure.UNUSABLE)

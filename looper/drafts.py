@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -65,17 +66,23 @@ class Draft:
             members[dialect.max_tokens] = max_tokens
         _say_effort(members, dialect.effort)
         if self.stream:
-            members |= {"stream": True, "stream_options": {"include_usage": True}}
+            members["stream"] = True
+            if "stream_options" not in dialect.drop:
+                members["stream_options"] = {"include_usage": True}
         return Call(self.model, self.role, msgspec.json.encode(members), retries)
 
     def dropped(self) -> Iterable[str]:
         """The client's members that the model's dialect does not take."""
         dialect = self.model.dialect
-        return sorted(
+        dropped = {
             name
             for name in self.members
             if name in dialect.drop or not (dialect.open or name in STANDARD)
-        )
+        }
+        said = self.members.get("reasoning_effort")
+        if said is not None and not _can_say_effort(said, dialect.effort):
+            dropped.add("reasoning_effort")
+        return sorted(dropped)
 
 
 def answering(
@@ -182,20 +189,34 @@ def _uses_tools(request: ChatRequest) -> bool:
 
 def _say_effort(members: Members, how: str) -> None:
     """Say how much to think in the way that the upstream understands."""
-    said = members.get("reasoning_effort")
-    if said is None or how == "reasoning_effort":
+    if "reasoning_effort" not in members or how == "reasoning_effort":
         return
-    del members["reasoning_effort"]
-    effort = msgspec.json.decode(said) if isinstance(said, msgspec.Raw) else said
+    effort = _effort(members.pop("reasoning_effort"))
+    if effort is None:
+        return
     if how == "enable_thinking":
         members.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
     elif how == "thinking_budget" and effort in _THINKING:
         members["thinking"] = {"type": "enabled", "budget_tokens": _THINKING[effort]}
 
 
+def _effort(said: Any) -> str | None:
+    effort = msgspec.json.decode(said) if isinstance(said, msgspec.Raw) else said
+    return effort if isinstance(effort, str) else None
+
+
+def _can_say_effort(said: Any, how: str) -> bool:
+    """Whether an upstream can be told how much to think."""
+    effort = _effort(said)
+    if how == "thinking_budget":
+        return effort in _THINKING
+    return effort is None or how != "none"
+
+
 _THINKING = {"low": 1024, "medium": 4096, "high": 16_384}
 
 
+@cache
 def json_schema(type: type[Any]) -> dict[str, Any]:
     """The JSON schema of a pydantic model, as backends take it."""
     schema: dict[str, Any] = json.loads(json.dumps(type.model_json_schema()))

@@ -20,6 +20,9 @@ def why_no_answer(outcomes: Sequence[Result | CallFailed]) -> LooperError:
     """The error of a run that nobody answered. Says what kind of thing went wrong, never an upstream's own words."""
     errors = [error for error in map(_error, outcomes) if error is not None]
     answered = any(isinstance(outcome, Result) and outcome.state == "ok" for outcome in outcomes)
+    # That a model cannot take the request is one with its refusing it.
+    others = [error for error in errors if error.failure is not Failure.UNSUITABLE]
+    errors = others or errors
     if errors and not answered and (shared := _shared(errors)) is not None:
         return shared
     return UpstreamFailed("The models behind this name did not give enough usable answers.")

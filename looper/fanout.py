@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field
 
-from looper.calls import Result, State
+from looper.calls import Failure, Result, State
 from looper.drafts import Draft
 from looper.models import Model
 from looper.settings import Duration, Setting
@@ -77,13 +79,14 @@ async def fan_out(
     over = asyncio.Event()
     turn = asyncio.Semaphore(settings.max_concurrent)
     spare = [models[name] for name in settings.substitutes]
+    asking = _Asking(ask, settings.hedge_after, turn)
 
     async def work(index: int) -> None:
         async with turn:
             if over.is_set():  # the one before us ended it all
                 return
             started[index] = True
-            result = results[index] = await _ask_somebody(drafts[index], ask, settings, spare)
+            result = results[index] = await _ask_somebody(drafts[index], asking, spare)
             failed = settings.on_error == "fail" and result.state != "ok"
             if failed or None not in results or stop(results):
                 over.set()
@@ -110,39 +113,49 @@ def _ending(begun: bool, late: bool) -> State:
     return "timed_out" if late else "cancelled"
 
 
-async def _ask_somebody(draft: Draft, ask: Ask, settings: Round, spare: Sequence[Model]) -> Result:
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """How one place in a team is asked: whom, after how long once more, and under which limit."""
+
+    ask: Ask
+    hedge_after: timedelta | None
+    turn: asyncio.Semaphore
+
+    async def hedged(self, draft: Draft) -> Result:
+        """Ask; and once more if it takes long. The first usable answer wins, and the other call is cancelled."""
+        if self.hedge_after is None:
+            return await self.ask(draft)
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(self.ask(draft))
+            await asyncio.wait((first,), timeout=self.hedge_after.total_seconds())
+            if first.done():
+                return first.result()
+            running = {first, group.create_task(self._again(draft))}
+            result: Result | None = None
+            while running and (result is None or result.state != "ok"):
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                result = min((task.result() for task in done), key=lambda each: each.state != "ok")
+            for loser in running:
+                loser.cancel()
+            assert result is not None
+            return result
+
+    async def _again(self, draft: Draft) -> Result:
+        async with self.turn:
+            return await self.ask(draft)
+
+
+async def _ask_somebody(draft: Draft, asking: _Asking, spare: Sequence[Model]) -> Result:
     """The model that is meant, and if it fails its substitutes in turn: the first usable answer, else the last end."""
-    result = await _hedged(draft, ask, settings)
+    result = await asking.hedged(draft)
     for model in spare:
         if result.state == "ok" or _spent(result):
             break
         if model.name != draft.model.name:
-            result = await _hedged(draft.to(model), ask, settings)
+            result = await asking.hedged(draft.to(model))
     return result
 
 
 def _spent(result: Result) -> bool:
     """Whether there is no use in asking anybody else: what failed is the budget."""
-    return result.error is not None and result.error.failure.value == "budget"
-
-
-async def _hedged(draft: Draft, ask: Ask, settings: Round) -> Result:
-    """Ask; and once more if it takes long. The first usable answer wins, and the other call is cancelled."""
-    if settings.hedge_after is None:
-        return await ask(draft)
-    async with asyncio.TaskGroup() as group:
-        first = group.create_task(ask(draft))
-        await asyncio.wait((first,), timeout=settings.hedge_after.total_seconds())
-        if first.done():
-            return first.result()
-        running = {first, group.create_task(ask(draft))}
-        result: Result | None = None
-        while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            result = min((task.result() for task in done), key=lambda ended: ended.state != "ok")
-            if result.state == "ok":
-                break
-        for loser in running:
-            loser.cancel()
-        assert result is not None
-        return result
+    return result.error is not None and result.error.failure is Failure.BUDGET

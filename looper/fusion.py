@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from looper.calls import CallFailed, Result, successes
-from looper.chat import ChatRequest, Choice
+from looper.chat import ChatRequest, Completion
 from looper.drafts import answering, json_schema, private
 from looper.errors import InvalidField
 from looper.events import Done, Event, Outcome, Progress
@@ -96,7 +96,7 @@ class Panel:
             for number, text in enumerate(texts if room is None else fit_all(texts, room), 1)
         )
 
-    def best(self, analysis: Analysis | None) -> Choice:
+    def best(self, analysis: Analysis | None) -> Completion:
         """The judge's winner, else the answer of the best-rated model; of equals, the one declared first."""
         if (
             analysis is not None
@@ -107,7 +107,7 @@ class Panel:
         else:
             best = max(self.drafts, key=lambda result: result.model.general_rating)
         assert best.completion is not None
-        return best.completion.choices[0]
+        return best.completion
 
 
 class Fusion:
@@ -204,9 +204,12 @@ class Fusion:
         except CallFailed as error:
             if spoke:
                 raise why_no_answer([error]) from None
-            outcome = "fallback"
-            for event in whole(panel.best(analysis)):
+            run.trace.note("the final model failed: the panel's best answer stands in for it")
+            best = panel.best(analysis)
+            for event in whole(best.choices[0]):
                 yield event
+            yield Done(run.ledger.usage, "fallback", best.usage.read() if best.usage else None)
+            return
         yield Done(run.ledger.usage, outcome, run.ledger.last_usage)
 
 

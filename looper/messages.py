@@ -46,26 +46,32 @@ def _rename(message: Message, dialect: Dialect) -> bool:
 
 
 def _map_ids(message: Message, rule: ToolCallIds) -> bool:
-    fits = _FITS[rule]
-    changed = False
-    if isinstance(answered := _value(message, "tool_call_id"), str) and not fits(answered):
-        message["tool_call_id"] = short_id(answered, rule)
-        changed = True
-    calls = _value(message, "tool_calls")
-    if isinstance(calls, list):
-        long = [
-            call for call in calls if isinstance(call, dict) and not fits(str(call.get("id", "")))
-        ]
-        for call in long:
-            call["id"] = short_id(str(call.get("id", "")), rule)
-        if long:
-            message["tool_calls"] = calls
-            changed = True
-    return changed
+    """Give every id that does not fit one that does. All else of a call stays as it came, byte for byte."""
+    changed = _map_id(message, "tool_call_id", rule)
+    calls = _calls(message)
+    mapped = sum(_map_id(call, "id", rule) for call in calls)  # each of them, not the first alone
+    if mapped:
+        message["tool_calls"] = calls
+    return changed or mapped > 0
 
 
-def _value(message: Message, name: str) -> Any:
-    return msgspec.json.decode(message[name]) if name in message else None
+def _map_id(holder: dict[str, Any], name: str, rule: ToolCallIds) -> bool:
+    id = _plain(holder.get(name))
+    # What is no text cannot be paired by its text; the upstream may say what it thinks of it.
+    if not isinstance(id, str) or _FITS[rule](id):
+        return False
+    holder[name] = short_id(id, rule)
+    return True
+
+
+def _calls(message: Message) -> list[dict[str, Any]]:
+    if "tool_calls" not in message:
+        return []
+    try:
+        calls = _list.decode(message["tool_calls"])
+    except msgspec.ValidationError:  # not a list of objects
+        return []
+    return [dict(call) for call in calls]
 
 
 _FITS: dict[ToolCallIds, Callable[[str], bool]] = {
@@ -107,7 +113,11 @@ def _alike(one: Message, other: Message) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    """A value that came as JSON; None for one that is no plain value to us, such as 1e400."""
+    try:
+        return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+    except msgspec.DecodeError:
+        return None
 
 
 def _join(one: Any, other: Any) -> Any:

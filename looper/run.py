@@ -120,6 +120,7 @@ class Run:
                         # Some backends say with every chunk what they have used so far: the last word counts.
                         usage = chunk.usage.read() if chunk.usage else usage
                         yield chunk
+                record.state = "ok"
             except CallFailed as error:
                 attempts = max(attempts, error.attempts)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))

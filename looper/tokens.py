@@ -33,7 +33,7 @@ def estimate_json(body: bytes) -> int:
 def fit(text: str, tokens: int) -> str:
     """`text` cut to about `tokens`: head and tail are kept, with a mark between them, and no character is split."""
     size = estimate(text)
-    if size <= tokens:
+    if size <= max(0, tokens):
         return text
     keep = int(len(text) * max(0, tokens - estimate(MARK)) / size)
     while keep > 0:
@@ -68,7 +68,22 @@ def _cut(text: str, keep: int) -> str:
 
 
 def _boundary(text: str, at: int) -> int:
-    """The next place from `at` that does not part a character from the marks that belong to it."""
-    while at < len(text) and (unicodedata.combining(text[at]) or text[at] in "\u200d\ufe0f"):
-        at += 1
-    return at
+    """The next place from `at` that does not part a character from what belongs to it."""
+    for place in range(at, min(len(text), at + _LONGEST_CHARACTER)):
+        if not (_belongs(text[place]) or text[place - 1 : place] == _JOINER):
+            return place
+    return min(len(text), at + _LONGEST_CHARACTER)
+
+
+_JOINER = "\u200d"
+_LONGEST_CHARACTER = 32
+"""Code points; what is longer is no character but an attempt at something."""
+
+
+def _belongs(point: str) -> bool:
+    """Whether a code point goes with the one before it: a mark, a joiner, or a tone of skin."""
+    return (
+        unicodedata.category(point)[0] == "M"
+        or point == _JOINER
+        or "\U0001f3fb" <= point <= "\U0001f3ff"
+    )

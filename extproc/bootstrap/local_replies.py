@@ -80,6 +80,8 @@ def ingress() -> hcm.LocalReplyConfig:
             _answer(
                 _flags("UO", "OM"), Overloaded("Too much is under way at once.", retry_after=1)
             ),
+            # A transfer encoding that Envoy does not know.
+            _answer(_status(501), errors.InvalidRequest("The request is not valid.")),
             _answer(_from(500), errors.UpstreamFailed("The model gave no usable answer.")),
             _answer(
                 _from(400), errors.InvalidRequest("The request is not valid."), keep_status=True

@@ -46,11 +46,13 @@ _DECIDED = (
 
 def ingress(config: Config) -> route.RouteConfiguration:
     """Clients' requests: with the processor's `x-looper-model` to a model, without it nowhere."""
+    # A retry of what ends with trailers would send its body twice (seen with 1.40, in full duplex), so such
+    # requests, which the processor marks, have a route of their own without any.
+    marked = [_to_model(model, with_trailers=True) for model in config.models]
     return _table(
         "ingress",
         config,
-        # Retries are made from what was buffered, so as much is kept as a body may have.
-        request_body_buffer_limit=config.limits.max_body,
+        [*marked, *(_to_model(model) for model in config.models)],
         # A key that is missing in the metadata leaves its header out.
         response_headers_to_add=[
             header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
@@ -63,7 +65,7 @@ def egress(config: Config) -> route.RouteConfiguration:
     return _table(
         "egress",
         config,
-        request_body_buffer_limit=config.limits.max_body,
+        [_to_model(model) for model in config.models],
         include_attempt_count_in_response=True,
     )
 
@@ -71,16 +73,17 @@ def egress(config: Config) -> route.RouteConfiguration:
 def _table(
     name: str,
     config: Config,
+    routes: Sequence[route.Route],
     *,
-    request_body_buffer_limit: int,
     response_headers_to_add: Sequence[core.HeaderValueOption] = (),
     include_attempt_count_in_response: bool = False,
 ) -> route.RouteConfiguration:
     host = route.VirtualHost(
         name=name,
         domains=["*"],
-        routes=[*(_to_model(model) for model in config.models), *_nowhere()],
-        request_body_buffer_limit=request_body_buffer_limit,
+        routes=[*routes, *_nowhere()],
+        # Retries are made from what was buffered, so as much is kept as a body may have.
+        request_body_buffer_limit=config.limits.max_body,
         # For every route at once, so that no route can be without it.
         request_headers_to_remove=names(_FROM_CLIENT),
         response_headers_to_remove=names(_FROM_BACKEND),
@@ -93,23 +96,24 @@ def _table(
     )
 
 
-def _to_model(model: Model) -> route.Route:
+def _to_model(model: Model, *, with_trailers: bool = False) -> route.Route:
     upstream = Upstream.of(model)
     # Both end in a slash: a prefix and a replacement that do not agree on that double or lose one.
     rewritten = f"{upstream.path}/"
     named = matcher.StringMatcher(exact=model.name)
+    asked = [route.HeaderMatcher(name=headers.MODEL, string_match=named)]
+    if with_trailers:
+        asked.append(route.HeaderMatcher(name=headers.TRAILERS, present_match=True))
     return route.Route(
         name=model.name,
-        match=route.RouteMatch(
-            prefix=_API, headers=[route.HeaderMatcher(name=headers.MODEL, string_match=named)]
-        ),
+        match=route.RouteMatch(prefix=_API, headers=asked),
         route=route.RouteAction(
             cluster=cluster_name(model),
             # Generating takes as long as it takes; deadlines are the processor's, and per call.
             timeout=seconds(0),
             prefix_rewrite="" if rewritten == _API else rewritten,
             host_rewrite_literal=upstream.authority,
-            retry_policy=_retries(model),
+            retry_policy=None if with_trailers else _retries(model),
         ),
         request_headers_to_add=[
             header(name.lower(), literal(value)) for name, value in model.headers.items()

@@ -17,6 +17,7 @@ from looper.errors import InvalidField
 from looper.settings import Setting
 
 _MOST_MARKERS = 8
+_LONGEST_MENDED = 256 << 10
 _ANY_OBJECT = '{"type": "object"}'
 
 
@@ -139,7 +140,8 @@ def _mend(content: str) -> str | None:
     fenced = [
         block.content for block in blocks(content) if block.content.lstrip()[:1] in ("{", "[")
     ]
-    return mend(fenced[-1] if fenced else content)
+    source = fenced[-1] if fenced else content
+    return mend(source) if len(source) <= _LONGEST_MENDED else None
 
 
 _ABSENT = msgspec.Raw(b"null")

@@ -1157,7 +1157,7 @@ async def test_a_successor_takes_over(folder: Path, how: signal.Signals) -> None
     await old.start()
     try:
         assert old.process is not None
-        own = folder / f"p.sock.{old.process.pid}"
+        own = folder / path.readlink()
         async with connected(f"unix:{path}") as envoy:
             stream = envoy.stream()
             await stream.send(headers("/x"))

@@ -107,7 +107,8 @@ async def run_stack(
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
-    With `runs_file`, runs are written to `runs.jsonl` in the stack's folder. With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
+    With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
+    With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
     async with AsyncExitStack() as stack:
         # Paths of sockets are limited to about 100 bytes.

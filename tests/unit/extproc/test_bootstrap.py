@@ -322,7 +322,7 @@ def test_egress_believes_our_own_process(egress: str, address: Yaml, internal: Y
 def test_every_model_has_a_route_and_the_rest_is_refused(listener: str) -> None:
     """A route matches its model's exact name below /v1/; the last two answer 404 in OpenAI's shape."""
     routes = made(MODEL, MODEL.replace("m,", "org/n.1,")).host(listener)["routes"]
-    *models, unknown_model, unknown_path = routes
+    *models, unknown_model, unknown_path = without_trailers(routes)
 
     for route, name in zip(models, ("m", "org/n.1"), strict=True):
         assert route["name"] == name
@@ -369,7 +369,8 @@ def test_retries_are_as_many_as_the_model_says(attempts: int) -> None:
     rendered = made(model("http://10.0.0.1/v1", more))
 
     for listener in ("ingress", "egress"):
-        policy = rendered.host(listener)["routes"][0]["route"].get("retry_policy")
+        (route, *_) = without_trailers(rendered.host(listener)["routes"])
+        policy = route["route"].get("retry_policy")
         if attempts:
             assert policy["num_retries"] == attempts
             assert policy["retriable_status_codes"] == [429, 503]
@@ -377,6 +378,23 @@ def test_retries_are_as_many_as_the_model_says(attempts: int) -> None:
             assert "per_try_timeout" not in policy
         else:
             assert policy is None
+
+
+def without_trailers(routes: list[Any]) -> list[Any]:
+    """The routes of requests that do not end with trailers."""
+    mark = {"name": "x-looper-trailers", "present_match": True}
+    return [route for route in routes if mark not in route["match"].get("headers", [])]
+
+
+def test_what_ends_with_trailers_is_not_retried() -> None:
+    """Envoy would send such a body twice: the processor marks it, and its routes come first and have no retries."""
+    routes = made(MODEL).host("ingress")["routes"]
+    (marked,) = [route for route in routes if route not in without_trailers(routes)]
+
+    assert marked is routes[0]
+    assert "retry_policy" not in marked["route"]
+    assert "retry_policy" in without_trailers(routes)[0]["route"]
+    assert marked["route"]["cluster"] == without_trailers(routes)[0]["route"]["cluster"]
 
 
 def test_headers_of_a_model_are_text() -> None:
@@ -728,4 +746,4 @@ def test_examples_render(example: str) -> None:
     """The examples are complete configurations, and no key is in what becomes of them."""
     rendered = Rendered(load_config(ROOT / "examples" / f"{example}.yaml"))
 
-    assert len(rendered.clusters) == len(rendered.host("ingress")["routes"]) - 2
+    assert len(rendered.clusters) == len(without_trailers(rendered.host("ingress")["routes"])) - 2

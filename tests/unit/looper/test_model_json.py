@@ -51,7 +51,6 @@ class TestGood:
             pytest.param("{“score”: 0.5}", id="curly-quotes"),
             pytest.param("{'score': 0.5}", id="single-quotes"),
             pytest.param("{score: 0.5}", id="no-quotes"),
-            pytest.param('{"score": 0.5', id="no-end"),
             pytest.param('{"score": 0.5 // sure\n}', id="comment"),
             pytest.param('<think>Let me see {"score": 0.1}.</think>{"score": 0.5}', id="thoughts"),
             pytest.param('<think>\n</think>\n```json\n{"score": 0.5}\n```', id="thoughts-and-fence"),
@@ -90,6 +89,7 @@ class TestBad:
     @pytest.mark.parametrize(
         "text",
         [
+            pytest.param('{"score": 0.5', id="broken-off"),
             pytest.param('{"score": 95}', id="out-of-range"),
             pytest.param('{"score": -0.1}', id="negative"),
             pytest.param('{"score": "high"}', id="word"),
