@@ -121,9 +121,8 @@ class Exchange:
         except Abandoned:
             pass
         finally:
-            if (
-                self._answering is not None
-            ):  # only now has Envoy nothing of it left for a slow client
+            # Only now has Envoy nothing of the answer left for a slow client.
+            if self._answering is not None:
                 self._answering.release()
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
             _log.info("exchange.finished", ms=milliseconds, path=self._known_path(), **self._facts)
