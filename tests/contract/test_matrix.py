@@ -132,7 +132,7 @@ async def test_whatever_a_backend_does(
     async with matrix.session.post(f"{matrix.base_url}/chat/completions", json=body) as response:
         raw = await response.read()
         took = time.monotonic() - began
-    assert took < DEADLINE + 0.2 + 0.3 * (took < DEADLINE + 0.5)  # the machine may be busy
+    assert took < DEADLINE + 0.2
 
     answer = read(raw, response.headers["content-type"])
     assert answer["id"] not in seen_ids
