@@ -136,11 +136,3 @@ class Overloaded(LooperError):
     status = 503
     code = "overloaded"
     retry = True
-
-
-class Draining(LooperError):
-    """This process is going away; another will answer."""
-
-    status = 503
-    code = "draining"
-    retry = True

@@ -25,11 +25,6 @@ def estimate(text: str) -> int:
     return math.ceil(ascii_ / 4 + two / 2 + three + 2 * four)
 
 
-def estimate_json(body: bytes) -> int:
-    """As `estimate`, for JSON as it is sent: escapes and punctuation make it longer than what is in it."""
-    return estimate(body.decode("utf-8", "replace"))
-
-
 def fit(text: str, tokens: int) -> str:
     """`text` cut to about `tokens`: head and tail are kept, with a mark between them, and no character is split."""
     size = estimate(text)

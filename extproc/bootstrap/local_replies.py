@@ -47,14 +47,6 @@ class RouterUnavailable(errors.LooperError):
     code = "router_unavailable"
 
 
-class Overloaded(errors.LooperError):
-    """More is under way than the limits allow."""
-
-    status = 503
-    code = "overloaded"
-    retry = True
-
-
 def ingress() -> hcm.LocalReplyConfig:
     """Every local reply of 400 and above, except for those that are ours to begin with."""
     return hcm.LocalReplyConfig(
@@ -78,7 +70,8 @@ def ingress() -> hcm.LocalReplyConfig:
                 _flags("NC"), errors.UpstreamMisconfigured("The model's configuration is rejected.")
             ),
             _answer(
-                _flags("UO", "OM"), Overloaded("Too much is under way at once.", retry_after=1)
+                _flags("UO", "OM"),
+                errors.Overloaded("Too much is under way at once.", retry_after=1),
             ),
             # A transfer encoding that Envoy does not know.
             _answer(_status(501), errors.InvalidRequest("The request is not valid.")),

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -54,18 +55,19 @@ class Keyword:
 def occurs(word: str, text: str) -> bool:
     """Whether `word` stands in `text` with no letter or digit running on at an end that is one itself.
 
-    The characters beside a hit are tested here because a regex's word boundary knows only ASCII in RE2. In time
-    linear in the text: where a hit is refused, so is every other one in the same run of letters.
+    The characters beside a hit are looked at here, because a word boundary of RE2's knows only ASCII.
     """
-    open_left, open_right = not _runs_on(word[0]), not _runs_on(word[-1])
-    at = text.find(word)
-    while at >= 0:
-        end = at + len(word)
-        if (open_left or at == 0 or not _runs_on(text[at - 1])) and (
-            open_right or end == len(text) or not _runs_on(text[end])
-        ):
+    first = text.find(word)
+    if first < 0:  # which is nearly always so, and many times quicker to find out
+        return False
+    pattern = _whole(word)
+    hit = pattern.search(text, first)
+    while hit is not None:
+        start, end = hit.span()
+        before, behind = text[max(0, start - 1) : start], text[end : end + 1]
+        if not _goes_on(word[0], before) and not _goes_on(word[-1], behind):
             return True
-        at = text.find(word, at + 1 if open_left else _end_of_run(text, at))
+        hit = pattern.search(text, hit.start() + 1)
     return False
 
 
@@ -78,30 +80,28 @@ _UNSPACED = (
     "\u3400-\u9fff"  # Han
     "\U00020000-\U0003ffff"  # Han, the further planes
 )
-_RUN = re.compile(f"[^\\W{_UNSPACED}]+")
+_LETTER = f"[^\\W{_UNSPACED}]"
+_ACCENT = "[\u0300-\u036f]"
+_IS_LETTER, _IS_UNSPACED = re.compile(_LETTER), re.compile(f"[{_UNSPACED}]")
+
+
+@lru_cache(maxsize=4096)
+def _whole(word: str) -> re.Pattern[str]:
+    """Finds a word with nothing running on that a character class can name: nearly all there is, in linear time."""
+    left = f"(?<!{_LETTER})(?<!{_ACCENT})" if _runs_on(word[0]) else ""
+    right = f"(?!{_LETTER}|{_ACCENT})" if _runs_on(word[-1]) else ""
+    return re.compile(left + re.escape(word) + right)
+
+
+def _goes_on(end: str, beside: str) -> bool:
+    """Whether a word that ends in `end` goes on with the mark beside it, of whatever script that is."""
+    return beside != "" and _is_mark(beside) and _runs_on(end)
 
 
 def _runs_on(character: str) -> bool:
     """Whether a word goes on with this character: a letter, a digit, or a mark that belongs to one."""
-    if character.isascii():
-        return character.isalnum() or character == "_"
-    return _RUN.match(character) is not None or _is_mark(character)
+    return _IS_LETTER.match(character) is not None or _is_mark(character)
 
 
 def _is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] == "M" and not _SPACELESS.match(character)
-
-
-_SPACELESS = re.compile(f"[{_UNSPACED}]")
-
-
-def _end_of_run(text: str, at: int) -> int:
-    while at < len(text):
-        run = _RUN.match(text, at)
-        if run is not None:
-            at = run.end()
-        elif _is_mark(text[at]):
-            at += 1
-        else:
-            break
-    return at
+    return unicodedata.category(character)[0] == "M" and not _IS_UNSPACED.match(character)

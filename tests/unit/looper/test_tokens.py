@@ -1,4 +1,3 @@
-import json
 import time
 import unicodedata
 
@@ -6,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.tokens import MARK, estimate, estimate_json, fit
+from looper.tokens import MARK, estimate, fit
 
 # Of every script, half characters, and whatever else Python calls a text.
 texts = st.text(st.characters(codec=None, exclude_categories=())) | st.text(
@@ -51,15 +50,6 @@ class TestEstimate:
     def test_is_never_more_than_the_bytes(self, text: str) -> None:
         """No tokeniser has more tokens than bytes."""
         assert 0 <= estimate(text) <= len(text.encode("utf-8", "surrogatepass"))
-
-    @given(st.text())
-    def test_of_json_is_not_less_than_of_what_is_in_it(self, text: str) -> None:
-        """Escapes and quotation marks only add to it."""
-        assert estimate_json(json.dumps(text, ensure_ascii=False).encode()) >= estimate(text)
-
-    def test_of_json_that_is_no_text_is_a_number(self) -> None:
-        """Whatever the bytes are."""
-        assert estimate_json(b"\xff\xfe\x00") > 0
 
     def test_of_a_megabyte_is_quick(self) -> None:
         """It is asked for with every request."""
