@@ -138,7 +138,7 @@ class Ledger:
         self._purse = purse
         self._spent = NOTHING
         self._reserved = NOTHING
-        # Calls that the plan does not need may be spent on Envoy's retries.
+        # Calls that the plan does not need may be spent on Envoy's retries, re-asks and repairs.
         self._spare = None if budget.calls is None else max(0, budget.calls - planned_calls)
         self.usage = Usage()
         self.last_usage: Usage | None = None
@@ -162,17 +162,25 @@ class Ledger:
         return self._reserved
 
     def reserve(
-        self, model: Model, input_tokens: int = 0, wanted_output: int | None = None
+        self,
+        model: Model,
+        input_tokens: int = 0,
+        wanted_output: int | None = None,
+        *,
+        extra: bool = False,
     ) -> Grant | Limit:
         """Take a call's worst case out of the budget; the name of the limit that has no room for it.
 
-        `wanted_output` is the client's or the stage's own limit on the output.
+        `wanted_output` is the client's or the stage's own limit on the output. An `extra` call is none that the plan
+        needs, and gets only what the plan leaves over.
         """
+        if extra and self._spare == 0:
+            return "calls"
         output = self._output(model, input_tokens, wanted_output)
         least = min(MIN_OUTPUT, wanted_output or MIN_OUTPUT, model.max_output or MIN_OUTPUT)
         if output is not None and output < least:
             return self._short(model, input_tokens, least)
-        retries = self._retries(model)
+        retries = self._retries(model, int(extra))
         worst = Amount(
             1 + retries, input_tokens + (output or 0), _cost(model, input_tokens, output or 0)
         )
@@ -182,7 +190,7 @@ class Ledger:
             return "process"
         self._reserved += worst
         if self._spare is not None:
-            self._spare -= retries
+            self._spare -= retries + extra
         return Grant(worst, output, retries)
 
     def settle(
@@ -200,7 +208,7 @@ class Ledger:
         self.usage += used
         self.last_usage = None if used == self.usage else used
         if self._spare is not None:
-            self._spare += max(0, grant.worst.calls - attempts)
+            self._spare += max(0, grant.worst.calls - max(1, attempts))
         if self._purse is not None:
             self._purse.settle(grant.worst, real)
 
@@ -220,10 +228,11 @@ class Ledger:
         least = Amount(1, input_tokens + output, _cost(model, input_tokens, output))
         return self._limits.exceeded(self._spent + self._reserved + least) or "tokens"
 
-    def _retries(self, model: Model) -> int:
+    def _retries(self, model: Model, extra: int) -> int:
         if self._spare is None or self._limits.calls is None:
             return model.retry.attempts
-        return max(0, min(model.retry.attempts, self._spare, self._limits.calls - self.calls - 1))
+        spare = min(self._spare - extra, self._limits.calls - self.calls - 1)
+        return max(0, min(model.retry.attempts, spare))
 
 
 def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:

@@ -9,8 +9,12 @@ from looper.chat import Completion
 from looper.contract.base import visible
 from looper.models import Model
 
-Role = Literal["single", "panel", "judge", "final"]
-"""What a call is for, in statistics."""
+Answering = Literal[
+    "single", "candidate", "member", "panel", "proposer", "worker", "synthesis", "final", "repair"
+]
+Private = Literal["judge", "verifier", "planner", "summary", "label"]
+Role = Answering | Private
+"""What a call is for, in statistics. Answers of answering stages may be published, those of private ones never are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +67,17 @@ State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_start
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a call, or of the wish to make one. `model` is the one that was asked last."""
+    """What came of a call, or of the wish to make one. `model` is the one that was asked last.
+
+    `number` is the call's place in the trace.
+    """
 
     model: Model
     role: Role
     state: State
     completion: Completion | None = None
     error: CallFailed | None = None
+    number: int | None = None
 
     @property
     def text(self) -> str:

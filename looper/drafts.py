@@ -35,10 +35,24 @@ class Draft:
     needs: frozenset[Capability] = frozenset()
     wanted_output: int | None = None
     stream: bool = False
+    extra: bool = False
+    """Whether the plan can do without the call, which then is made only if the budget has more than the plan needs."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""
         return replace(self, model=model)
+
+    def again(self, said: str, why: str) -> "Draft":
+        """The same once more, after what the model said and what is wrong with it: an extra call."""
+        messages = self.members["messages"]
+        if said:
+            messages = append_message(messages, said, "assistant")
+        return replace(
+            self,
+            members={**self.members, "messages": append_message(messages, why)},
+            input_tokens=self.input_tokens + estimate(said) + estimate(why),
+            extra=True,
+        )
 
     def unsuitable(self) -> str | None:
         """Why the model cannot take this; None if it can, as far as is known."""

@@ -35,11 +35,15 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer, if there were more."""
+    """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer, if there were more.
+
+    `confidence` is how probably the answer is right (0..1), where the pattern has a way to know.
+    """
 
     usage: Usage
     outcome: Outcome
     final: Usage | None = None
+    confidence: float | None = None
 
 
 Event = Progress | Delta | Finish | Done

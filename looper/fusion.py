@@ -14,7 +14,6 @@ from looper.errors import InvalidField
 from looper.events import Done, Event, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.fanout import Round
-from looper.model_json import read_json
 from looper.models import Model
 from looper.publish import is_thought, publish, whole
 from looper.run import Run
@@ -171,8 +170,7 @@ class Fusion:
             instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
             schema=json_schema(Analysis),
         )
-        result = await run.ask(draft, until=run.deadline.share(_JUDGE_SHARE))
-        return read_json(result.text, Analysis) if result.state == "ok" else None
+        return await run.ask_json(draft, Analysis, until=run.deadline.share(_JUDGE_SHARE))
 
     async def _write(
         self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -13,18 +14,42 @@ from looper.contract.json_text import sources
 T = TypeVar("T", bound=BaseModel)
 
 
-def read_json(text: str, type: type[T]) -> T | None:
-    """What `text` says, as a `type`; None if it holds no JSON object that is one.
+@dataclass(frozen=True, slots=True)
+class NotRead:
+    """Why a text could not be read, as a sentence for the model that wrote it."""
+
+    why: str
+
+
+def read_json(text: str, type: type[T]) -> T | NotRead:
+    """What `text` says, as a `type`; why not, if it holds no JSON object that is one.
 
     Thoughts, fences, prose around the object, trailing commas and curly quotes are mended. What the object says is
     not: a value of the wrong type or out of range is no value, and what breaks off is not completed.
     """
+    unread = NotRead("it is not JSON.")
     for value in _values(text):
         try:
             return type.model_validate(value, strict=True)
-        except (ValidationError, RecursionError):
-            continue
-    return None
+        except ValidationError as error:
+            if isinstance(value, dict):
+                unread = NotRead(_faults(error))
+        except RecursionError:
+            unread = NotRead("it is nested too deeply.")
+    return unread
+
+
+def _faults(error: ValidationError) -> str:
+    """What is wrong with an object, without repeating what it says."""
+    faults = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in faults[:_MOST_FAULTS])
+
+
+def _place(loc: tuple[str | int, ...]) -> str:
+    return ".".join(map(str, loc)) or "the object"
+
+
+_MOST_FAULTS = 8
 
 
 def _values(text: str) -> Iterator[Any]:

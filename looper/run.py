@@ -7,7 +7,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+from pydantic import BaseModel
 
 from looper.budget import Grant, Ledger
 from looper.calls import Call, CallFailed, Failure, Result, State, usable
@@ -16,9 +18,12 @@ from looper.client import Answer
 from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
 from looper.events import Done, Event
-from looper.fanout import Round, fan_out
+from looper.fanout import Round, Stop, fan_out, never
+from looper.model_json import NotRead, read_json
 from looper.models import Model
 from looper.trace import Trace
+
+T = TypeVar("T", bound=BaseModel)
 
 FORWARDED = ("x-request-id", "traceparent", "tracestate")
 """Of the client's headers, those that go with every call."""
@@ -95,14 +100,27 @@ class Run:
             return record.end(_judged(draft, answer.completion))
 
     async def fan_out(
-        self, drafts: Sequence[Draft], settings: Round, *, until: float
+        self, drafts: Sequence[Draft], settings: Round, *, until: float, stop: Stop = never
     ) -> list[Result]:
         """Make several calls at once; one result for each, in their order."""
 
         async def ask(draft: Draft) -> Result:
             return await self.ask(draft, until=until)
 
-        return await fan_out(drafts, ask, settings, self.models, until=until)
+        return await fan_out(drafts, ask, settings, self.models, until=until, stop=stop)
+
+    async def ask_json(self, draft: Draft, type: type[T], *, until: float) -> T | None:
+        """Make a call whose answer is JSON. If it is not, the model is asked once more and told why.
+
+        None if the call fails, or if both answers are no `type`.
+        """
+        result = await self.ask(draft, until=until)
+        read = _read(result, type)
+        if isinstance(read, NotRead):
+            self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
+            result = await self.ask(draft.again(result.text, _REASK.format(read.why)), until=until)
+            read = _read(result, type)
+        return None if isinstance(read, NotRead) else read
 
     async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""
@@ -133,7 +151,9 @@ class Run:
         """Leave to make the call. Raises CallFailed if the model cannot take it, or the budget has no room for it."""
         if lacks := draft.unsuitable():
             raise CallFailed(Failure.UNSUITABLE, reason=lacks, attempts=0)
-        grant = self.ledger.reserve(draft.model, draft.input_tokens, draft.wanted_output)
+        grant = self.ledger.reserve(
+            draft.model, draft.input_tokens, draft.wanted_output, extra=draft.extra
+        )
         if not isinstance(grant, Grant):
             raise CallFailed(Failure.BUDGET, reason=grant, attempts=0)
         return grant
@@ -142,6 +162,18 @@ class Run:
         if draft.model.timeout is None:
             return until
         return min(until, self.deadline.now() + draft.model.timeout.total_seconds())
+
+
+_REASK = """\
+Your answer cannot be used: {}
+Answer again, with the one JSON object that was asked for and nothing else."""
+
+
+def _read(result: Result, type: type[T]) -> T | NotRead | None:
+    """What a model's JSON says; why it says nothing; None if there is no use in asking again."""
+    if result.state == "unusable":
+        return NotRead("it has no content.")
+    return read_json(result.text, type) if result.state == "ok" else None
 
 
 def _judged(draft: Draft, completion: Completion) -> Result:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from looper.calls import Result
@@ -26,20 +26,23 @@ class CallRecord:
     state: str = "running"
     reason: str | None = None
     status: int | None = None
+    number: int = 0
+    score: float | None = None
+    verdict: str | None = None
     usage: Usage | None = None
     dropped: tuple[str, ...] = ()
     text: str | None = None
     """What the model said; kept only in a trace that is `full`."""
 
     def end(self, result: Result) -> Result:
-        """Note what came of the call."""
+        """Note what came of the call. The result then knows its place here."""
         self.state = result.state
         if self.text is not None:
             self.text += result.text
         if result.error is not None:
             self.reason = result.error.reason or result.error.failure.value
             self.status = result.error.status
-        return result
+        return replace(result, number=self.number)
 
     def spoke(self, chunk: Completion) -> None:
         """Note a chunk of a streamed answer."""
@@ -69,6 +72,12 @@ class Trace:
         if len(self.notes) < _MAX_NOTES:
             self.notes.append(text)
 
+    def score(self, result: Result, score: float | None, verdict: str | None = None) -> None:
+        """How a call's answer was judged: 0..1, None for unknown; and in a word of ours what followed from it."""
+        if result.number is not None and result.number < len(self.calls):
+            record = self.calls[result.number]
+            record.score, record.verdict = score, verdict
+
     @contextmanager
     def call(self, draft: Draft) -> Iterator[CallRecord]:
         """Record a call from here to the end of the block."""
@@ -77,6 +86,7 @@ class Trace:
             draft.role,
             self._now(),
             dropped=tuple(draft.dropped()),
+            number=len(self.calls),
             text="" if self.full else None,
         )
         if len(self.calls) < _MAX_CALLS:
@@ -103,24 +113,21 @@ class Trace:
 
 
 def _plain(record: CallRecord) -> dict[str, Any]:
+    """A call, without what is not known of it."""
+    ended, first = record.ended, record.first_token
     facts: dict[str, Any] = {
         "model": record.model,
         "role": record.role,
         "state": record.state,
         "at": round(record.started, 4),
+        "seconds": None if ended is None else round(ended - record.started, 4),
+        "first_token": None if first is None else round(first - record.started, 4),
+        "reason": record.reason,
+        "status": record.status,
+        "score": None if record.score is None else round(record.score, 6),
+        "verdict": record.verdict,
+        "usage": None if record.usage is None else record.usage.to_dict(),
+        "text": record.text,
+        "dropped": list(record.dropped) or None,
     }
-    if record.ended is not None:
-        facts["seconds"] = round(record.ended - record.started, 4)
-    if record.first_token is not None:
-        facts["first_token"] = round(record.first_token - record.started, 4)
-    if record.reason is not None:
-        facts["reason"] = record.reason
-    if record.status is not None:
-        facts["status"] = record.status
-    if record.usage is not None:
-        facts["usage"] = record.usage.to_dict()
-    if record.text is not None:
-        facts["text"] = record.text
-    if record.dropped:
-        facts["dropped"] = list(record.dropped)
-    return facts
+    return {name: fact for name, fact in facts.items() if fact is not None}

@@ -68,6 +68,21 @@ class TestCalls:
         ledger.settle(granted(ledger.reserve(FREE)), FREE)
         assert granted(ledger.reserve(FREE)).retries == 1
 
+    def test_an_extra_call_gets_only_what_the_plan_leaves_over(self) -> None:
+        """A re-ask must not spend the call that a later stage needs."""
+        exact = Ledger(Budget(calls=3), planned_calls=3)
+        assert exact.reserve(FREE, extra=True) == "calls"
+        spare = Ledger(Budget(calls=4), planned_calls=3)
+        assert granted(spare.reserve(FREE, extra=True)).retries == 0
+        assert spare.reserve(FREE, extra=True) == "calls"
+        assert all(isinstance(spare.reserve(FREE), Grant) for _ in range(3))
+
+    def test_an_extra_call_that_was_made_is_not_given_back(self) -> None:
+        """What an extra call has spent is gone; only the retries that it did not need come back."""
+        ledger = Ledger(Budget(calls=4), planned_calls=3)
+        ledger.settle(granted(ledger.reserve(FREE, extra=True)), FREE)
+        assert ledger.reserve(FREE, extra=True) == "calls"
+
 
 class TestTokens:
     @pytest.mark.parametrize(
@@ -182,11 +197,14 @@ class Spending(RuleBasedStateMachine):
         priced=st.booleans(),
         prompt=st.integers(0, 3000),
         wanted=st.none() | st.integers(1, 5000),
+        extra=st.booleans(),
     )
-    def reserve(self, which: int, priced: bool, prompt: int, wanted: int | None) -> Held:
+    def reserve(
+        self, which: int, priced: bool, prompt: int, wanted: int | None, extra: bool
+    ) -> Held:
         asked = PRICED if priced else FREE
         ledger = self.ledgers[which]
-        grant = ledger.reserve(asked, prompt, wanted)
+        grant = ledger.reserve(asked, prompt, wanted, extra=extra)
         return (ledger, grant, asked, prompt) if isinstance(grant, Grant) else multiple()
 
     @rule(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from looper.model_json import read_json
+from looper.model_json import NotRead, read_json
 
 
 class Verdict(BaseModel):
@@ -60,7 +60,7 @@ class TestGood:
     def test_what_models_put_around_and_into_json_is_mended(self, text: str) -> None:
         """The way in which something is said does not make it unsaid."""
         verdict = read_json(text, Verdict)
-        assert verdict is not None
+        assert isinstance(verdict, Verdict)
         assert verdict.score == 0.5
 
     @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ class TestBad:
     )  # fmt: skip
     def test_what_is_no_such_value_is_none(self, text: str) -> None:
         """A wrong type or a value out of range is not mended: nobody knows what was meant."""
-        assert read_json(text, Verdict) is None
+        assert isinstance(read_json(text, Verdict), NotRead)
 
     @pytest.mark.parametrize(
         "text",
@@ -139,7 +139,7 @@ class TestBad:
     def test_no_text_stalls_or_crashes_the_process(self, text: str) -> None:
         """What a model says is not to be trusted: at its worst it is none, and soon."""
         begun = time.process_time()
-        assert read_json(text, Verdict) is None
+        assert isinstance(read_json(text, Verdict), NotRead)
         assert time.process_time() - begun < 1
 
 
@@ -160,4 +160,25 @@ def test_reads_what_was_written(score: float, reasons: list[str], around: str) -
 def test_no_text_does_worse_than_be_none(text: str) -> None:
     """Whatever a model says, it is a value within its range or none."""
     verdict: Any = read_json(text, Verdict)
-    assert verdict is None or (0 <= verdict.score <= 1 and not math.isnan(verdict.score))
+    assert isinstance(verdict, NotRead) or (
+        0 <= verdict.score <= 1 and not math.isnan(verdict.score)
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        pytest.param("I like it.", "it is not JSON.", id="prose"),
+        pytest.param('{"score": 95}', "score: Input should be less than or equal to 1", id="range"),
+        pytest.param('{"score": "high"}', "score: Input should be a valid number", id="type"),
+        pytest.param('{"winner": 1}', "score: Field required", id="missing"),
+        pytest.param(
+            '{"score": 2, "winner": 0}',
+            "score: Input should be less than or equal to 1; winner: Input should be greater than or equal to 1",
+            id="several",
+        ),
+    ],
+)
+def test_what_cannot_be_read_says_why(text: str, why: str) -> None:
+    """The model that wrote it is told what to mend, member by member."""
+    assert read_json(text, Verdict) == NotRead(why)

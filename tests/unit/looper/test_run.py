@@ -6,6 +6,7 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from pydantic import BaseModel
 
 from looper.budget import Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
@@ -26,6 +27,7 @@ from tests.fakes.models import (
     chunk,
     chunks,
     completion,
+    in_turn,
     last_chunk,
     model,
     refused,
@@ -458,3 +460,68 @@ class TestSeeded:
     def test_a_null_seed_is_none(self) -> None:
         """A member that is null counts as absent: else all such requests would roll the same."""
         assert rolls(request_with(seed=None, user="a")) != rolls(request_with(seed=None, user="b"))
+
+
+class Verdict(BaseModel):
+    """What a private stage is asked for."""
+
+    good: bool
+
+
+class TestAskingForJson:
+    async def test_json_is_read(self) -> None:
+        """An answer that fits is what the caller gets, after one call."""
+        client = ScriptedClient({"m": '{"good": true}'})
+        assert await run_of(client).ask_json(call(), Verdict, until=FOREVER) == Verdict(good=True)
+        assert len(client.asked) == 1
+
+    @pytest.mark.parametrize(
+        ("first", "roles", "why"),
+        [
+            pytest.param("Well, it depends.", ["user", "assistant", "user"], "it is not JSON", id="prose"),
+            pytest.param('{"good": 7}', ["user", "assistant", "user"], "good: ", id="wrong-value"),
+            pytest.param("", ["user", "user"], "it has no content", id="blank"),
+            pytest.param("<think>{}</think>", ["user", "user"], "it has no content", id="thoughts-only"),
+        ],
+    )  # fmt: skip
+    async def test_what_is_no_json_is_asked_for_once_more(
+        self, first: str, roles: list[str], why: str
+    ) -> None:
+        """The model sees what it said and what is wrong with it."""
+        client = ScriptedClient({"m": in_turn(first, '{"good": true}')})
+        assert await run_of(client).ask_json(call(), Verdict, until=FOREVER) == Verdict(good=True)
+        _, again = client.asked
+        assert [message["role"] for message in again.body["messages"]] == roles
+        assert why in again.prompt
+
+    @pytest.mark.parametrize(
+        ("steps", "calls"),
+        [
+            pytest.param(("prose", "prose again"), 2, id="prose-twice"),
+            pytest.param((refused(500),), 1, id="failed"),
+            pytest.param(("prose", refused(500)), 2, id="failed-later"),
+        ],
+    )
+    async def test_there_may_be_no_answer(self, steps: tuple[Step, ...], calls: int) -> None:
+        """After one re-ask it is over; a call that failed is not asked again at all."""
+        client = ScriptedClient({"m": in_turn(*steps)})
+        assert await run_of(client).ask_json(call(), Verdict, until=FOREVER) is None
+        assert len(client.asked) == calls
+
+    async def test_a_budget_without_a_spare_call_has_no_reask(self) -> None:
+        """The call that a later stage needs is not spent on asking again."""
+        client = ScriptedClient({"m": "prose"})
+        run = run_of(client, calls=2)  # both are planned
+        assert await run.ask_json(call(), Verdict, until=FOREVER) is None
+        assert len(client.asked) == 1
+
+
+async def test_a_score_is_found_in_the_trace() -> None:
+    """A result knows its call, and how it was judged is noted there."""
+    run = run_of(ScriptedClient({"m": "yes"}))
+    await run.ask(call(), until=FOREVER)
+    result = await run.ask(call(), until=FOREVER)
+    run.trace.score(result, 0.25, "escalated")
+    first, second = run.trace.to_dict()["calls"]
+    assert "score" not in first
+    assert (second["score"], second["verdict"]) == (0.25, "escalated")
