@@ -47,7 +47,7 @@ def run_of(
     )  # fmt: skip
 
 
-MEMBERS = {"messages": [{"role": "user", "content": "x"}]}
+MEMBERS = {"messages": REQUEST.members["messages"]}
 
 
 def call(name: str = "m") -> Draft:
