@@ -36,6 +36,7 @@ from extproc.protocol.events import (
 )
 from extproc.reply import Answering, Reply, error_reply, reply_for
 from extproc.runtime import Runtime
+from extproc.signals import Subject
 from looper.budget import Ledger
 from looper.chat import ChatRequest, Request
 from looper.errors import (
@@ -184,7 +185,9 @@ class Exchange:
             await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
             return
         policy = self._runtime.policy(request.model, self._recipe)
-        decision = policy.decide(request)
+        decision = await policy.decide(
+            Subject(request, self._opening.headers, self._opening.attributes)
+        )
         facts: Metadata = {
             "decision": decision.name,
             "recipe": policy.name,

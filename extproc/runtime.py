@@ -11,6 +11,7 @@ from extproc.decisions.engine import Policy
 from extproc.errors import ProtocolError
 from extproc.outflow import Outflow
 from extproc.runs import Runs
+from extproc.signals import Egress
 from looper.admission import Admission
 from looper.algorithms import is_routed
 from looper.budget import Purse
@@ -60,7 +61,9 @@ class Runtime:
 def build(config: Config, client: Client) -> Runtime:
     """Make a configuration ready for work."""
     limits = config.limits
-    policies = {name: Policy(name, recipe) for name, recipe in config.recipes.items()}
+    models = {model.name: model for model in config.models}
+    egress = Egress(client, models)
+    policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
     patterns: dict[tuple[str, str], Pattern] = {
         (name, decision.name): decision.algorithm.build()
         for name, policy in policies.items()
@@ -70,7 +73,7 @@ def build(config: Config, client: Client) -> Runtime:
     return Runtime(
         config=config,
         client=client,
-        models={model.name: model for model in config.models},
+        models=models,
         policies=policies,
         patterns=patterns,
         models_answer=_models_answer(config),

@@ -56,6 +56,14 @@ def fit_all(texts: Sequence[str], tokens: int) -> list[str]:
     ]
 
 
+def ends(text: str, size: int) -> str:
+    """The first and last halves of `size` characters, each on a line of its own; a text no longer stays as it is."""
+    if len(text) <= size:
+        return text
+    tail = len(text) - size // 2
+    return text[: _boundary(text, size // 2)] + "\n" + text[_boundary(text, tail) :]
+
+
 def _cut(text: str, keep: int) -> str:
     head = int(keep * _HEAD)
     tail = len(text) - (keep - head)

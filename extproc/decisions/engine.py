@@ -1,18 +1,20 @@
 """From a request to the decision that answers for it: read the signals, then take the first rule that holds."""
 
-from collections.abc import Mapping
+import asyncio
 
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.decisions.rules import Readings, holds, names
-from extproc.signals import LocalSignal
-from looper.chat import ChatRequest
+from extproc.signals import Egress, Subject
+from extproc.signals.read import Signals, read_signals
 
 
 class Policy:
-    """A recipe, ready to be asked."""
+    """A recipe, ready to be asked. Without an `egress`, signals that ask models have no reading."""
 
-    def __init__(self, name: str, recipe: Recipe) -> None:
+    def __init__(self, name: str, recipe: Recipe, egress: Egress | None = None) -> None:
         self.name = name
+        self._egress = egress
+        self._patience = recipe.signals_deadline.total_seconds()
         # Higher priority first, then as declared; nothing behind an unconditional decision can be reached.
         ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
         end = next(at for at, decision in enumerate(ranked) if decision.when is None)
@@ -20,22 +22,20 @@ class Policy:
         needed = {
             name for decision in self.decisions if decision.when for _, name in names(decision.when)
         }
-        self.signals: Mapping[str, LocalSignal] = {
-            name: config.build() for name, config in recipe.signals.items() if name in needed
-        }
+        self.signals = Signals.build(
+            {name: config for name, config in recipe.signals.items() if name in needed}
+        )
 
-    def decide(self, request: ChatRequest) -> Decision:
-        """The decision for `request`: the first whose rule holds. There always is one."""
-        readings = self.read(request)
+    async def decide(self, subject: Subject) -> Decision:
+        """The decision for a request: the first whose rule holds. There always is one."""
+        readings = await self.read(subject)
         return next(
             decision
             for decision in self.decisions
             if decision.when is None or holds(decision.when, readings)
         )
 
-    def read(self, request: ChatRequest) -> Readings:
+    async def read(self, subject: Subject) -> Readings:
         """What the signals say; only those that a decision needs are asked."""
-        if not self.signals:
-            return {}
-        text = request.text.casefold()
-        return {name: signal.read(text, request) for name, signal in self.signals.items()}
+        deadline = asyncio.get_running_loop().time() + self._patience
+        return await read_signals(self.signals, subject, deadline, self._egress)

@@ -1,5 +1,6 @@
 """Recipes as they are written: named signals, and the decisions made from them."""
 
+from datetime import timedelta
 from typing import Literal
 
 from pydantic import Field
@@ -8,7 +9,7 @@ from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig
 from looper.budget import Budget
-from looper.settings import Name, Setting
+from looper.settings import Name, Setting, SomeTime
 
 
 class Decision(Setting):
@@ -38,4 +39,7 @@ class Recipe(Setting):
     """A named set of signals and decisions."""
 
     signals: dict[Name, SignalConfig] = Field(default_factory=dict)
+    signals_deadline: SomeTime = Field(
+        default=timedelta(seconds=2), description="how long signals that ask a model may take"
+    )
     decisions: tuple[Decision, ...] = Field(min_length=1)

@@ -1,8 +1,11 @@
 """What Envoy tells us of one HTTP exchange, as values."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+
+Value = None | bool | float | str | Sequence["Value"] | Mapping[str, "Value"]
+"""An attribute of Envoy's, or something of its dynamic metadata."""
 
 
 class BodyMode(Enum):
@@ -17,12 +20,15 @@ class RequestHeaders:
     """The first event of every exchange. Header names are lower-case.
 
     `metered`: the filter sends the answer as well, and holds each piece of it until we have said what to do with it.
+    `attributes` are those of Envoy's that the filter sends, by name; under `metadata` stands its dynamic metadata, by
+    namespace.
     """
 
     headers: Mapping[str, str]
     end_of_stream: bool
     mode: BodyMode
     metered: bool = False
+    attributes: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def path(self) -> str:

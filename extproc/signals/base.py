@@ -1,10 +1,21 @@
-"""What a signal is: a question about a request, whose answer is a reading."""
+"""What a signal is: a question about an exchange's request, whose answer is a reading."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Literal, Protocol
 
+from pydantic import Field
+
+from extproc.protocol.events import Value
 from looper.chat import ChatRequest
+from looper.models import Model
+from looper.run import Client
+from looper.settings import Setting
+from looper.tokens import ends
+
+LONGEST_TEXT = 128 * 1024
+"""Characters of the user's part that signals look at: of a longer one, its beginning and its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +29,54 @@ class Reading:
     hits: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What signals are asked about: a request, and what Envoy says of it. Made once for each exchange.
+
+    `attributes` are those of Envoy's by name; under `metadata` stands its dynamic metadata, by namespace.
+    """
+
+    request: ChatRequest
+    headers: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, Value] = field(default_factory=dict)
+
+    @cached_property
+    def written(self) -> str:
+        """What the user wrote, over all turns, as it stands: of a long text, beginning and end."""
+        return ends(self.request.text, LONGEST_TEXT)
+
+    @cached_property
+    def text(self) -> str:
+        """The same without regard to case, folded once for all signals."""
+        return self.written.casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """What a remote signal asks a model with."""
+
+    client: Client
+    models: Mapping[str, Model]
+
+
 class LocalSignal(Protocol):
     """A signal that is answered on the spot, in bounded time and without awaiting."""
 
-    def read(self, text: str, request: ChatRequest) -> Reading:
-        """Answer for `text`, the user's part of the conversation, case-folded once for all signals."""
-        ...
+    def read(self, subject: Subject) -> Reading: ...
+
+
+class RemoteSignal(Protocol):
+    """A signal that has to ask somebody. `deadline` is in the loop's time; what is late by then is cancelled."""
+
+    async def read(self, subject: Subject, egress: Egress, deadline: float) -> Reading: ...
+
+
+OnError = Literal["unknown", "match", "no_match"]
+
+
+class SignalSetting(Setting):
+    """What every kind of signal can be told."""
+
+    on_error: OnError = Field(
+        default="unknown", description="what it says when it cannot be read, or not in time"
+    )

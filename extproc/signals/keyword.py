@@ -7,12 +7,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from extproc.signals.base import Reading
-from looper.chat import ChatRequest
-from looper.settings import Setting
+from extproc.signals.base import Reading, SignalSetting, Subject
 
 
-class KeywordConfig(Setting):
+class KeywordConfig(SignalSetting):
     """Literals, compared without regard to case and, where they begin or end with a letter or digit, as whole words."""
 
     type: Literal["keyword"]
@@ -41,7 +39,8 @@ class Keyword:
         self._all = [(word, word.casefold()) for word in config.all]
         self._none = [word.casefold() for word in config.none]
 
-    def read(self, text: str, request: ChatRequest) -> Reading:
+    def read(self, subject: Subject) -> Reading:
+        text = subject.text
         if any(occurs(word, text) for word in self._none):
             return Reading(match=False, score=0.0)
         needed = [word for word, folded in self._all if occurs(folded, text)]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from extproc.signals import LocalSignal, SignalConfig
+from extproc.signals import LocalSignal, SignalConfig, Subject
 from looper.chat import ChatRequest
 from tests.contract.test_catalogue import SIGNALS, sections
 
@@ -39,14 +39,14 @@ def request(text: str) -> ChatRequest:
 @pytest.mark.parametrize("kind", sections(SIGNALS))
 def test_a_reading_is_bounded_and_repeatable(kind: str, text: str) -> None:
     """A signal answers any text soon, with a score from 0 to 1, and the same way twice."""
-    signal, asked = example(kind), request(text)
+    signal, asked = example(kind), Subject(request(text))
     began = time.perf_counter()
-    reading = signal.read(asked.text.casefold(), asked)
+    reading = signal.read(asked)
     took = time.perf_counter() - began
 
     assert 0 <= reading.score <= 1
     assert all(0 <= score <= 1 for score in reading.labels.values())
-    assert reading == signal.read(asked.text.casefold(), asked)
+    assert reading == signal.read(asked)
     assert took < BOUND_SECONDS
 
 
@@ -54,7 +54,7 @@ def test_a_reading_is_bounded_and_repeatable(kind: str, text: str) -> None:
 def test_hits_never_quote_the_prompt(kind: str) -> None:
     """What a signal publishes as hits comes from its configuration: a prompt's own words stay private."""
     secret = "MiXeD-secret-7319"
-    asked = request(f"Prove {secret} step by step, compare {secret}.")
-    reading = example(kind).read(asked.text.casefold(), asked)
+    asked = Subject(request(f"Prove {secret} step by step, compare {secret}."))
+    reading = example(kind).read(asked)
 
     assert not any(secret.casefold() in hit.casefold() for hit in reading.hits)

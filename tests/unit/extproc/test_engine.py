@@ -6,7 +6,8 @@ import pytest
 
 from extproc.decisions.engine import Policy
 from extproc.decisions.recipe import Recipe
-from extproc.signals.base import Reading
+from extproc.signals import Reading, Subject
+from extproc.signals.read import Question, Signals
 from looper.chat import ChatRequest
 
 SINGLE = {"type": "single", "model": "m"}
@@ -24,16 +25,16 @@ def policy(*decisions: dict[str, Any], signals: dict[str, str] | None = None) ->
     return Policy("p", Recipe.model_validate({"signals": read, "decisions": list(decisions)}))
 
 
-def request_of(*messages: tuple[str, str]) -> ChatRequest:
+def subject_of(*messages: tuple[str, str]) -> Subject:
     body = {
         "model": "m",
         "messages": [{"role": role, "content": text} for role, text in messages],
     }
-    return ChatRequest.parse(json.dumps(body).encode())
+    return Subject(ChatRequest.parse(json.dumps(body).encode()))
 
 
-def decided(asked: Policy, text: str) -> str:
-    return asked.decide(request_of(("user", text))).name
+async def decided(asked: Policy, text: str) -> str:
+    return (await asked.decide(subject_of(("user", text)))).name
 
 
 class TestDecide:
@@ -47,10 +48,10 @@ class TestDecide:
             pytest.param("", "always", id="no-text"),
         ],
     )
-    def test_takes_the_first_whose_rule_holds(self, text: str, name: str) -> None:
+    async def test_takes_the_first_whose_rule_holds(self, text: str, name: str) -> None:
         """Decisions are tried in their order, and the last one always holds."""
         asked = policy(decision("first", "a"), decision("second", "b"), ALWAYS)
-        assert decided(asked, text) == name
+        assert await decided(asked, text) == name
 
     @pytest.mark.parametrize(
         ("priorities", "order"),
@@ -71,33 +72,33 @@ class TestDecide:
         ranked = policy(*decisions, ALWAYS).decisions
         assert [each.name for each in ranked] == order
 
-    def test_an_unconditional_decision_of_high_priority_answers_for_all(self) -> None:
+    async def test_an_unconditional_decision_of_high_priority_answers_for_all(self) -> None:
         """An operator may put everything on hold with one line."""
         asked = policy(decision("first", "a"), {**ALWAYS, "priority": 9}, {**ALWAYS, "name": "z"})
-        assert decided(asked, "a") == "always"
+        assert await decided(asked, "a") == "always"
         assert len(asked.decisions) == 1
 
-    def test_only_the_users_words_count(self) -> None:
+    async def test_only_the_users_words_count(self) -> None:
         """What others said in the conversation is read by no signal."""
         asked = policy(decision("first", "a"), ALWAYS)
-        request = request_of(("system", "a"), ("user", "x"), ("assistant", "a"))
-        assert asked.decide(request).name == "always"
+        subject = subject_of(("system", "a"), ("user", "x"), ("assistant", "a"))
+        assert (await asked.decide(subject)).name == "always"
 
-    def test_words_of_different_turns_count_together(self) -> None:
+    async def test_words_of_different_turns_count_together(self) -> None:
         """A decision is about the conversation, not about its last turn."""
         asked = policy(decision("first", {"all": ["a", "b"]}), ALWAYS)
-        request = request_of(("user", "a"), ("assistant", "x"), ("user", "b"))
-        assert asked.decide(request).name == "first"
+        subject = subject_of(("user", "a"), ("assistant", "x"), ("user", "b"))
+        assert (await asked.decide(subject)).name == "first"
 
-    def test_a_word_does_not_reach_from_one_turn_into_the_next(self) -> None:
+    async def test_a_word_does_not_reach_from_one_turn_into_the_next(self) -> None:
         """Turns are apart: the end of one and the beginning of the next make no word."""
         asked = policy(decision("first", "a"), ALWAYS, signals={"a": "ab"})
-        assert asked.decide(request_of(("user", "a"), ("user", "b"))).name == "always"
+        assert (await asked.decide(subject_of(("user", "a"), ("user", "b")))).name == "always"
 
-    def test_case_does_not_matter(self) -> None:
+    async def test_case_does_not_matter(self) -> None:
         """Text is folded once, for all signals."""
         asked = policy(decision("first", "a"), ALWAYS, signals={"a": "Prove"})
-        assert decided(asked, "PROVE it") == "first"
+        assert await decided(asked, "PROVE it") == "first"
 
 
 @dataclass
@@ -107,32 +108,32 @@ class Counted:
     match: bool = True
     texts: list[str] = field(default_factory=list)
 
-    def read(self, text: str, request: ChatRequest) -> Reading:
-        self.texts.append(text)
+    def read(self, subject: Subject) -> Reading:
+        self.texts.append(subject.text)
         return Reading(match=self.match, score=float(self.match))
 
 
 class TestRead:
-    def test_only_signals_that_a_decision_needs_are_there(self) -> None:
+    async def test_only_signals_that_a_decision_needs_are_there(self) -> None:
         """What nothing hangs on is never asked."""
         asked = policy(decision("first", {"any": ["a", {"not": "c"}]}), ALWAYS)
-        assert set(asked.signals) == {"a", "c"}
-        assert set(asked.read(request_of(("user", "x")))) == {"a", "c"}
+        assert set(asked.signals.names) == {"a", "c"}
+        assert set(await asked.read(subject_of(("user", "x")))) == {"a", "c"}
 
     def test_signals_of_decisions_out_of_reach_are_not_needed(self) -> None:
         """Nothing behind an unconditional decision is asked for its sake."""
         late = decision("late", "b", priority=-1)
         asked = policy(decision("first", "a"), late, ALWAYS)
-        assert set(asked.signals) == {"a"}
+        assert set(asked.signals.names) == {"a"}
 
-    def test_without_signals_nothing_is_read(self) -> None:
+    async def test_without_signals_nothing_is_read(self) -> None:
         """A recipe that decides nothing does not look at the text."""
-        assert policy(ALWAYS).read(request_of(("user", "a"))) == {}
+        assert await policy(ALWAYS).read(subject_of(("user", "a"))) == {}
 
-    def test_each_signal_is_asked_once_with_the_folded_text(self) -> None:
+    async def test_each_signal_is_asked_once_with_the_folded_text(self) -> None:
         """However many rules name it, and for one request."""
         asked = policy(decision("first", "a"), decision("second", {"all": ["a", "a"]}), ALWAYS)
         counted = Counted(match=False)
-        asked.signals = {"a": counted}
-        asked.decide(request_of(("user", "STRASSE"), ("user", "Straße")))
+        asked.signals = Signals(local=(Question("a", counted),))
+        await asked.decide(subject_of(("user", "STRASSE"), ("user", "Straße")))
         assert counted.texts == ["strasse\nstrasse"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from extproc.signals.base import Reading
+from extproc.signals.base import Reading, Subject
 from extproc.signals.keyword import KeywordConfig, occurs
 from looper.chat import ChatRequest
 
@@ -19,7 +19,7 @@ def read(text: str, **settings: Any) -> Reading:
     config = KeywordConfig.model_validate({"type": "keyword", **settings})
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     request = ChatRequest.parse(json.dumps(body).encode())
-    return config.build().read(request.text.casefold(), request)
+    return config.build().read(Subject(request))
 
 
 def found(word: str, text: str) -> bool:

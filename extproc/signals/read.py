@@ -1,0 +1,119 @@
+"""Reads a recipe's signals: local ones on the spot, in their order; remote ones at once, until a deadline."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
+
+import structlog
+
+from extproc.signals import SignalConfig
+from extproc.signals.base import Egress, LocalSignal, OnError, Reading, RemoteSignal, Subject
+
+_log = structlog.get_logger()
+
+INLINE = 128 * 1024
+"""Bytes of a body whose local signals are read on the event loop; those of a larger one are read beside it."""
+
+S = TypeVar("S", LocalSignal, RemoteSignal)
+
+
+@dataclass(slots=True)
+class Question(Generic[S]):
+    """A signal under its recipe's name for it. `failures` counts how often it had no answer."""
+
+    name: str
+    signal: S
+    on_error: OnError = "unknown"
+    failures: int = 0
+
+    def failed(self, error: BaseException) -> Reading | None:
+        """What stands for the answer that did not come. Nothing else is said of the error: its text may quote."""
+        self.failures += 1
+        _log.warning("signal.failed", signal=self.name, error=type(error).__name__)
+        match self.on_error:
+            case "unknown":
+                return None
+            case "match":
+                return Reading(match=True, score=1.0)
+            case "no_match":
+                return Reading(match=False, score=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """A recipe's signals, ready to be read."""
+
+    local: tuple[Question[LocalSignal], ...] = ()
+    remote: tuple[Question[RemoteSignal], ...] = ()
+
+    @classmethod
+    def build(cls, configs: Mapping[str, SignalConfig]) -> Self:
+        return cls(
+            local=tuple(
+                Question(name, config.build(), config.on_error) for name, config in configs.items()
+            )
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """As declared, local ones first."""
+        return (*(each.name for each in self.local), *(each.name for each in self.remote))
+
+
+async def read_signals(
+    signals: Signals, subject: Subject, deadline: float, egress: Egress | None = None
+) -> Mapping[str, Reading]:
+    """The readings by name. A signal that fails or is late has none, unless its `on_error` says otherwise.
+
+    `deadline` is in the loop's time. Without an `egress` nobody can be asked, and remote signals fail.
+    """
+    if signals.local and len(subject.request.body) > INLINE:
+        readings = await asyncio.to_thread(read_local, signals, subject)
+    else:
+        readings = read_local(signals, subject)
+    if signals.remote:
+        readings |= await _read_remote(signals, subject, deadline, egress)
+    return readings
+
+
+def read_local(signals: Signals, subject: Subject) -> dict[str, Reading]:
+    """The readings of local signals, in declared order."""
+    readings: dict[str, Reading] = {}
+    for question in signals.local:
+        reading: Reading | None
+        try:
+            reading = question.signal.read(subject)
+        except Exception as error:
+            reading = question.failed(error)
+        if reading is not None:
+            readings[question.name] = reading
+    return readings
+
+
+class Unreachable(Exception):
+    """There is no egress to ask a model by."""
+
+
+async def _read_remote(
+    signals: Signals, subject: Subject, deadline: float, egress: Egress | None
+) -> dict[str, Reading]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            (question.name, group.create_task(_ask(question, subject, deadline, egress)))
+            for question in signals.remote
+        ]
+    done = ((name, task.result()) for name, task in tasks)
+    return {name: reading for name, reading in done if reading is not None}
+
+
+async def _ask(
+    question: Question[RemoteSignal], subject: Subject, deadline: float, egress: Egress | None
+) -> Reading | None:
+    try:
+        if egress is None:
+            raise Unreachable
+        async with asyncio.timeout_at(deadline):
+            return await question.signal.read(subject, egress, deadline)
+    except Exception as error:
+        return question.failed(error)
