@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 from extproc.decisions import rules
+from extproc.decisions.budgets import over_budget, too_small
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import ConfigError
 from extproc.runs import TraceSettings
@@ -138,6 +139,7 @@ def _cross_check(config: Config) -> Iterator[tuple[YamlPath, str]]:
         for path, text in _check_recipe(recipe_, models):
             yield ("recipes", name, *path), text
     yield from _check_clocks(config)
+    yield from _check_budgets(config)
 
 
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
@@ -181,15 +183,25 @@ def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
                     yield path, f"must be shorter than {clock}, which ends the request"
 
 
+def _check_budgets(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A budget must have room for the least that a run takes."""
+    models = {model.name: model for model in config.models}
+    for name, recipe in config.recipes.items():
+        for index, decision in enumerate(recipe.decisions):
+            if limit := too_small(decision, models):
+                path = ("recipes", name, "decisions", index, "budget", limit)
+                yield path, "has no room for even one run in which nothing goes wrong"
+
+
 def warnings(config: Config) -> list[str]:
     """What is no error, but hardly meant."""
     found = []
+    models = {model.name: model for model in config.models}
     for name, recipe in config.recipes.items():
         for decision in recipe.decisions:
-            where = f"recipes.{name}.{decision.name}"
-            planned, calls = decision.algorithm.planned_calls(), decision.budget.calls
-            if calls is not None and planned > calls:
-                found.append(f"{where}: may need {planned} calls, and its budget has {calls}")
+            found += [
+                f"recipes.{name}.{decision.name}: {text}" for text in over_budget(decision, models)
+            ]
         found += [f"recipes.{name}.{each}: can never be reached" for each in _unreachable(recipe)]
     return found
 

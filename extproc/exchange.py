@@ -254,7 +254,7 @@ class Exchange:
                     raise
                 await self._route(request, decision.overload, {**facts, "outcome": "overload"})
                 return
-            run = self._begin(request, decision)
+            run = self._begin(request, decision, str(facts["recipe"]))
             answering = Answering(
                 request=request,
                 run=run,
@@ -275,9 +275,9 @@ class Exchange:
             await self._channel.begin()
             await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
-    def _begin(self, request: ChatRequest, decision: Decision) -> Run:
+    def _begin(self, request: ChatRequest, decision: Decision, recipe: str) -> Run:
         headers = self._opening.headers
-        planned = decision.algorithm.planned_calls()
+        planned = self._runtime.planned_calls[recipe, decision.name]
         return Run(
             id=secrets.token_hex(8),
             models=self._runtime.models,

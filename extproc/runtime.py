@@ -15,6 +15,7 @@ from extproc.signals import Egress
 from looper.admission import Admission
 from looper.algorithms import is_routed
 from looper.budget import Purse
+from looper.cost import planned_calls
 from looper.errors import ModelNotFound
 from looper.models import Model
 from looper.run import Client, Pattern
@@ -29,6 +30,7 @@ class Runtime:
     models: Mapping[str, Model]
     policies: Mapping[str, Policy]
     patterns: Mapping[tuple[str, str], Pattern]
+    planned_calls: Mapping[tuple[str, str], int]
     models_answer: bytes
     admission: Admission
     purse: Purse
@@ -64,8 +66,8 @@ def build(config: Config, client: Client) -> Runtime:
     models = {model.name: model for model in config.models}
     egress = Egress(client, models)
     policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
-    patterns: dict[tuple[str, str], Pattern] = {
-        (name, decision.name): decision.algorithm.build()
+    algorithms = {
+        (name, decision.name): decision.algorithm
         for name, policy in policies.items()
         for decision in policy.decisions
         if not is_routed(decision.algorithm)
@@ -75,7 +77,10 @@ def build(config: Config, client: Client) -> Runtime:
         client=client,
         models=models,
         policies=policies,
-        patterns=patterns,
+        patterns={key: algorithm.build() for key, algorithm in algorithms.items()},
+        planned_calls={
+            key: planned_calls(algorithm.planned()) for key, algorithm in algorithms.items()
+        },
         models_answer=_models_answer(config),
         admission=Admission(
             limits.max_runs,

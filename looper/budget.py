@@ -182,7 +182,7 @@ class Ledger:
             return self._short(model, input_tokens, least)
         retries = self._retries(model, int(extra))
         worst = Amount(
-            1 + retries, input_tokens + (output or 0), _cost(model, input_tokens, output or 0)
+            1 + retries, input_tokens + (output or 0), cost(model, input_tokens, output or 0)
         )
         if short := self._limits.exceeded(self._spent + self._reserved + worst):
             return short
@@ -201,7 +201,7 @@ class Ledger:
         real = Amount(
             max(1, attempts),
             used.total_tokens,
-            _cost(model, used.prompt_tokens, used.completion_tokens),
+            cost(model, used.prompt_tokens, used.completion_tokens),
         )
         self._reserved -= grant.worst
         self._spent += real
@@ -219,13 +219,13 @@ class Ledger:
         if self._limits.tokens is not None:
             bounds.append(self._limits.tokens - gone.tokens - input_tokens)
         if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
-            left = self._limits.microusd - gone.microusd - _cost(model, input_tokens, 0)
+            left = self._limits.microusd - gone.microusd - cost(model, input_tokens, 0)
             bounds.append(int(left / model.price.output))
         return min(bounds, default=None)
 
     def _short(self, model: Model, input_tokens: int, output: int) -> Limit:
         """Which limit has no room for an answer of the least size."""
-        least = Amount(1, input_tokens + output, _cost(model, input_tokens, output))
+        least = Amount(1, input_tokens + output, cost(model, input_tokens, output))
         return self._limits.exceeded(self._spent + self._reserved + least) or "tokens"
 
     def _retries(self, model: Model, extra: int) -> int:
@@ -235,7 +235,7 @@ class Ledger:
         return max(0, min(model.retry.attempts, spare))
 
 
-def _cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
+def cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
     """Micro-USD: a price in USD per million tokens is one in micro-USD per token."""
     if model.price is None:
         return Decimal(0)

@@ -20,7 +20,8 @@ from looper.tokens import estimate
 _OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
-_PRIVATE_OUTPUT = 4096
+PRIVATE_OUTPUT = 4096
+"""Tokens that a private stage may answer with, unless it says otherwise."""
 Members = dict[str, Any]
 
 
@@ -147,7 +148,7 @@ def private(
     *,
     instruction: str,
     schema: Mapping[str, Any] | None,
-    output: int = _PRIVATE_OUTPUT,
+    output: int = PRIVATE_OUTPUT,
 ) -> Draft:
     """A call whose answer is never published: the conversation, our instruction, and nothing else of the client's."""
     members: Members = {

@@ -1,14 +1,15 @@
 """Several calls at once: the one way in which any pattern asks more than one model."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
 
 from pydantic import Field
 
 from looper.calls import Failure, Result, State
+from looper.cost import Need, PlannedCall
 from looper.drafts import Draft
 from looper.models import Model
 from looper.settings import Duration, Setting
@@ -48,10 +49,19 @@ class Round(Setting):
         for index, name in enumerate(self.substitutes):
             yield ("substitutes", index), name
 
-    def most_calls(self, calls: int) -> int:
-        """How many calls a round of so many may make at the most, without Envoy's retries."""
-        hedged = 2 if self.hedge_after is not None else 1
-        return calls * hedged * (1 + len(self.substitutes))
+    def in_round(self, calls: Iterable[PlannedCall]) -> tuple[PlannedCall, ...]:
+        """The plan of a round: its calls, and for each of them what is asked beside it or in its place."""
+        return tuple(each for call in calls for each in self._with_stand_ins(call))
+
+    def _with_stand_ins(self, call: PlannedCall) -> Iterator[PlannedCall]:
+        again = 2 if self.hedge_after is not None else 1
+        need: Need = call.need if call.need == "spare" else "perhaps"
+        yield call
+        for _ in range(1, again):
+            yield replace(call, need=need)
+        for name in self.substitutes:
+            for _ in range(again):
+                yield replace(call, models=(name,), need=need)
 
 
 def never(results: Results) -> bool:

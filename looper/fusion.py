@@ -2,14 +2,15 @@
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
 from looper.calls import CallFailed, Result, successes
 from looper.chat import ChatRequest, Completion
-from looper.drafts import answering, json_schema, private
+from looper.cost import PlannedCall
+from looper.drafts import PRIVATE_OUTPUT, answering, json_schema, private
 from looper.errors import InvalidField
 from looper.events import Done, Event, Outcome, Progress
 from looper.failures import why_no_answer
@@ -42,9 +43,16 @@ class FusionConfig(Round):
             yield ("final_model",), self.final_model
         yield from self.substitute_members()
 
-    def planned_calls(self) -> int:
-        """How many calls a run makes at the most, without Envoy's retries."""
-        return self.most_calls(len(self.analysis_models)) + 2
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """The panel; the judge, who may be asked once more; and the final model. Both read the panel's answers."""
+        reads = len(self.analysis_models)
+        judge = PlannedCall((self.judge_model,), "judge", reads, PRIVATE_OUTPUT)
+        return (
+            *self.in_round(PlannedCall((name,), "panel") for name in self.analysis_models),
+            judge,
+            replace(judge, reads=reads + 1, need="spare"),
+            PlannedCall((self.final_model or self.judge_model,), "final", reads + 1),
+        )
 
     def build(self) -> "Fusion":
         return Fusion(self)

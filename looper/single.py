@@ -8,6 +8,7 @@ from pydantic import Field
 
 from looper.calls import CallFailed
 from looper.chat import ChatRequest
+from looper.cost import PlannedCall
 from looper.drafts import answering
 from looper.events import Done, Event, Outcome
 from looper.failures import why_no_answer
@@ -30,9 +31,10 @@ class SingleConfig(Setting):
         for index, name in enumerate(self.fallbacks):
             yield ("fallbacks", index), name
 
-    def planned_calls(self) -> int:
-        """How many calls a run makes at the most, without Envoy's retries."""
-        return 1 + len(self.fallbacks)
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """The model, and then each fallback in its turn."""
+        instead = (PlannedCall((name,), "single", need="perhaps") for name in self.fallbacks)
+        return (PlannedCall((self.model,), "single"), *instead)
 
     def build(self) -> "Single":
         return Single(self)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from looper.budget import Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Usage, WireUsage
+from looper.cost import planned_calls
 from looper.errors import InvalidField, LooperError
 from looper.events import Delta, Done, Event, Finish, Progress
 from looper.fusion import Fusion, FusionConfig
@@ -776,9 +777,10 @@ class TestConfig:
         ]
 
     def test_knows_its_worst_case(self) -> None:
-        """The panel, the judge and the final model are called once each."""
+        """The panel, the judge and the final model are called once each; asking the judge again is not planned for."""
         config = FusionConfig(type="fusion", analysis_models=("a", "b"), judge_model="c")
-        assert config.planned_calls() == 4
+        assert planned_calls(config.planned()) == 4
+        assert [call.need for call in config.planned()] == ["always"] * 3 + ["spare", "always"]
 
 
 class TestContextWindow:

@@ -8,6 +8,7 @@ import pytest
 from looper.budget import Budget, Ledger
 from looper.calls import CallFailed, Failure, Result
 from looper.chat import ChatRequest
+from looper.cost import PlannedCall, planned_calls
 from looper.drafts import Draft, answering
 from looper.fanout import Round, fan_out
 from looper.run import Deadline, Run, seeded
@@ -340,4 +341,11 @@ class TestSubstitutes:
 )
 def test_the_most_calls_of_a_round_are_known_before(settings: dict[str, Any], most: int) -> None:
     """A budget is compared with the worst case, in which every call is slow and fails."""
-    assert Round.model_validate(settings).most_calls(3) == most
+    plan = Round.model_validate(settings).in_round([PlannedCall(("a",), "panel", reads=2)] * 3)
+    assert planned_calls(plan) == len(plan) == most
+    assert [call.need for call in plan].count("always") == 3
+    assert {call.models for call in plan} == {
+        ("a",),
+        *((n,) for n in settings.get("substitutes", ())),
+    }
+    assert {call.reads for call in plan} == {2}
