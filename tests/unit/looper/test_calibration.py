@@ -1,0 +1,96 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from looper.calibration import (
+    ALWAYS_ESCALATE,
+    Accepted,
+    Calibration,
+    most_wrong,
+    threshold_for,
+)
+
+
+def calibration(*knots: tuple[float, float]) -> Calibration:
+    return Calibration(knots=knots)
+
+
+def row(score: float, answers: int, wrong: int) -> Accepted:
+    return Accepted(score=score, answers=answers, wrong=wrong)
+
+
+class TestKnots:
+    @pytest.mark.parametrize(
+        ("score", "probability"),
+        [(0.0, 0.2), (0.5, 0.2), (0.6, 0.35), (0.7, 0.5), (0.8, 0.7), (0.9, 0.9), (1.0, 0.9)],
+    )
+    def test_lines_between_and_level_beyond(self, score: float, probability: float) -> None:
+        """A score between two knots is on the line that joins them; beyond, the last one counts."""
+        found = calibration((0.5, 0.2), (0.7, 0.5), (0.9, 0.9)).probability(score)
+        assert found == pytest.approx(probability)
+
+    def test_one_knot_is_one_probability(self) -> None:
+        """A model whose score says nothing is right as often as it is."""
+        assert calibration((0.5, 0.6)).probability(0.1) == 0.6
+        assert calibration((0.5, 0.6)).probability(0.5) == 0.6
+
+    @given(st.floats(-2, 2), st.floats(-2, 2))
+    def test_a_better_score_is_never_less_probable(self, one: float, other: float) -> None:
+        """What calibration makes of two scores keeps their order."""
+        found = calibration((-1.0, 0.1), (0.0, 0.1), (0.3, 0.5), (1.0, 1.0))
+        assert found.probability(min(one, other)) <= found.probability(max(one, other))
+
+    @pytest.mark.parametrize(
+        "knots", [[], [[0.5, 0.3], [0.5, 0.4]], [[0.5, 0.3], [0.6, 0.2]], [[0.5, 1.1]]]
+    )
+    def test_knots_must_rise(self, knots: Any) -> None:
+        """Knots that fall, stand twice or are no probability are refused."""
+        with pytest.raises(ValidationError):
+            Calibration.model_validate({"knots": knots})
+
+
+class TestBound:
+    @pytest.mark.parametrize(
+        ("wrong", "answers", "bound"),
+        [(0, 22, 0.099372), (0, 21, 0.103849), (1, 10, 0.336848), (5, 100, 0.090771), (3, 3, 1.0), (0, 1, 0.9)],
+    )  # fmt: skip
+    def test_clopper_and_pearson(self, wrong: int, answers: int, bound: float) -> None:
+        """The bound is the one in the tables, for a doubt of a tenth."""
+        assert most_wrong(wrong, answers) == pytest.approx(bound, abs=1e-6)
+
+    @given(st.integers(1, 200), st.data())
+    def test_the_bound_is_above_what_was_seen(self, answers: int, data: st.DataObject) -> None:
+        """It is above the share that is wrong, and falls as more answers show the same share."""
+        wrong = data.draw(st.integers(0, answers))
+        assert wrong / answers <= most_wrong(wrong, answers) <= 1
+        assert most_wrong(2 * wrong, 2 * answers) <= most_wrong(wrong, answers) + 1e-9
+
+
+class TestThreshold:
+    def test_the_lowest_that_passes(self) -> None:
+        """Of the scores that keep the error below the limit, the lowest escalates least."""
+        rows = [row(0.95, 50, 0), row(0.9, 100, 1), row(0.8, 200, 8), row(0.7, 300, 60)]
+        assert threshold_for(rows, 0.1) == 0.8
+
+    def test_too_little_data_always_escalates(self) -> None:
+        """Twenty-one right answers do not show that fewer than a tenth are wrong."""
+        assert threshold_for([row(0.9, 21, 0)], 0.1) == ALWAYS_ESCALATE
+        assert threshold_for([row(0.9, 22, 0)], 0.1) == 0.9
+        assert threshold_for([], 0.1) == math.inf
+
+    def test_few_answers_at_the_top_are_passed_over(self) -> None:
+        """The highest scores have few answers, whatever they show."""
+        assert threshold_for([row(0.99, 3, 1), row(0.9, 100, 1)], 0.1) == 0.9
+
+    def test_what_fails_ends_the_search(self) -> None:
+        """A lower score that passes where a higher one failed would be luck."""
+        assert threshold_for([row(0.9, 100, 20), row(0.8, 1000, 20)], 0.1) == ALWAYS_ESCALATE
+
+    def test_more_cannot_be_wrong_than_there_are(self) -> None:
+        """Impossible counts are refused."""
+        with pytest.raises(ValidationError):
+            row(0.9, 3, 4)
