@@ -15,7 +15,6 @@ from extproc.errors import ConfigError
 from extproc.runs import TraceSettings
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted, parse_yaml
-from looper.algorithms import is_routed
 from looper.budget import Ceiling
 from looper.models import Model
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
@@ -175,7 +174,7 @@ def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
     }
     for name, recipe in config.recipes.items():
         for index, decision in enumerate(recipe.decisions):
-            if is_routed(decision.algorithm):
+            if decision.is_routed:
                 continue
             for clock, limit in clocks.items():
                 if limit is not None and decision.budget.deadline >= limit:

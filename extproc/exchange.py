@@ -194,7 +194,7 @@ class Exchange:
             "algorithm": decision.algorithm.type,
         }
         match decision.algorithm:
-            case SingleConfig(model=name, fallbacks=()):
+            case SingleConfig(model=name) if decision.is_routed:
                 await self._route(request, name, facts)
             case _:
                 await self._loop(request, decision, facts)
@@ -286,6 +286,7 @@ class Exchange:
             deadline=Deadline.after(decision.budget.deadline.total_seconds()),
             random=seeded(request),
             headers={name: headers[name] for name in FORWARDED if name in headers},
+            terms=self._runtime.terms(recipe, decision.name, request),
             trace=Trace(full=self._runtime.runs.full),
         )
 

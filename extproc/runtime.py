@@ -2,19 +2,21 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from extproc.config import Config
 from extproc.decisions.engine import Policy
+from extproc.decisions.recipe import Decision
 from extproc.errors import ProtocolError
 from extproc.outflow import Outflow
 from extproc.runs import Runs
 from extproc.signals import Egress
 from looper.admission import Admission
-from looper.algorithms import is_routed
 from looper.budget import Purse
+from looper.chat import ChatRequest
+from looper.contract import Terms, from_response_format
 from looper.cost import planned_calls
 from looper.errors import ModelNotFound
 from looper.models import Model
@@ -31,6 +33,7 @@ class Runtime:
     policies: Mapping[str, Policy]
     patterns: Mapping[tuple[str, str], Pattern]
     planned_calls: Mapping[tuple[str, str], int]
+    agreed: Mapping[tuple[str, str], Terms]
     models_answer: bytes
     admission: Admission
     purse: Purse
@@ -59,6 +62,15 @@ class Runtime:
         """The loop that a decision runs."""
         return self.patterns[recipe, decision]
 
+    def terms(self, recipe: str, decision: str, request: ChatRequest) -> Terms:
+        """What an answer has to be: what the client's `response_format` says, else what the decision does.
+
+        Raises InvalidField for a format that cannot be used.
+        """
+        agreed = self.agreed[recipe, decision]
+        wanted = from_response_format(request.members.get("response_format"))
+        return agreed if wanted is None else replace(agreed, contract=wanted)
+
 
 def build(config: Config, client: Client) -> Runtime:
     """Make a configuration ready for work."""
@@ -70,7 +82,12 @@ def build(config: Config, client: Client) -> Runtime:
         (name, decision.name): decision.algorithm
         for name, policy in policies.items()
         for decision in policy.decisions
-        if not is_routed(decision.algorithm)
+        if not decision.is_routed
+    }
+    terms = {
+        (name, decision.name): _terms(decision)
+        for name, policy in policies.items()
+        for decision in policy.decisions
     }
     return Runtime(
         config=config,
@@ -81,6 +98,7 @@ def build(config: Config, client: Client) -> Runtime:
         planned_calls={
             key: planned_calls(algorithm.planned()) for key, algorithm in algorithms.items()
         },
+        agreed=terms,
         models_answer=_models_answer(config),
         admission=Admission(
             limits.max_runs,
@@ -91,6 +109,11 @@ def build(config: Config, client: Client) -> Runtime:
         outflow=Outflow(limits.max_inflight_bytes),
         runs=Runs(config.trace),
     )
+
+
+def _terms(decision: Decision) -> Terms:
+    contract = decision.contract.build() if decision.contract is not None else None
+    return Terms(contract, decision.contract_prompt, decision.on_violation)
 
 
 def _models_answer(config: Config) -> bytes:

@@ -11,6 +11,7 @@ import msgspec
 
 from looper.calls import Call, Role
 from looper.chat import Capability, ChatRequest
+from looper.contract import NO_TERMS, Terms
 from looper.dialects import STANDARD
 from looper.messages import speak
 from looper.models import Model
@@ -111,10 +112,12 @@ def answering(
     stream: bool = False,
     choices: bool = False,
     sample: int = 0,
+    terms: Terms = NO_TERMS,
 ) -> Draft:
     """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
 
-    `instruction` is appended to the conversation as a message of its own. Without `tools` the client's tools are
+    `instruction`, and what `terms` have models told of the contract, are appended to the conversation as a message of
+    their own. Without `tools` the client's tools are
     taken out; where the conversation already holds calls of tools they stay, as backends want to see them, but may
     not be called. With `choices` the client's `n` holds. Samples after the first have seeds of their own.
     """
@@ -126,15 +129,16 @@ def answering(
         members |= {name: request.members[name] for name in names if name in request.members}
     if choices and "n" in request.members:
         members["n"] = request.members["n"]
-    if instruction is not None:
-        members["messages"] = append_message(request.members["messages"], instruction)
+    appended = "\n\n".join(filter(None, (instruction, terms.prompt)))
+    if appended:
+        members["messages"] = append_message(request.members["messages"], appended)
     if sample:
         members["seed"] = derived_seed(request, f"{role}/{sample}")
     return Draft(
         model,
         role,
         members,
-        input_tokens=request.prompt_tokens + estimate(instruction or ""),
+        input_tokens=request.prompt_tokens + estimate(appended),
         needs=request.needs if tools else request.needs - {"tools"},
         wanted_output=request.output_limit,
         stream=stream,

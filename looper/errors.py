@@ -103,6 +103,12 @@ class UpstreamMisconfigured(UpstreamFailed):
     code = "upstream_misconfigured"
 
 
+class ContractViolated(UpstreamFailed):
+    """No answer has the form that the decision's contract demands."""
+
+    code = "contract_violated"
+
+
 class RateLimited(LooperError):
     """Every backend that was asked is rate-limited."""
 

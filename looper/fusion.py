@@ -7,16 +7,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from looper.calls import CallFailed, Result, successes
-from looper.chat import ChatRequest, Completion
+from looper.calls import Result, successes
+from looper.chat import ChatRequest
+from looper.conclude import Ending, conclude
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT, answering, json_schema, private
 from looper.errors import InvalidField
-from looper.events import Done, Event, Outcome, Progress
+from looper.events import Event, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.fanout import Round
 from looper.models import Model
-from looper.publish import is_thought, publish, whole
 from looper.run import Run
 from looper.tokens import fit_all
 
@@ -103,18 +103,12 @@ class Panel:
             for number, text in enumerate(texts if room is None else fit_all(texts, room), 1)
         )
 
-    def best(self, analysis: Analysis | None) -> Completion:
-        """The judge's winner, else the answer of the best-rated model; of equals, the one declared first."""
-        if (
-            analysis is not None
-            and analysis.winner is not None
-            and analysis.winner <= len(self.shown)
-        ):
-            best = self.shown[analysis.winner - 1]
-        else:
-            best = max(self.drafts, key=lambda result: result.model.general_rating)
-        assert best.completion is not None
-        return best.completion
+    def best_first(self, analysis: Analysis | None) -> list[Result]:
+        """The judge's winner, then the answers of the best-rated models; of equals, the one declared first."""
+        winner = None if analysis is None else analysis.winner
+        best = self.shown[winner - 1] if winner and winner <= len(self.shown) else None
+        rated = sorted(self.drafts, key=lambda result: -result.model.general_rating)
+        return sorted(rated, key=lambda result: result is not best)
 
 
 class Fusion:
@@ -157,7 +151,9 @@ class Fusion:
         if self._config.round_timeout is not None:
             until = min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
         drafts = [
-            answering(request, run.models[name], "panel", sample=self._sample(index))
+            answering(
+                request, run.models[name], "panel", sample=self._sample(index), terms=run.terms
+            )
             for index, name in enumerate(self._config.analysis_models)
         ]
         return await run.fan_out(drafts, self._config, until=until)
@@ -198,25 +194,12 @@ class Fusion:
             tools=True,
             logprobs=True,
             stream=request.stream,
+            terms=run.terms,
         )
-        final = publish(draft, run, until=run.deadline.share(_FINAL_SHARE))
-        spoke = False
-        try:
-            async with aclosing(final) as events:
-                async for event in events:
-                    # A thought may be followed by another's answer; a word of the answer may not.
-                    spoke = spoke or not is_thought(event)
-                    yield event
-        except CallFailed as error:
-            if spoke:
-                raise why_no_answer([error]) from None
-            run.trace.note("the final model failed: the panel's best answer stands in for it")
-            best = panel.best(analysis)
-            for event in whole(best.choices[0]):
+        ending = Ending(run.deadline.share(_FINAL_SHARE), outcome)
+        async with aclosing(conclude(draft, run, panel.best_first(analysis), ending)) as events:
+            async for event in events:
                 yield event
-            yield Done(run.ledger.usage, "fallback", best.usage.read() if best.usage else None)
-            return
-        yield Done(run.ledger.usage, outcome, run.ledger.last_usage)
 
 
 _INSTRUCTIONS = 1000

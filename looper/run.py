@@ -15,6 +15,7 @@ from looper.budget import Grant, Ledger
 from looper.calls import Call, CallFailed, Failure, Result, State, usable
 from looper.chat import ChatRequest, Completion, Usage
 from looper.client import Answer
+from looper.contract import NO_TERMS, Terms
 from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
 from looper.events import Done, Event
@@ -71,6 +72,7 @@ class Run:
     deadline: Deadline
     random: Random
     headers: Mapping[str, str] = field(default_factory=dict)
+    terms: Terms = NO_TERMS
     fence: str = field(default_factory=lambda: secrets.token_hex(8))
     trace: Trace = field(default_factory=Trace)
 

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from looper.calls import CallFailed
 from looper.chat import ChatRequest
+from looper.conclude import Ending, Writing, instead
 from looper.cost import PlannedCall
 from looper.drafts import answering
-from looper.events import Done, Event, Outcome
+from looper.events import Event
 from looper.failures import why_no_answer
-from looper.publish import is_thought, publish
 from looper.run import Run
 from looper.settings import Setting
 
@@ -48,7 +48,8 @@ class Single:
 
     async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
         failures: list[CallFailed] = []
-        for name in self._names:
+        broken: list[Event] = []
+        for asked, name in enumerate(self._names):
             draft = answering(
                 request,
                 run.models[name],
@@ -57,22 +58,26 @@ class Single:
                 logprobs=True,
                 choices=True,
                 stream=request.stream,
+                terms=run.terms,
             )
             run.trace.stage(name)
             # Each that may still be asked has its share of the time; the last one has all that is left.
-            until = run.deadline.share(1 / (len(self._names) - len(failures)))
-            spoke = False
+            until = run.deadline.share(1 / (len(self._names) - asked))
+            writing = Writing(draft, run)
             try:
-                async with aclosing(publish(draft, run, until=until)) as events:
-                    async for event in events:
-                        spoke = spoke or not is_thought(event)
+                async with aclosing(
+                    writing.out(Ending(until, "fallback" if asked else "ok"))
+                ) as out:
+                    async for event in out:
                         yield event
             except CallFailed as error:
                 failures.append(error)
-                if spoke:
-                    break
-                continue
-            outcome: Outcome = "fallback" if failures else "ok"
-            yield Done(run.ledger.usage, outcome, run.ledger.last_usage)
-            return
-        raise why_no_answer(failures)
+            if writing.done:
+                return
+            if writing.spoke:
+                break
+            broken = broken or writing.held
+        if not broken:
+            raise why_no_answer(failures)
+        for event in instead(broken, (), run, Ending(run.deadline.at)):
+            yield event

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.decisions.recipe import Decision
-from looper.algorithms import is_routed
 from looper.budget import Limit, Limits
 from looper.cost import PROMPT_TOKENS, WorstCase, least, usd, worst_case
 from looper.models import Model
@@ -11,17 +10,17 @@ from looper.models import Model
 
 def too_small(decision: Decision, models: Mapping[str, Model]) -> Limit | None:
     """The limit with no room for even a run in which nothing goes wrong; None too if a model does not exist."""
-    plan = decision.algorithm.planned()
-    if is_routed(decision.algorithm) or not models.keys() >= _asked(decision):
+    plan = decision.planned()
+    if decision.is_routed or not models.keys() >= _asked(decision):
         return None
     return Limits.of(decision.budget).exceeded(least(plan, models))
 
 
 def over_budget(decision: Decision, models: Mapping[str, Model]) -> Iterator[str]:
     """What a run may need and its budget does not have, so that it may have to end with less."""
-    if is_routed(decision.algorithm):
+    if decision.is_routed:
         return
-    worst = worst_case(decision.algorithm.planned(), models)
+    worst = worst_case(decision.planned(), models)
     yield from _too_little(decision, worst)
     if decision.budget.cost_usd is not None and worst.unpriced:
         yield f"its budget is in money, and has no price for {', '.join(worst.unpriced)}"
@@ -44,4 +43,4 @@ def _too_little(decision: Decision, worst: WorstCase) -> Iterator[str]:
 
 
 def _asked(decision: Decision) -> set[str]:
-    return {name for call in decision.algorithm.planned() for name in call.models}
+    return {name for call in decision.planned() for name in call.models}

@@ -7,8 +7,10 @@ from pydantic import Field
 
 from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
-from looper.algorithms import AlgorithmConfig
+from looper.algorithms import AlgorithmConfig, is_routed
 from looper.budget import Budget
+from looper.contract import ContractConfig, OnViolation
+from looper.cost import PlannedCall
 from looper.settings import Name, Setting, SomeTime
 
 
@@ -19,6 +21,19 @@ class Decision(Setting):
     when: Rule | None = None
     priority: int = 0
     algorithm: AlgorithmConfig
+    contract: ContractConfig | None = Field(
+        default=None, description="what every answer has to be, whatever the algorithm"
+    )
+    contract_prompt: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=8000,
+        description="what each model whose answer may be published is told of the contract",
+    )
+    on_violation: OnViolation = Field(
+        default="pass",
+        description="an answer that breaks its contract for good: published as degraded, or an error",
+    )
     budget: Budget = Budget()
     overload: str | None = Field(
         default=None, description="the model that answers when too many teams are at work"
@@ -33,6 +48,19 @@ class Decision(Setting):
     keepalive: Literal["none", "whitespace"] = Field(
         default="none", description="whitespace: an unstreamed answer is begun early and kept alive"
     )
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether Envoy routes the request by itself: one model, nobody to take its place, and nothing to check."""
+        return is_routed(self.algorithm) and self.contract is None
+
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """The calls that a run may make, those included that mend an answer which breaks its contract."""
+        plan = self.algorithm.planned()
+        if self.contract is None:
+            return plan
+        writers = [call for call in plan if call.role == "single"] or plan[-1:]
+        return (*plan, *(PlannedCall(each.models, "repair", 1, need="spare") for each in writers))
 
 
 class Recipe(Setting):

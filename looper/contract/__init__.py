@@ -11,6 +11,7 @@ from looper.contract.exact import ExactConfig
 from looper.contract.json_contract import JsonConfig, JsonContract, from_response_format
 from looper.contract.number import NumberConfig
 from looper.contract.reference import Reference, ReferenceConfig
+from looper.contract.terms import NO_TERMS, OnViolation, Terms
 from looper.contract.text import TextConfig
 
 ContractConfig = Annotated[
@@ -26,6 +27,7 @@ ContractConfig = Annotated[
 
 __all__ = [
     "FREE",
+    "NO_TERMS",
     "ChoiceConfig",
     "CodeConfig",
     "Contract",
@@ -35,8 +37,10 @@ __all__ = [
     "JsonConfig",
     "JsonContract",
     "NumberConfig",
+    "OnViolation",
     "Reference",
     "ReferenceConfig",
+    "Terms",
     "TextConfig",
     "Violation",
     "canonical",

@@ -1,4 +1,4 @@
-"""Every kind of signal and algorithm is described, with an example that loads."""
+"""Every kind of signal, algorithm and contract is described, with an example that loads."""
 
 import re
 from pathlib import Path
@@ -11,9 +11,11 @@ from pydantic import BaseModel, TypeAdapter
 from extproc.config import parse_config
 from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig
+from looper.contract import ContractConfig
 
 ROOT = Path(__file__).parents[2]
 SIGNALS = ROOT / "extproc" / "signals" / "README.md"
+CONTRACTS = ROOT / "looper" / "contract" / "README.md"
 ALGORITHMS = ROOT / "looper" / "README.md"
 
 
@@ -41,6 +43,7 @@ def sections(readme: Path) -> dict[str, str]:
     [
         pytest.param(SignalConfig, SIGNALS, id="signals"),
         pytest.param(AlgorithmConfig, ALGORITHMS, id="algorithms"),
+        pytest.param(ContractConfig, CONTRACTS, id="contracts"),
     ],
 )
 def test_every_kind_has_a_section(union: Any, readme: Path) -> None:
@@ -53,6 +56,7 @@ def test_every_kind_has_a_section(union: Any, readme: Path) -> None:
     [
         pytest.param(SignalConfig, SIGNALS, id="signals"),
         pytest.param(AlgorithmConfig, ALGORITHMS, id="algorithms"),
+        pytest.param(ContractConfig, CONTRACTS, id="contracts"),
     ],
 )
 def test_every_section_has_an_example_that_loads(union: Any, readme: Path) -> None:

@@ -1,0 +1,207 @@
+"""How every pattern ends: with an answer that keeps its contract, or else with the best there is."""
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from looper.calls import CallFailed, Result
+from looper.chat import Usage
+from looper.contract import Contract, Violation
+from looper.drafts import Draft
+from looper.errors import ContractViolated
+from looper.events import Delta, Done, Event, Outcome
+from looper.failures import why_no_answer
+from looper.publish import is_thought, publish, whole
+from looper.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ends if nothing else goes wrong, and by when."""
+
+    until: float
+    outcome: Outcome = "ok"
+    confidence: float | None = None
+
+    def done(self, run: Run, final: Usage | None, outcome: Outcome | None = None) -> Done:
+        return Done(run.ledger.usage, outcome or self.outcome, final, self.confidence)
+
+
+async def conclude(
+    draft: Draft, run: Run, evidence: Sequence[Result], ending: Ending
+) -> AsyncGenerator[Event]:
+    """Have a model write the answer, and publish it; in its place, where that fails, the best of the evidence.
+
+    Without a contract each word goes out as it comes. Under one the answer is held back until it is known to keep it;
+    only thoughts are not. `evidence` is best first. Raises a LooperError if there is nothing to publish.
+    """
+    writing = Writing(draft, run)
+    try:
+        async with aclosing(writing.out(ending)) as events:
+            async for event in events:
+                yield event
+    except CallFailed as error:
+        if writing.spoke or not evidence:
+            raise why_no_answer([error]) from None
+        run.trace.note(f"the {draft.role} model failed: the best of the other answers stands in")
+        writing.held = list(events_of(evidence[0]))
+    if not writing.done:
+        for event in instead(writing.held, evidence, run, ending):
+            yield event
+
+
+async def present(
+    winner: Result, run: Run, others: Sequence[Result], ending: Ending, *, draft: Draft
+) -> AsyncGenerator[Event]:
+    """Publish an answer that is there already. `draft` is what its model was asked, for the case of a repair."""
+    held = list(events_of(winner))
+    kept = await _kept(held, draft, run, ending.until)
+    if kept is not None:
+        for event in kept:
+            yield event
+        yield ending.done(run, usage_of(winner))
+        return
+    for event in instead(held, others, run, ending):
+        yield event
+
+
+class Writing:
+    """A model's answer on its way out: held back if a contract has to be checked first."""
+
+    def __init__(self, draft: Draft, run: Run) -> None:
+        self._draft = draft
+        self._run = run
+        self._live = run.terms.contract is None
+        self.spoke = False
+        self.held: list[Event] = []
+        self.done = False
+
+    async def out(self, ending: Ending) -> AsyncGenerator[Event]:
+        """The answer, and that it is done; if it cannot be made to keep its contract, nothing but its thoughts.
+
+        Raises CallFailed. Nothing but thoughts was said then, unless `spoke`.
+        """
+        held: list[Event] = []
+        async with aclosing(publish(self._draft, self._run, until=ending.until)) as events:
+            async for event in events:
+                if self._live or is_thought(event):
+                    self.spoke = self.spoke or not is_thought(event)
+                    yield event
+                else:
+                    held.append(event)
+        self.held = held  # now that it is complete
+        kept = await _kept(self.held, self._draft, self._run, ending.until)
+        if kept is not None:
+            self.done = True
+            for event in (*kept, ending.done(self._run, self._run.ledger.last_usage)):
+                yield event
+
+
+async def _kept(held: Sequence[Event], draft: Draft, run: Run, until: float) -> list[Event] | None:
+    """An answer that keeps its contract: as it is, mended by machinery, or mended by its model in one more call."""
+    match keeping(held, run.terms.contract):
+        case Violation(message):
+            return await _repaired(text_of(held), message, draft, run, until)
+        case kept:
+            return kept
+
+
+async def _repaired(
+    said: str, violation: str, draft: Draft, run: Run, until: float
+) -> list[Event] | None:
+    """Have the model that broke the contract mend its answer, once, if the plan leaves a call for it."""
+    run.trace.note("the answer broke its contract: its model is asked to mend it")
+    repair = replace(draft.again(said, _REPAIR.format(violation)), role="repair", stream=False)
+    result = await run.ask(repair, until=until)
+    if result.state != "ok":
+        return None
+    kept = keeping(list(events_of(result)), run.terms.contract)
+    return None if isinstance(kept, Violation) else kept
+
+
+def instead(
+    held: Sequence[Event], evidence: Sequence[Result], run: Run, ending: Ending
+) -> Iterator[Event]:
+    """The first of the evidence that keeps the contract; without any what was held back, or an error, as agreed."""
+    for result in evidence:
+        kept = keeping(list(events_of(result)), run.terms.contract)
+        if not isinstance(kept, Violation):
+            yield from kept
+            yield ending.done(run, usage_of(result), "fallback")
+            return
+    run.trace.note("no answer keeps the contract")
+    if run.terms.on_violation == "fail":
+        raise ContractViolated("No answer had the form that it has to have.")
+    yield from held
+    yield ending.done(run, run.ledger.last_usage, "degraded")
+
+
+def keeping(events: Sequence[Event], contract: Contract[Any] | None) -> list[Event] | Violation:
+    """An answer with each choice in a form that keeps the contract; why not, if machinery cannot mend one.
+
+    A choice that calls tools or refuses has no content for a contract to hold.
+    """
+    kept = list(events)
+    if contract is None:
+        return kept
+    for index in {event.choice for event in events if isinstance(event, Delta)}:
+        text = text_of(events, index)
+        if not text and _has_another_say(events, index):
+            continue
+        if (violation := contract.check(text)) is None:
+            continue
+        if (mended := contract.repair(text)) is None:
+            return violation
+        kept = list(_with_text(kept, index, mended))
+    return kept
+
+
+def text_of(events: Sequence[Event], choice: int = 0) -> str:
+    """The content of a choice."""
+    return "".join(
+        event.value
+        for event in events
+        if isinstance(event, Delta) and event.kind == "content" and event.choice == choice
+    )
+
+
+def _has_another_say(events: Sequence[Event], choice: int) -> bool:
+    return any(
+        isinstance(event, Delta)
+        and event.choice == choice
+        and event.kind in ("tool_calls", "refusal")
+        for event in events
+    )
+
+
+def _with_text(events: Sequence[Event], choice: int, text: str) -> Iterator[Event]:
+    """A choice with other content, and without the probabilities of what it was before."""
+    said = False
+    for event in events:
+        if not (isinstance(event, Delta) and event.choice == choice):
+            yield event
+        elif event.kind == "content":
+            if not said:
+                yield replace(event, value=text)
+            said = True
+        elif event.kind != "logprobs":
+            yield event
+
+
+def events_of(result: Result) -> Iterator[Event]:
+    """A result's answer as events."""
+    if result.completion is not None:
+        for choice in result.completion.choices[:1]:
+            yield from whole(choice)
+
+
+def usage_of(result: Result) -> Usage | None:
+    """What the call that brought a result has used, as far as its backend says."""
+    completion = result.completion
+    return completion.usage.read() if completion is not None and completion.usage else None
+
+
+_REPAIR = """\
+Your answer does not have the form that it has to have: {}
+Write it again in that form. Change nothing of what it says."""

@@ -1,0 +1,140 @@
+"""Answers that have to have a form, through a real Envoy."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from looper.simulate import SimulatedModel, Simulator
+from looper.sse import DONE, EventReader
+from tests.envoy.requests import chat
+from tests.fakes.stack import Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+
+CHOICE = {"type": "choice", "values": ["A", "B"], "render": "ANSWER: {choice}"}
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WANTED = {"type": "json_schema", "json_schema": {"name": "place", "schema": SCHEMA}}
+
+
+def recipe(algorithm: dict[str, Any], **members: Any) -> dict[str, Any]:
+    return {"decisions": [{"name": "only", "algorithm": algorithm, **members}]}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def strict() -> AsyncIterator[Stack]:
+    one = {"type": "single", "model": "s"}
+    team = {
+        "type": "fusion",
+        "analysis_models": ["p", "s"],
+        "judge_model": "j",
+        "final_model": "f",
+    }
+    names = ("s", "p", "j", "f")
+    change = {
+        "models": [{"name": name, "url": ""} for name in names],
+        "recipes": {
+            "one": recipe(one, contract=CHOICE, on_violation="fail"),
+            "team": recipe(team, contract=CHOICE, contract_prompt="End with ANSWER: A or B."),
+            "free": recipe(team),
+        },
+        "entrypoints": {"one": "one", "team": "team", "free": "free"},
+    }
+    models = [SimulatedModel(name=name, latency=0, token_latency=0) for name in names]
+    async with run_stack(Simulator(models), change) as stack:
+        yield stack
+
+
+async def ask(
+    stack: Stack, model: str, *, streamed: bool, **members: Any
+) -> tuple[int, str, dict[str, Any]]:
+    """Status, text, and the error or the last facts of an answer."""
+    body = {**chat("A or B?", **members), "model": model, "stream": streamed}
+    async with stack.session.post(f"{stack.base_url}/chat/completions", json=body) as response:
+        raw = await response.read()
+        if not response.headers["content-type"].startswith("text/event-stream"):
+            whole = json.loads(raw)
+            if "error" in whole:
+                return response.status, "", whole["error"]
+            return (
+                response.status,
+                whole["choices"][0]["message"]["content"],
+                dict(response.headers),
+            )
+        chunks = [json.loads(each.data) for each in EventReader().feed(raw) if each.data != DONE]
+    deltas = [choice["delta"] for each in chunks for choice in each.get("choices", ())]
+    return response.status, "".join(delta.get("content") or "" for delta in deltas), chunks[-1]
+
+
+@both_ways
+async def test_one_model_is_held_to_a_contract(strict: Stack, streamed: bool) -> None:
+    """Its answer is mended by machinery where that is enough, else by itself in one more call."""
+    strict.simulator.reset()
+    strict.simulator.script("s", "It must be **B**.", "I do not know.", "ANSWER: A")
+
+    status, text, _ = await ask(strict, "one", streamed=streamed)
+    assert (status, text.splitlines()[-1]) == (200, "ANSWER: B")
+    status, text, _ = await ask(strict, "one", streamed=streamed)
+    assert (status, text) == (200, "ANSWER: A")
+    assert strict.simulator.count() == 3
+    roles = [call.headers.get("x-looper-role") for call in strict.simulator.calls]
+    assert roles == [None] * 3  # which are Envoy's business, and nobody else's
+
+
+@both_ways
+async def test_an_answer_without_its_form_may_be_an_error(strict: Stack, streamed: bool) -> None:
+    """`on_violation: fail` gives 502 `contract_violated` before anything was said, streamed or not."""
+    strict.simulator.reset()
+    strict.simulator.script("s", "I do not know.", "I still do not know.")
+
+    status, text, error = await ask(strict, "one", streamed=streamed)
+
+    assert (status, text, error["code"]) == (502, "", "contract_violated")
+    assert "know" not in error["message"]
+
+
+@both_ways
+async def test_a_team_publishes_what_keeps_the_contract(strict: Stack, streamed: bool) -> None:
+    """A synthesis that breaks the form, and is not mended by its model, gives way to an answer that has it."""
+    strict.simulator.reset()
+    strict.simulator.script("p", "Surely A.")
+    strict.simulator.script("s", "No idea.")
+    strict.simulator.script("f", "There is much to say.", "And more.")
+
+    status, text, _ = await ask(strict, "team", streamed=streamed)
+
+    assert (status, text.splitlines()[-1]) == (200, "ANSWER: A")
+    told = ["End with ANSWER: A or B." in call.body.decode() for call in strict.simulator.calls]
+    asked = [call.model for call in strict.simulator.calls]
+    assert {model for model, each in zip(asked, told, strict=True) if not each} == {"j"}
+
+
+@both_ways
+async def test_a_clients_schema_is_a_contract(strict: Stack, streamed: bool) -> None:
+    """A team's answer to a request with `json_schema` is that JSON, and nothing around it."""
+    strict.simulator.reset()
+    strict.simulator.script("f", 'Here you are:\n```json\n{"city": "Ottawa"}\n```')
+
+    status, text, _ = await ask(strict, "free", streamed=streamed, response_format=WANTED)
+
+    assert status == 200
+    assert json.loads(text) == {"city": "Ottawa"}
+
+
+async def test_a_schema_that_is_none_is_the_clients_mistake(strict: Stack) -> None:
+    """400 `invalid_field`, and no model is asked."""
+    strict.simulator.reset()
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 7}}}
+
+    status, _, error = await ask(strict, "free", streamed=False, response_format=wanted)
+
+    assert (status, error["code"], error["param"]) == (400, "invalid_field", "response_format")
+    assert strict.simulator.count() == 0
