@@ -1,0 +1,79 @@
+"""What must hold between the parts of a configuration, each of which is sound by itself."""
+
+from collections.abc import Iterator
+
+from extproc.config.model import Config
+from extproc.config.problems import unknown
+from extproc.decisions import rules
+from extproc.decisions.budgets import too_small
+from extproc.decisions.recipe import Decision, Recipe
+from extproc.yaml_source import Path as YamlPath
+
+
+def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """What pydantic cannot see: names that refer to nothing, names used twice, recipes without an end."""
+    models = [model.name for model in config.models]
+    for index, name in enumerate(models):
+        if name in models[:index]:
+            yield ("models", index, "name"), f"the model {name!r} is named twice"
+    for public, recipe in config.entrypoints.items():
+        if recipe not in config.recipes:
+            yield ("entrypoints", public), unknown("recipe", recipe, config.recipes)
+        if public in models:
+            yield ("entrypoints", public), f"{public!r} is also the name of a model"
+    for name, recipe_ in config.recipes.items():
+        for path, text in _check_recipe(recipe_, models):
+            yield ("recipes", name, *path), text
+    yield from _check_clocks(config)
+    yield from _check_budgets(config)
+
+
+def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
+    for index, decision in enumerate(recipe.decisions):
+        if decision.name in (other.name for other in recipe.decisions[:index]):
+            path = ("decisions", index, "name")
+            yield path, f"the decision {decision.name!r} is named twice"
+        for below, text in _check_decision(decision, recipe, models):
+            yield ("decisions", index, *below), text
+    if recipe.decisions[-1].when is not None:
+        last = len(recipe.decisions) - 1
+        yield ("decisions", last), "the last decision must be unconditional: leave out its `when`"
+
+
+def _check_decision(
+    decision: Decision, recipe: Recipe, models: list[str]
+) -> Iterator[tuple[YamlPath, str]]:
+    for below, model in decision.algorithm.members():
+        if model not in models:
+            yield ("algorithm", *below), unknown("model", model, models)
+    if decision.overload is not None and decision.overload not in models:
+        yield ("overload",), unknown("model", decision.overload, models)
+    for below, signal in rules.names(decision.when) if decision.when is not None else ():
+        if signal not in recipe.signals:
+            yield ("when", *below), unknown("signal", signal, recipe.signals)
+
+
+def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A run must end before Envoy ends it: its clocks are those that this file tells it."""
+    clocks = {
+        "envoy.stream_idle_timeout": config.envoy.stream_idle_timeout,
+        "envoy.max_stream_duration": config.envoy.max_stream_duration,
+    }
+    for name, recipe in config.recipes.items():
+        for index, decision in enumerate(recipe.decisions):
+            if decision.is_routed:
+                continue
+            for clock, limit in clocks.items():
+                if limit is not None and decision.budget.deadline >= limit:
+                    path = ("recipes", name, "decisions", index, "budget", "deadline")
+                    yield path, f"must be shorter than {clock}, which ends the request"
+
+
+def _check_budgets(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A budget must have room for the least that a run takes."""
+    models = {model.name: model for model in config.models}
+    for name, recipe in config.recipes.items():
+        for index, decision in enumerate(recipe.decisions):
+            if limit := too_small(decision, models):
+                path = ("recipes", name, "decisions", index, "budget", limit)
+                yield path, "has no room for even one run in which nothing goes wrong"

@@ -1,0 +1,24 @@
+"""What is no error in a configuration, but hardly meant."""
+
+from extproc.config.model import Config
+from extproc.decisions.budgets import over_budget
+from extproc.decisions.recipe import Recipe
+
+
+def warnings(config: Config) -> list[str]:
+    """What is no error, but hardly meant."""
+    found = []
+    models = {model.name: model for model in config.models}
+    for name, recipe in config.recipes.items():
+        for decision in recipe.decisions:
+            found += [
+                f"recipes.{name}.{decision.name}: {text}" for text in over_budget(decision, models)
+            ]
+        found += [f"recipes.{name}.{each}: can never be reached" for each in _unreachable(recipe)]
+    return found
+
+
+def _unreachable(recipe: Recipe) -> list[str]:
+    ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
+    end = next(at for at, decision in enumerate(ranked) if decision.when is None)
+    return [decision.name for decision in ranked[end + 1 :]]

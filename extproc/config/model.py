@@ -1,0 +1,88 @@
+"""The configuration file as it is written: its root model."""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from extproc.decisions.recipe import Recipe
+from extproc.runs import TraceSettings
+from looper.budget import Ceiling
+from looper.models import Model
+from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
+
+
+def check_address(address: str) -> str:
+    """Raise ValueError unless `address` is `unix:/path` or `host:port`."""
+    if address.startswith("unix:/"):
+        return address
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is neither unix:/path nor host:port")
+    return address
+
+
+def _check_egress(egress: str) -> str:
+    # What stands there is not repeated: it may be a URL with a credential in it.
+    if not egress.startswith(("unix:/", "http://")):
+        raise ValueError("neither unix:/path nor http://host:port")
+    if "@" in egress:
+        raise ValueError("must not carry a credential")
+    return egress
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+Egress = Annotated[str, AfterValidator(_check_egress)]
+
+
+class Limits(Setting):
+    """What one process takes on."""
+
+    max_body: ByteCount = Field(default=32 << 20, description="of a request")
+    max_answer_bytes: ByteCount = Field(default=32 << 20, description="of a team's answer")
+    max_inflight_bytes: ByteCount = Field(
+        default=512 << 20, description="of all answers that teams are writing, together"
+    )
+    max_runs: int = Field(default=1000, ge=1, description="teams at work at once")
+    max_waiting: int = Field(
+        default=1000, ge=0, description="requests that wait for their turn then"
+    )
+    patience: Duration = Field(default=timedelta(seconds=1), description="how long they wait")
+    ceiling: Ceiling = Field(default=Ceiling(), description="what teams may spend together")
+
+
+class EnvoySettings(Setting):
+    """What `looper envoy-config` needs beyond the models; the processor itself reads none of it."""
+
+    ingress: Address = Field(default="0.0.0.0:8080", description="where clients connect")
+    stats: Address = Field(
+        default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
+    )
+    admin: Address = Field(default="127.0.0.1:9901", description="Envoy's admin interface")
+    processors: tuple[Address, ...] = Field(
+        default=("unix:/run/looper/extproc.sock",),
+        min_length=1,
+        description="sockets of `looper serve`",
+    )
+    body_mode: Literal["full_duplex", "buffered"] = "full_duplex"
+    profile: Literal["fast", "metered"] = Field(
+        default="fast",
+        description="does a routed answer go straight to the client, or by way of the processor",
+    )
+    stream_idle_timeout: Duration = timedelta(seconds=300)
+    max_stream_duration: Duration | None = None
+
+
+class Config(Setting):
+    """The whole file."""
+
+    version: Literal[1]
+    egress: Egress = Field(description="where model calls go: unix:/path, or http://host:port")
+    heartbeat: SomeTime = timedelta(seconds=10)
+    debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
+    limits: Limits = Limits()
+    trace: TraceSettings = TraceSettings()
+    envoy: EnvoySettings = EnvoySettings()
+    models: tuple[Model, ...] = Field(min_length=1)
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+    entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")

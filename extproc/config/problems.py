@@ -1,0 +1,99 @@
+"""Problems of a configuration in words: where they are, and what was probably meant."""
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+
+from extproc.config.model import Config
+from extproc.yaml_source import Path as YamlPath
+from extproc.yaml_source import YamlSource, dotted
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """`unknown model 'smal': did you mean 'small'?`"""
+    choices = list(known)
+    close = get_close_matches(name, choices, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices)) or 'none'}"
+    )
+    return f"unknown {kind} {name!r}: {hint}"
+
+
+def explain(error: ValidationError, source: YamlSource) -> list[str]:
+    """Pydantic's errors as lines with file, line, YAML path, and a suggestion for a misspelt key."""
+    problems: dict[YamlPath, str] = {}
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
+        text = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            text = _misspelt(item["loc"], source)
+        problems.setdefault(path, text)  # of the members of a union, the first says enough
+    lines = [
+        (source.line(path), f"{source.name}:{source.line(path)}: {dotted(path)}: {text}")
+        for path, text in problems.items()
+        # Of the members of a union, the one that got further into the value is the one that was meant.
+        if not any(other[: len(path)] == path and other != path for other in problems)
+    ]
+    return [text for _, text in sorted(lines)]
+
+
+def _yaml_path(loc: tuple[str | int, ...], source: YamlSource, *, missing: bool) -> YamlPath:
+    """Pydantic's location without what is no key of the file: the tags of unions, and marks of its own."""
+    if loc[-1:] == ("[key]",):
+        return (*_yaml_path(loc[:-2], source, missing=False), str(loc[-2]))
+    path: YamlPath = ()
+    value = source.data
+    tagged = False
+    for part in loc:
+        # The tag of `any: […]` is `any` as well, so that it has to be known by where it stands.
+        tagged = _at_rule(path) and not tagged
+        inside = (isinstance(value, dict) and part in value) or _is_index(value, part)
+        if inside and not tagged:
+            value, path = value[part], (*path, part)
+    return (*path, loc[-1]) if missing else path
+
+
+def _at_rule(path: YamlPath) -> bool:
+    """Whether a rule stands at `path`: pydantic's location then goes on with the rule's tag."""
+    if path[-1:] in (("when",), ("not",)):
+        return True
+    return len(path) > 1 and path[-2] in ("all", "any") and isinstance(path[-1], int)
+
+
+def _is_index(value: object, part: str | int) -> bool:
+    return isinstance(value, list) and isinstance(part, int) and part < len(value)
+
+
+def _misspelt(loc: tuple[str | int, ...], source: YamlSource) -> str:
+    close = get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
+    return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
+
+
+def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
+    """The keys that the schema knows beside the last part of `loc`, found by walking the JSON schema."""
+    schema = Config.model_json_schema(by_alias=True)
+    nodes = [schema]
+    for part in loc[:-1]:
+        nodes = [inner for node in nodes for inner in _descend(node, part, schema)] or nodes
+    return [key for node in nodes for key in node.get("properties", {})]
+
+
+def _descend(node: dict, part: str | int, schema: dict) -> Iterator[dict]:  # type: ignore[type-arg]  # JSON schema
+    if isinstance(part, int):
+        inner = node.get("items")
+    else:
+        named = node.get("properties", {}).get(part) or node.get("additionalProperties")
+        inner = named or next(iter(node.get("patternProperties", {}).values()), None)
+    if isinstance(inner, dict):
+        yield from _resolve(inner, schema)
+
+
+def _resolve(node: dict, schema: dict) -> Iterator[dict]:  # type: ignore[type-arg]  # JSON schema
+    if "$ref" in node:
+        yield from _resolve(schema["$defs"][node["$ref"].rpartition("/")[2]], schema)
+    elif options := node.get("anyOf") or node.get("oneOf"):
+        for option in options:
+            yield from _resolve(option, schema)
+    else:
+        yield node
