@@ -9,8 +9,9 @@ from typing import Any, Literal
 import msgspec
 
 from looper.chat import ChatRequest, Usage
+from looper.deltas import merge_logprobs, merge_tool_call
 from looper.errors import LooperError
-from looper.events import Delta, Done, Event, Finish, Progress
+from looper.events import Delta, Done, Event, Finish, Progress, Speaker
 from looper.sse import DONE, encode_comment, encode_event
 
 _encode = msgspec.json.encode
@@ -42,14 +43,15 @@ class _Choice:
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     logprobs: dict[str, Any] | None = None
     finish: str = "stop"
+    model: str | None = None
 
     def add(self, delta: Delta) -> None:
         match delta.kind:
             case "tool_calls":
                 for call in delta.value:
-                    _merge_tool_call(self.calls, call)
+                    merge_tool_call(self.calls, call)
             case "logprobs":
-                self.logprobs = _merge_logprobs(self.logprobs, delta.value)
+                self.logprobs = merge_logprobs(self.logprobs, delta.value)
             case kind:
                 self.message[kind] = (self.message.get(kind) or "") + delta.value
 
@@ -58,6 +60,7 @@ class _Choice:
             self.message["tool_calls"] = [self.calls[at] for at in sorted(self.calls)]
         return {
             "index": index,
+            **({} if self.model is None else {"model": self.model}),
             "message": self.message,
             "logprobs": self.logprobs,
             "finish_reason": self.finish,
@@ -75,6 +78,8 @@ class Whole:
 
     def add(self, event: Event) -> None:
         match event:
+            case Speaker():
+                self._choices[event.choice].model = event.model
             case Delta():
                 self._choices[event.choice].add(event)
             case Finish():
@@ -98,32 +103,13 @@ class Whole:
         )
 
 
-def _merge_tool_call(calls: dict[int, dict[str, Any]], delta: dict[str, Any]) -> None:
-    index = delta.get("index", 0)
-    call = calls.setdefault(index, {})
-    for key, value in delta.items():
-        if key == "function" and isinstance(value, dict):
-            function = call.setdefault("function", {"arguments": ""})
-            function["arguments"] += value.get("arguments") or ""
-            said = {name: part for name, part in value.items() if part is not None}
-            function |= {name: part for name, part in said.items() if name != "arguments"}
-        elif key != "index" and value is not None:
-            call[key] = value
-
-
-def _merge_logprobs(known: dict[str, Any] | None, delta: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(known or {})
-    for key, value in delta.items():
-        merged[key] = [*(merged.get(key) or []), *value] if isinstance(value, list) else value
-    return merged
-
-
 class Chunks:
     """Writes events as the frames of a stream: role first, one finish, usage only if asked for, one [DONE]."""
 
     def __init__(self, request: ChatRequest, count: Count = "sum") -> None:
         self._include_usage = request.include_usage
         self._count = count
+        self._speakers: dict[int, str] = {}
         self._head = {
             "id": completion_id(),
             "object": "chat.completion.chunk",
@@ -141,6 +127,11 @@ class Chunks:
 
     def frames(self, event: Event) -> bytes:
         match event:
+            case Speaker():
+                self._speakers[event.choice] = event.model
+                # The first choice's role opened the stream.
+                role = {"role": "assistant", "content": ""}
+                return self._frame(role, event.choice) if event.choice else b""
             case Delta(kind="logprobs"):
                 return self._frame({}, event.choice, logprobs=event.value)
             case Delta():
@@ -160,6 +151,8 @@ class Chunks:
         self, delta: dict[str, Any], index: int, *, finish: str | None = None, logprobs: Any = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        if index in self._speakers:
+            choice["model"] = self._speakers[index]
         chunk = {**self._head, "choices": [choice]}
         if self._include_usage:
             chunk["usage"] = None

@@ -111,6 +111,16 @@ class ChatRequest(Request):
                 return int(limit)
         return None
 
+    @cached_property
+    def logprobs(self) -> bool:
+        """Whether the client asks for the probabilities of tokens."""
+        return _read(self.members, "logprobs", bool | None) or False
+
+    @cached_property
+    def top_logprobs(self) -> int:
+        """How many alternatives the client asks for beside each token."""
+        return _read(self.members, "top_logprobs", int | None) or 0
+
     @property
     def seed_source(self) -> bytes:
         """What chance follows from, so that the same request meets the same: the client's `seed`, else all of it."""

@@ -109,6 +109,7 @@ def answering(
     instruction: str | None = None,
     tools: bool = False,
     logprobs: bool = False,
+    alternatives: int | None = None,
     stream: bool = False,
     choices: bool = False,
     sample: int = 0,
@@ -117,9 +118,10 @@ def answering(
     """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
 
     `instruction`, and what `terms` have models told of the contract, are appended to the conversation as a message of
-    their own. Without `tools` the client's tools are
-    taken out; where the conversation already holds calls of tools they stay, as backends want to see them, but may
-    not be called. With `choices` the client's `n` holds. Samples after the first have seeds of their own.
+    their own. Without `tools` the client's tools are taken out; where the conversation already holds calls of tools
+    they stay, as backends want to see them, but may not be called. With `choices` the client's `n` holds, with
+    `logprobs` its wish for probabilities; with `alternatives` we want them ourselves, and so many beside each token,
+    from every model that may have them. Samples after the first have seeds of their own.
     """
     members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
     if not tools:
@@ -127,6 +129,9 @@ def answering(
     if logprobs:
         names = ("logprobs", "top_logprobs")
         members |= {name: request.members[name] for name in names if name in request.members}
+    if alternatives is not None and _has_logprobs(model):
+        most = max(alternatives, request.top_logprobs if logprobs else 0)
+        members |= {"logprobs": True, **({"top_logprobs": most} if most else {})}
     if choices and "n" in request.members:
         members["n"] = request.members["n"]
     appended = "\n\n".join(filter(None, (instruction, terms.prompt)))
@@ -189,6 +194,12 @@ def derived_seed(request: ChatRequest, salt: str) -> int:
     """A seed that follows from the client's, or from the body, and differs from stage to stage."""
     digest = hashlib.sha256(request.seed_source + salt.encode()).digest()
     return int.from_bytes(digest[:4]) >> 1
+
+
+def _has_logprobs(model: Model) -> bool:
+    """Whether a model may be asked for the probabilities of tokens, as far as is known."""
+    able = model.capabilities is None or "logprobs" in model.capabilities
+    return able and "logprobs" not in model.dialect.drop
 
 
 def _disarm(request: ChatRequest, members: Members) -> None:

@@ -17,6 +17,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Speaker:
+    """Whose a choice is. Said before its first delta, and only where choices are of different models."""
+
+    model: str
+    choice: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """A bit of the answer. `value` is text, or for tool calls and logprobs what the backend sent."""
 
@@ -46,4 +54,4 @@ class Done:
     confidence: float | None = None
 
 
-Event = Progress | Delta | Finish | Done
+Event = Progress | Speaker | Delta | Finish | Done

@@ -8,7 +8,15 @@ from pydantic import AfterValidator, Field
 
 from looper.chat import Capability
 from looper.dialects import Dialect, NamedDialect
-from looper.settings import Duration, Name, Probability, SecretReference, Setting, Tokens
+from looper.settings import (
+    Duration,
+    Name,
+    ParamSize,
+    Probability,
+    SecretReference,
+    Setting,
+    Tokens,
+)
 
 Usd = Annotated[Decimal, Field(ge=0)]
 
@@ -88,6 +96,9 @@ class Model(Setting):
     tls: Tls = Tls()
     retry: Retry = Retry()
     breaker: Breaker = Breaker()
+    param_size: ParamSize | None = Field(
+        default=None, description="how many parameters it has, such as 8B; unset is unknown"
+    )
     context_window: Tokens | None = None
     max_output: Tokens | None = None
     price: Price | None = None

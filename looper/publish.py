@@ -2,17 +2,13 @@
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
-from typing import Any
-
-import msgspec
 
 from looper.calls import CallFailed, Failure
-from looper.chat import Choice, Completion, Reply
+from looper.chat import Choice, Completion
+from looper.deltas import bits
 from looper.drafts import Draft
 from looper.events import Delta, Event, Finish
 from looper.run import Run
-
-_object = msgspec.json.Decoder(dict[str, Any])
 
 
 async def publish(draft: Draft, run: Run, *, until: float) -> AsyncGenerator[Event]:
@@ -36,7 +32,7 @@ async def publish(draft: Draft, run: Run, *, until: float) -> AsyncGenerator[Eve
 
 def whole(choice: Choice) -> Iterator[Event]:
     """A complete answer as events."""
-    yield from _bits(choice)
+    yield from bits(choice)
     yield Finish(choice.finish_reason or "stop", choice.index)
 
 
@@ -46,7 +42,7 @@ async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
     async for chunk in chunks:
         for choice in chunk.choices:
             finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
-            for bit in _bits(choice):
+            for bit in bits(choice):
                 for event in opening.admit(bit):
                     yield event
     if not opening.over:
@@ -83,26 +79,3 @@ def _is_blank(event: Event) -> bool:
     if not isinstance(event, Delta):
         return False
     return event.kind == "logprobs" or (event.kind == "content" and not event.value.strip())
-
-
-def _bits(choice: Choice) -> Iterator[Event]:
-    reply, at = choice.message or choice.delta or Reply(), choice.index
-    if reply.reasoning_content:
-        yield Delta("reasoning_content", reply.reasoning_content, at)
-    if reply.content:
-        yield Delta("content", reply.content, at)
-    if reply.refusal:
-        yield Delta("refusal", reply.refusal, at)
-    if reply.tool_calls:
-        calls = [{"index": index, **call} for index, call in enumerate(reply.tool_calls)]
-        yield Delta("tool_calls", calls, at)
-    if logprobs := _logprobs(choice.logprobs):
-        yield Delta("logprobs", logprobs, at)
-
-
-def _logprobs(raw: msgspec.Raw | None) -> dict[str, Any] | None:
-    """What a backend sends for logprobs, if it is what it should be: an answer is not lost over it."""
-    try:
-        return None if raw is None else _object.decode(raw)
-    except msgspec.DecodeError:
-        return None

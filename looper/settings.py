@@ -69,6 +69,22 @@ def _parse_bytes(value: object) -> object:
     raise ValueError("a size is a number of bytes, or has a unit, such as 64KiB or 32MiB")
 
 
+_PARAMETERS = re.compile(r"(\d+(?:\.\d+)?)([MBT])", re.IGNORECASE)
+
+
+def _parse_parameters(value: object) -> object:
+    if isinstance(value, str) and (found := _PARAMETERS.fullmatch(value)):
+        return int(Decimal(found[1]) * {"M": 10**6, "B": 10**9, "T": 10**12}[found[2].upper()])
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("a size is a number of parameters with M, B or T, such as 8B")
+
+
+ParamSize = Annotated[
+    int, BeforeValidator(_parse_parameters, json_schema_input_type=int | str), Field(ge=1)
+]
+"""A model's size, written `8B`, `0.5B` or `1.8T`."""
+
 Tokens = Annotated[
     int, BeforeValidator(_parse_tokens, json_schema_input_type=int | str), Field(ge=1)
 ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from looper.answer import Chunks, Whole, completion_id
 from looper.chat import ChatRequest, Usage
 from looper.errors import UpstreamFailed
-from looper.events import Delta, Done, Event, Finish, Progress
+from looper.events import Delta, Done, Event, Finish, Progress, Speaker
 from looper.sse import DONE, EventReader
 
 USAGE = Usage(3, 4, {"cached_tokens": 1}, {"reasoning_tokens": 2})
@@ -179,6 +179,40 @@ class TestWhole:
         ids = {completion_id() for _ in range(1000)}
         assert len(ids) == 1000
         assert all(name.startswith("chatcmpl-") and 20 < len(name) < 64 for name in ids)
+
+
+class TestSpeakers:
+    events = (
+        Speaker("small", 0), Delta("content", "one", 0), Finish("stop", 0),
+        Speaker("large", 1), Delta("content", "two", 1), Finish("length", 1),
+    )  # fmt: skip
+
+    def test_each_choice_of_a_whole_names_its_model(self) -> None:
+        """Choices of different models say whose they are; the completion keeps the name that the client used."""
+        answer = whole(*self.events)
+        assert answer["model"] == "looper/auto"
+        assert [
+            (choice["model"], choice["message"]["content"], choice["finish_reason"])
+            for choice in answer["choices"]
+        ] == [("small", "one", "stop"), ("large", "two", "length")]
+
+    def test_each_frame_of_a_stream_names_its_choices_model(self) -> None:
+        """So does every chunk behind the stream's opening, and each choice has one role, first."""
+        _, *choices = [chunk["choices"][0] for chunk in frames(stream(*self.events))]
+        assert [choice["model"] for choice in choices] == [
+            "small",
+            "small",
+            "large",
+            "large",
+            "large",
+        ]
+        assert [choice["delta"].get("role") for choice in choices if choice["index"] == 1] == [
+            "assistant", None, None,
+        ]  # fmt: skip
+
+    def test_one_voice_has_no_name(self) -> None:
+        """An answer of the team is nobody's."""
+        assert "model" not in whole(Delta("content", "one"))["choices"][0]
 
 
 class TestChunks:

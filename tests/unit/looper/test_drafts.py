@@ -368,3 +368,35 @@ class TestTo:
         )
         assert draft.unsuitable() == "tools"
         assert draft.to(model("n", capabilities=["tools"])).unsuitable() is None  # fmt: skip
+
+
+class TestLogprobs:
+    @pytest.mark.parametrize(
+        ("wished", "sent_"),
+        [
+            ({}, {"logprobs": True, "top_logprobs": 2}),
+            ({"logprobs": True}, {"logprobs": True, "top_logprobs": 2}),
+            ({"logprobs": True, "top_logprobs": 5}, {"logprobs": True, "top_logprobs": 5}),
+            ({"logprobs": False}, {"logprobs": True, "top_logprobs": 2}),
+        ],
+    )
+    def test_are_asked_for_as_they_are_needed(
+        self, wished: dict[str, Any], sent_: dict[str, Any]
+    ) -> None:
+        """Where we need probabilities they are asked for, with the client's alternatives if it wants more of them."""
+        draft = answering(request(**wished), model("m"), "panel", logprobs=True, alternatives=2)
+        body = sent(draft)
+        assert {name: body[name] for name in LOGPROBS if name in body} == sent_
+
+    def test_no_alternatives_are_no_member(self) -> None:
+        """Where the tokens' own probabilities will do, no alternatives are asked for."""
+        body = sent(answering(request(), model("m"), "panel", alternatives=0))
+        assert body["logprobs"] is True
+        assert "top_logprobs" not in body
+
+    @pytest.mark.parametrize("settings", [{"capabilities": ["tools"]}, {"dialect": "mistral"}])
+    def test_are_not_asked_of_a_model_without(self, settings: dict[str, Any]) -> None:
+        """A model that has none answers all the same, and nothing counts as dropped that no client sent."""
+        draft = answering(request(), model("m", **settings), "panel", alternatives=2)
+        assert "logprobs" not in sent(draft)
+        assert list(draft.dropped()) == []

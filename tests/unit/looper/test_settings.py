@@ -10,6 +10,7 @@ from looper.settings import (
     ByteCount,
     Duration,
     Name,
+    ParamSize,
     Probability,
     SecretReference,
     Setting,
@@ -78,6 +79,28 @@ class TestTokens:
         """No tokens, half a token and other units are refused."""
         with pytest.raises(ValidationError):
             tokens.validate_python(text)
+
+
+class TestParamSize:
+    @pytest.mark.parametrize(
+        ("written", "parameters"),
+        [
+            ("8B", 8 * 10**9),
+            ("0.5b", 5 * 10**8),
+            ("350M", 35 * 10**7),
+            ("1.8T", 18 * 10**11),
+            (7, 7),
+        ],
+    )
+    def test_is_a_number_with_a_unit(self, written: Any, parameters: int) -> None:
+        """Sizes are written as model cards write them."""
+        assert TypeAdapter(ParamSize).validate_python(written) == parameters
+
+    @pytest.mark.parametrize("written", ["8", "8G", "8x7B", "-1B", "0B", "", None, True, 1.5])
+    def test_nothing_else(self, written: Any) -> None:
+        """What is no size is an error that says how one is written."""
+        with pytest.raises(ValidationError):
+            TypeAdapter(ParamSize).validate_python(written)
 
 
 class TestByteCount:
