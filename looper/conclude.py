@@ -1,6 +1,6 @@
 """How every pattern ends: with an answer that keeps its contract, or else with the best there is."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,40 +15,66 @@ from looper.failures import why_no_answer
 from looper.publish import is_thought, publish, whole
 from looper.run import Run
 
+Weigh = Callable[[str], float | None]
+Reject = Callable[[str], bool]
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends if nothing else goes wrong, and by when."""
+    """How a run ends if nothing else goes wrong, and by when.
+
+    `weigh` says how probably a published text is right, `reject` which texts must not be published as long as there is
+    something else; each may be left out.
+    """
 
     until: float
     outcome: Outcome = "ok"
-    confidence: float | None = None
+    weigh: Weigh | None = None
+    reject: Reject | None = None
 
-    def done(self, run: Run, final: Usage | None, outcome: Outcome | None = None) -> Done:
-        return Done(run.ledger.usage, outcome or self.outcome, final, self.confidence)
+    def done(
+        self, events: Sequence[Event], run: Run, final: Usage | None, outcome: Outcome | None = None
+    ) -> Done:
+        """The last event behind `events`, which are what is published."""
+        confidence = None if self.weigh is None else self.weigh(text_of(events))
+        return Done(run.ledger.usage, outcome or self.outcome, final, confidence)
 
 
 async def conclude(
-    draft: Draft, run: Run, evidence: Sequence[Result], ending: Ending
+    drafts: Sequence[Draft], run: Run, evidence: Sequence[Result], ending: Ending
 ) -> AsyncGenerator[Event]:
-    """Have a model write the answer, and publish it; in its place, where that fails, the best of the evidence.
+    """Have a model write the answer, and publish it. Where one fails, the next draft's model takes its turn, and behind
+    the last one the best of the evidence, which is best first.
 
     Without a contract each word goes out as it comes. Under one the answer is held back until it is known to keep it;
-    only thoughts are not. `evidence` is best first. Raises a LooperError if there is nothing to publish.
+    only thoughts are not. Raises a LooperError if there is nothing to publish.
     """
-    writing = Writing(draft, run)
-    try:
-        async with aclosing(writing.out(ending)) as events:
-            async for event in events:
-                yield event
-    except CallFailed as error:
-        if writing.spoke or not evidence:
-            raise why_no_answer([error]) from None
-        run.trace.note(f"the {draft.role} model failed: the best of the other answers stands in")
-        writing.held = list(events_of(evidence[0]))
-    if not writing.done:
-        for event in instead(writing.held, evidence, run, ending):
-            yield event
+    failures: list[CallFailed] = []
+    broken: list[Event] = []
+    for turn, draft in enumerate(drafts):
+        writing = Writing(draft, run)
+        try:
+            async with aclosing(writing.out(_turn(ending, turn, len(drafts), run))) as events:
+                async for event in events:
+                    yield event
+        except CallFailed as error:
+            failures.append(error)
+        if writing.done:
+            return
+        if writing.spoke:
+            raise why_no_answer(failures)
+        broken = broken or writing.held
+    if not broken and not evidence:
+        raise why_no_answer(failures)
+    for event in instead(broken or list(events_of(evidence[0])), evidence, run, ending):
+        yield event
+
+
+def _turn(ending: Ending, turn: int, turns: int, run: Run) -> Ending:
+    """Each that may still be asked has its share of the time; the last one has all that is left."""
+    now = run.deadline.now()
+    until = now + max(0.0, ending.until - now) / (turns - turn)
+    return replace(ending, until=until, outcome="fallback" if turn else ending.outcome)
 
 
 async def present(
@@ -56,11 +82,10 @@ async def present(
 ) -> AsyncGenerator[Event]:
     """Publish an answer that is there already. `draft` is what its model was asked, for the case of a repair."""
     held = list(events_of(winner))
-    kept = await _kept(held, draft, run, ending.until)
+    kept = await _kept(held, draft, run, ending)
     if kept is not None:
-        for event in kept:
+        for event in (*kept, ending.done(kept, run, usage_of(winner))):
             yield event
-        yield ending.done(run, usage_of(winner))
         return
     for event in instead(held, others, run, ending):
         yield event
@@ -91,20 +116,24 @@ class Writing:
                 else:
                     held.append(event)
         self.held = held  # now that it is complete
-        kept = await _kept(self.held, self._draft, self._run, ending.until)
+        kept = await _kept(self.held, self._draft, self._run, ending)
         if kept is not None:
             self.done = True
-            for event in (*kept, ending.done(self._run, self._run.ledger.last_usage)):
+            for event in (*kept, ending.done(kept, self._run, self._run.ledger.last_usage)):
                 yield event
 
 
-async def _kept(held: Sequence[Event], draft: Draft, run: Run, until: float) -> list[Event] | None:
+async def _kept(
+    held: Sequence[Event], draft: Draft, run: Run, ending: Ending
+) -> list[Event] | None:
     """An answer that keeps its contract: as it is, mended by machinery, or mended by its model in one more call."""
-    match keeping(held, run.terms.contract):
-        case Violation(message):
-            return await _repaired(text_of(held), message, draft, run, until)
-        case kept:
-            return kept
+    kept = keeping(held, run.terms.contract)
+    if isinstance(kept, Violation):
+        kept = await _repaired(text_of(held), kept.message, draft, run, ending.until)
+    if kept and ending.reject is not None and ending.reject(text_of(kept)):
+        run.trace.note("the answer says what no other one does: the team's own stands in")
+        return None
+    return kept
 
 
 async def _repaired(
@@ -127,14 +156,12 @@ def instead(
     for result in evidence:
         kept = keeping(list(events_of(result)), run.terms.contract)
         if not isinstance(kept, Violation):
-            yield from kept
-            yield ending.done(run, usage_of(result), "fallback")
+            yield from (*kept, ending.done(kept, run, usage_of(result), "fallback"))
             return
     run.trace.note("no answer keeps the contract")
     if run.terms.on_violation == "fail":
         raise ContractViolated("No answer had the form that it has to have.")
-    yield from held
-    yield ending.done(run, run.ledger.last_usage, "degraded")
+    yield from (*held, ending.done(held, run, run.ledger.last_usage, "degraded"))
 
 
 def keeping(events: Sequence[Event], contract: Contract[Any] | None) -> list[Event] | Violation:

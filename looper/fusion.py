@@ -197,7 +197,7 @@ class Fusion:
             terms=run.terms,
         )
         ending = Ending(run.deadline.share(_FINAL_SHARE), outcome)
-        async with aclosing(conclude(draft, run, panel.best_first(analysis), ending)) as events:
+        async with aclosing(conclude([draft], run, panel.best_first(analysis), ending)) as events:
             async for event in events:
                 yield event
 

@@ -6,13 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from looper.calls import CallFailed
 from looper.chat import ChatRequest
-from looper.conclude import Ending, Writing, instead
+from looper.conclude import Ending, conclude
 from looper.cost import PlannedCall
 from looper.drafts import answering
 from looper.events import Event
-from looper.failures import why_no_answer
 from looper.run import Run
 from looper.settings import Setting
 
@@ -47,10 +45,9 @@ class Single:
         self._names = (config.model, *config.fallbacks)
 
     async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
-        failures: list[CallFailed] = []
-        broken: list[Event] = []
-        for asked, name in enumerate(self._names):
-            draft = answering(
+        run.trace.stage("single")
+        drafts = [
+            answering(
                 request,
                 run.models[name],
                 "single",
@@ -60,24 +57,8 @@ class Single:
                 stream=request.stream,
                 terms=run.terms,
             )
-            run.trace.stage(name)
-            # Each that may still be asked has its share of the time; the last one has all that is left.
-            until = run.deadline.share(1 / (len(self._names) - asked))
-            writing = Writing(draft, run)
-            try:
-                async with aclosing(
-                    writing.out(Ending(until, "fallback" if asked else "ok"))
-                ) as out:
-                    async for event in out:
-                        yield event
-            except CallFailed as error:
-                failures.append(error)
-            if writing.done:
-                return
-            if writing.spoke:
-                break
-            broken = broken or writing.held
-        if not broken:
-            raise why_no_answer(failures)
-        for event in instead(broken, (), run, Ending(run.deadline.at)):
-            yield event
+            for name in self._names
+        ]
+        async with aclosing(conclude(drafts, run, (), Ending(run.deadline.at))) as events:
+            async for event in events:
+                yield event
