@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from looper.chat import Completion
+from looper.chat import Completion, Reply
 from looper.contract.base import visible
 from looper.models import Model
 
@@ -69,7 +69,7 @@ State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_start
 class Result:
     """What came of a call, or of the wish to make one. `model` is the one that was asked last.
 
-    `number` is the call's place in the trace.
+    `completion` is what came, of an `unusable` answer too. `number` is the call's place in the trace.
     """
 
     model: Model
@@ -82,10 +82,23 @@ class Result:
     @property
     def text(self) -> str:
         """The answer's content, without thoughts. Empty unless the call is `ok`."""
-        if self.completion is None:
+        message = self.message
+        return visible(message.content or "") if message and self.state == "ok" else ""
+
+    @property
+    def thoughts(self) -> str:
+        """What a model thought, as far as its backend shows it, whether or not an answer came of it."""
+        message = self.message
+        if message is None:
             return ""
-        message = self.completion.choices[0].message
-        return visible(message.content or "") if message else ""
+        content = message.content or ""
+        return message.reasoning_content or (content if not visible(content).strip() else "")
+
+    @property
+    def message(self) -> Reply | None:
+        if self.completion is None or not self.completion.choices:
+            return None
+        return self.completion.choices[0].message
 
 
 def usable(completion: Completion) -> bool:

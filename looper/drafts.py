@@ -113,6 +113,7 @@ def answering(
     stream: bool = False,
     choices: bool = False,
     sample: int = 0,
+    temperature: float | None = None,
     terms: Terms = NO_TERMS,
 ) -> Draft:
     """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
@@ -122,6 +123,7 @@ def answering(
     they stay, as backends want to see them, but may not be called. With `choices` the client's `n` holds, with
     `logprobs` its wish for probabilities; with `alternatives` we want them ourselves, and so many beside each token,
     from every model that may have them. Samples after the first have seeds of their own.
+    `temperature` takes the place of the client's.
     """
     members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
     if not tools:
@@ -137,6 +139,8 @@ def answering(
     appended = "\n\n".join(filter(None, (instruction, terms.prompt)))
     if appended:
         members["messages"] = append_message(request.members["messages"], appended)
+    if temperature is not None:
+        members["temperature"] = temperature
     if sample:
         members["seed"] = derived_seed(request, f"{role}/{sample}")
     return Draft(

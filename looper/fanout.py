@@ -32,6 +32,11 @@ class Round(Setting):
     round_timeout: Duration | None = Field(
         default=None, description="how long a round may take; default: its share of the deadline"
     )
+    straggler_factor: float | None = Field(
+        default=None,
+        ge=1,
+        description="calls that take this many times as long as `min_successful_responses` took are cancelled",
+    )
     on_error: Literal["skip", "fail"] = Field(
         default="skip", description="fail: the first call that fails ends the round"
     )
@@ -80,9 +85,9 @@ async def fan_out(
 ) -> list[Result]:
     """Ask all, at most `max_concurrent` at a time, and return one result for each draft, in the order of `drafts`.
 
-    It is over when every call is, when `stop` says of what has arrived that it is enough, at the first failure if
-    `on_error` is `fail`, or at `until` (in the loop's time). What still runs then is cancelled before this returns,
-    and what waits its turn never starts.
+    It is over when every call is, when `stop` says of what has arrived that it is enough, when those that are left
+    straggle, at the first failure if `on_error` is `fail`, or at `until` (in the loop's time). What still runs then is
+    cancelled before this returns, and what waits its turn never starts.
     """
     results: list[Result | None] = [None] * len(drafts)
     started = [False] * len(drafts)
@@ -100,21 +105,33 @@ async def fan_out(
             failed = settings.on_error == "fail" and result.state != "ok"
             if failed or None not in results or stop(results):
                 over.set()
+            elif settings.straggler_factor and _quorum(results, settings):
+                # How long the quorum took is the measure for the rest.
+                patience = (now() - began) * settings.straggler_factor
+                clock.reschedule(min(until, began + patience, clock.when() or until))
 
-    late = asyncio.get_running_loop().time() >= until
+    now = asyncio.get_running_loop().time
+    began = now()
+    late = began >= until
+    clock = asyncio.timeout_at(until)
     if drafts and not late:
         try:
-            async with asyncio.timeout_at(until), asyncio.TaskGroup() as group:
+            async with clock, asyncio.TaskGroup() as group:
                 tasks = [group.create_task(work(index)) for index in range(len(drafts))]
                 await over.wait()
                 for task in tasks:
                     task.cancel()
         except TimeoutError:
-            late = True
+            late = now() >= until
     return [
         result or Result(draft.model, draft.role, _ending(begun, late))
         for draft, result, begun in zip(drafts, results, started, strict=True)
     ]
+
+
+def _quorum(results: Results, settings: Round) -> bool:
+    usable = sum(result is not None and result.state == "ok" for result in results)
+    return usable >= settings.min_successful_responses
 
 
 def _ending(begun: bool, late: bool) -> State:

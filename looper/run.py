@@ -181,7 +181,7 @@ def _read(result: Result, type: type[T]) -> T | NotRead | None:
 def _judged(draft: Draft, completion: Completion) -> Result:
     if usable(completion):
         return Result(draft.model, draft.role, "ok", completion)
-    return Result(draft.model, draft.role, "unusable", error=CallFailed(Failure.UNUSABLE))
+    return Result(draft.model, draft.role, "unusable", completion, CallFailed(Failure.UNUSABLE))
 
 
 def _state(error: CallFailed) -> State:

@@ -331,3 +331,31 @@ def test_whatever_happens(
         assert not {"timed_out", "cancelled"} <= set(states(results))
 
     test()
+
+
+class TestStragglers:
+    async def states_after(self, *seconds: float, **settings: Any) -> tuple[list[str], float]:
+        began = now()
+        results = await fan_out(
+            calls(len(seconds)), models(*seconds).ask, Round(**settings), {}, until=FOREVER
+        )
+        return states(results), round(now() - began, 3)
+
+    @timeless
+    async def test_who_takes_far_longer_than_the_quorum_is_cancelled(self) -> None:
+        """With a quorum after two seconds and a factor of 1.5, the rest have one second more."""
+        ended = await self.states_after(
+            1, 2, 2.5, 20, min_successful_responses=2, straggler_factor=1.5
+        )
+        assert ended == (["ok", "ok", "ok", "cancelled"], 3)
+
+    @timeless
+    async def test_without_a_quorum_everybody_is_waited_for(self) -> None:
+        """As long as too few have answered, nobody is a straggler."""
+        ended = await self.states_after(1, -2, 30, min_successful_responses=2, straggler_factor=1.5)
+        assert ended == (["ok", "failed", "ok"], 30)
+
+    @timeless
+    async def test_without_a_factor_the_round_waits(self) -> None:
+        """Nobody is given up on by default."""
+        assert await self.states_after(1, 30) == (["ok", "ok"], 30)
