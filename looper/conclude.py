@@ -127,9 +127,11 @@ async def _kept(
     held: Sequence[Event], draft: Draft, run: Run, ending: Ending
 ) -> list[Event] | None:
     """An answer that keeps its contract: as it is, mended by machinery, or mended by its model in one more call."""
-    kept = keeping(held, run.terms.contract)
-    if isinstance(kept, Violation):
-        kept = await _repaired(text_of(held), kept.message, draft, run, ending.until)
+    match keeping(held, run.terms.contract):
+        case Violation(message):
+            kept = await _repaired(text_of(held), message, draft, run, ending.until)
+        case events:
+            kept = events
     if kept and ending.reject is not None and ending.reject(text_of(kept)):
         run.trace.note("the answer says what no other one does: the team's own stands in")
         return None
