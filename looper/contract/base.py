@@ -41,6 +41,11 @@ class Contract(ABC, Generic[V]):
         """Whether two extracted values are one answer."""
         return a == b
 
+    @property
+    def transitive(self) -> bool:
+        """Whether values that are the same as a third are the same, so that no answer can join two groups."""
+        return True
+
     @abstractmethod
     def render(self, value: V) -> str:
         """A text from which `value` is extracted again."""

@@ -114,8 +114,11 @@ class Number(Extracting[Fraction]):
         self._percent = Fraction(1, 100) if config.percent == "fraction" else Fraction(1)
 
     def same(self, a: Fraction, b: Fraction) -> bool:
-        """Not transitive with a tolerance: whoever groups values compares each with a group's first."""
         return abs(a - b) <= max(self._absolute, self._relative * max(abs(a), abs(b)))
+
+    @property
+    def transitive(self) -> bool:
+        return not (self._absolute or self._relative)
 
     def _wanted(self) -> str:
         return "exactly one number"
