@@ -1,0 +1,31 @@
+"""From what a team's members said to one answer, and how sure of it one may be. Pure functions, no I/O."""
+
+from looper.aggregate.ballots import Ballot, Group, Same, group
+from looper.aggregate.electorate import UNKNOWN_VOTER, Electorate, Voter, rated
+from looper.aggregate.medoid import medoid, similarity
+from looper.aggregate.posterior import Verdict, decide
+from looper.aggregate.stopping import Outstanding, majority_certainty, settled
+from looper.aggregate.weights import MemberWeights, Provenance, Weights, WeightsError, read_weights
+
+__all__ = [
+    "UNKNOWN_VOTER",
+    "Ballot",
+    "Electorate",
+    "Group",
+    "MemberWeights",
+    "Outstanding",
+    "Provenance",
+    "Same",
+    "Verdict",
+    "Voter",
+    "Weights",
+    "WeightsError",
+    "decide",
+    "group",
+    "majority_certainty",
+    "medoid",
+    "rated",
+    "read_weights",
+    "settled",
+    "similarity",
+]

@@ -1,0 +1,158 @@
+"""The file that `looper calibrate` writes: what was measured of a team, and of what data."""
+
+import datetime
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
+
+from looper.aggregate.electorate import Electorate, Voter, logit
+from looper.calibration import Calibration
+from looper.settings import Name, Probability, Setting
+
+_LARGEST = 4 << 20
+
+Method = Literal["avg_logprob", "margin", "hybrid", "answer_span", "self_verify", "verifier"]
+"""What a raw score is made of; named as in `confidence_method`."""
+
+Rating = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Provenance(Setting):
+    """Where the figures come from."""
+
+    date: datetime.date
+    rows: int = Field(ge=1, description="questions with a known answer")
+    checksum: str = Field(pattern=r"^sha256:[0-9a-f]{64}$", description="of the data")
+    decision: str | None = None
+
+
+class MemberWeights(Setting):
+    """What one member's word counts for in one team."""
+
+    weight: FiniteFloat
+    votes: bool = True
+    rating: Rating = Field(description="how often it was right, when it said something")
+    by_category: dict[str, FiniteFloat] = Field(default={}, description="added in a category")
+    sureness: FiniteFloat = Field(default=0.0, description="per logit of its calibrated score")
+
+
+class TeamWeights(Setting):
+    """A set of members whose answers are weighed together."""
+
+    members: dict[Name, MemberWeights] = Field(min_length=1, max_length=64)
+    none_of_these: FiniteFloat
+    posterior: Calibration | None = Field(
+        default=None, description="what the leader's posterior is worth"
+    )
+    accept_at: Probability | None = Field(
+        default=None, description="confidence from which on a cascade ends with this team"
+    )
+
+    def electorate(self, category: str | None = None) -> Electorate:
+        voters = {
+            name: Voter(
+                member.weight + member.by_category.get(category or "", 0.0),
+                member.votes,
+                member.rating,
+                member.sureness,
+            )
+            for name, member in self.members.items()
+        }
+        return Electorate(voters, self.none_of_these, self.posterior)
+
+
+class Weights(Setting):
+    """The whole file. A cascade has a team for each of its stages: who was asked until then."""
+
+    version: Literal[1]
+    provenance: Provenance
+    advice: Literal["vote", "use one model", "do not cascade"] = "vote"
+    scores: dict[Name, dict[Method, Calibration]] = Field(
+        default={}, description="what each member's raw scores are worth"
+    )
+    sureness_from: Method | None = Field(
+        default=None, description="the score that `sureness` is about"
+    )
+    teams: tuple[TeamWeights, ...] = Field(min_length=1, max_length=16)
+
+    @model_validator(mode="after")
+    def _has_what_it_counts_with(self) -> Self:
+        sure = [
+            name for team in self.teams for name, member in team.members.items() if member.sureness
+        ]
+        for name in sure:
+            if self.sureness_from is None or self.sureness_from not in self.scores.get(name, {}):
+                raise ValueError(f"{name!r} has a sureness, and `scores` has no calibration of it")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_members(self) -> Self:
+        if strangers := sorted(self.scores.keys() - self.members):
+            raise ValueError(f"`scores` has {strangers[0]!r}, who is in no team")
+        return self
+
+    @property
+    def members(self) -> frozenset[str]:
+        return frozenset(name for team in self.teams for name in team.members)
+
+    def team(self, asked: Iterable[str]) -> TeamWeights:
+        """The smallest team that everybody who was asked belongs to; the largest, if there is none."""
+        names = set(asked) & self.members
+        by_size = sorted(self.teams, key=lambda team: len(team.members))
+        return next((team for team in by_size if names <= team.members.keys()), by_size[-1])
+
+    def electorate(self, asked: Iterable[str], category: str | None = None) -> Electorate:
+        return self.team(asked).electorate(category)
+
+    def feature(self, member: str, method: Method, score: float | None) -> float | None:
+        """How sure a member is beyond what it usually is, in logits, for a ballot; None if nothing is known."""
+        calibration = self.scores.get(member, {}).get(method)
+        if score is None or calibration is None or method != self.sureness_from:
+            return None
+        usual = self.team([member]).members[member].rating
+        return logit(max(0.01, min(0.99, calibration.probability(score)))) - logit(usual)
+
+
+class WeightsError(ValueError):
+    """A weights file that cannot be used. One line for each problem, each with the file's name."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def read_weights(path: Path) -> Weights:
+    """Read and check a file. Raises WeightsError with every problem in it."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise WeightsError([f"{path}: cannot be read: {error.strerror}"]) from None
+    if len(data) > _LARGEST:
+        raise WeightsError([f"{path}: larger than {_LARGEST >> 20} MiB"])
+    try:
+        return Weights.model_validate(json.loads(data, parse_constant=_no_constant))
+    except ValidationError as error:
+        raise WeightsError(
+            [f"{path}: {_dotted(each['loc'])}: {_said(each['msg'])}" for each in error.errors()]
+        ) from None
+    except (ValueError, RecursionError):
+        raise WeightsError([f"{path}: not JSON"]) from None
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "(top)"
