@@ -146,6 +146,11 @@ class ChatRequest(Request):
         return frozenset(needs)
 
     @cached_property
+    def offers_tools(self) -> bool:
+        """Whether the answer may be a call of a tool."""
+        return "tools" in self.needs and bytes(self.members.get("tool_choice", b"")) != b'"none"'
+
+    @cached_property
     def choices(self) -> int:
         """How many choices the client asks for."""
         count = _read(self.members, "n", int | None)

@@ -14,11 +14,11 @@ from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT, answering, json_schema, private
 from looper.errors import InvalidField
 from looper.events import Event, Outcome, Progress
+from looper.evidence import fenced, room
 from looper.failures import why_no_answer
 from looper.fanout import Round
 from looper.models import Model
 from looper.run import Run
-from looper.tokens import fit_all
 
 _PANEL_SHARE = 0.6
 _JUDGE_SHARE = 0.4
@@ -97,11 +97,7 @@ class Panel:
         They are numbered and between fences that no candidate can know: what they say is data.
         """
         texts = [draft.text for draft in self.shown]
-        room = _room(request, reader)
-        return "\n\n".join(
-            f"[candidate {number} {run.fence}]\n{text}\n[end of candidate {number} {run.fence}]"
-            for number, text in enumerate(texts if room is None else fit_all(texts, room), 1)
-        )
+        return fenced(texts, run.fence, room=room(request, reader))
 
     def best_first(self, analysis: Analysis | None) -> list[Result]:
         """The judge's winner, then the answers of the best-rated models; of equals, the one declared first."""
@@ -200,21 +196,6 @@ class Fusion:
         async with aclosing(conclude([draft], run, panel.best_first(analysis), ending)) as events:
             async for event in events:
                 yield event
-
-
-_INSTRUCTIONS = 1000
-"""Tokens, generously, of what we say around the evidence, the judge's analysis included."""
-
-
-def _room(request: ChatRequest, reader: Model) -> int | None:
-    """How many tokens of evidence fit beside the conversation and an answer; None: nobody knows the window."""
-    if reader.context_window is None:
-        return None
-    answer = min(reader.max_output or _ANSWER, reader.context_window // 4)
-    return max(0, reader.context_window - request.prompt_tokens - answer - _INSTRUCTIONS)
-
-
-_ANSWER = 4096
 
 
 def _findings(analysis: Analysis, fence: str) -> str:

@@ -121,12 +121,11 @@ class Model(Setting):
         return self.upstream_model or self.name
 
     @property
+    def known_rating(self) -> float | None:
+        """The rating over all categories; None where it is unknown."""
+        return self.rating.get("default") if isinstance(self.rating, dict) else self.rating
+
+    @property
     def general_rating(self) -> float:
         """The rating over all categories; 0 where it is unknown."""
-        match self.rating:
-            case dict():
-                return self.rating.get("default", 0.0)
-            case None:
-                return 0.0
-            case _:
-                return self.rating
+        return self.known_rating or 0.0

@@ -39,6 +39,20 @@ def fit(text: str, tokens: int) -> str:
     return ""
 
 
+def tail(text: str, tokens: int) -> str:
+    """The last `tokens` or so of a text, behind a mark if something was cut: results come last."""
+    size = estimate(text)
+    if size <= tokens:
+        return text
+    keep = len(text) * tokens // size
+    while keep > 0:
+        kept = text[_boundary(text, len(text) - keep) :]
+        if estimate(kept) <= tokens:
+            return MARK.lstrip() + kept
+        keep = keep * 9 // 10
+    return ""
+
+
 def fit_all(texts: Sequence[str], tokens: int) -> list[str]:
     """Texts cut so that together they have about `tokens`: the short ones stay whole, the long ones share the rest."""
     sizes = [estimate(text) for text in texts]

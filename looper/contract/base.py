@@ -33,6 +33,11 @@ class Contract(ABC, Generic[V]):
 
     comparable: ClassVar[bool] = True
 
+    @property
+    def options(self) -> int | None:
+        """How many values there are; None if nobody knows."""
+        return None
+
     @abstractmethod
     def extract(self, text: str) -> V | None:
         """What an answer says; None if it says nothing, or more than one thing."""

@@ -117,6 +117,10 @@ class Choice(Extracting[str]):
         self._alone = re.compile(_LABELLED + value + _CLOSING + r"\Z", re.IGNORECASE)
         self._label = re.compile(_LABELLED + value + r"[*_`\"']{0,4}[).:,;!—–-]", re.IGNORECASE)
 
+    @property
+    def options(self) -> int | None:
+        return len(self._values)
+
     def _wanted(self) -> str:
         return f"exactly one of {', '.join(self._values)}"[:200]
 

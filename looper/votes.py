@@ -1,0 +1,194 @@
+"""What a team's answers count as in a vote, and which of them speaks for the team."""
+
+import json
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from looper.aggregate import Ballot, Electorate, Verdict, decide, rated
+from looper.aggregate.ballots import Same
+from looper.aggregate.medoid import Text, medoid
+from looper.calls import Result
+from looper.contract import Contract, Free, canonical
+from looper.models import Model
+
+Value = Hashable
+"""What is compared: a contract's value, the calls of tools, or TEXT."""
+
+
+class Kind(Enum):
+    """What an answer is where its value is no contract's."""
+
+    TEXT = "text"
+
+
+TEXT = Kind.TEXT
+"""Text that nothing compares. In a vote it is one group: it says that the answer is text, and not which."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalls:
+    """Calls of tools as a vote compares them: names, and arguments as canonical JSON."""
+
+    calls: tuple[tuple[str, str], ...]
+
+
+def value_of(result: Result, contract: Contract[Any] | None) -> Value | None:
+    """What an answer counts as; None for one that is silent.
+
+    Silent is what failed, is blank, refuses, breaks the contract, or was cut off before it said anything that can be
+    compared. Answers that call tools are compared by the calls.
+    """
+    message = result.message
+    if result.state != "ok" or message is None or message.refusal:
+        return None
+    if message.tool_calls:
+        return ToolCalls(tuple(_call(call) for call in message.tool_calls))
+    value = canonical(contract, message.content or "")
+    if isinstance(value, Free):
+        return None if _was_cut(result) else TEXT
+    return value
+
+
+def _was_cut(result: Result) -> bool:
+    return result.completion is not None and result.completion.choices[0].finish_reason == "length"
+
+
+def _call(call: dict[str, Any]) -> tuple[str, str]:
+    function = call.get("function")
+    named = function if isinstance(function, dict) else {}
+    return str(named.get("name")), _canonical_json(str(named.get("arguments") or "{}"))
+
+
+def _canonical_json(text: str) -> str:
+    try:
+        return json.dumps(json.loads(text), sort_keys=True)
+    except (ValueError, RecursionError):
+        return text
+
+
+_OWN = (ToolCalls, Kind)
+"""Values that are no contract's."""
+
+
+def same_by(contract: Contract[Any] | None) -> Same[Value]:
+    """Whether two values are one answer, by the contract; text and calls of tools never are."""
+
+    def same(one: Value, other: Value) -> bool:
+        if contract is None or isinstance(one, _OWN) or isinstance(other, _OWN):
+            return one == other
+        return contract.same(one, other)
+
+    return same
+
+
+def electorate_of(models: Sequence[Model], contract: Contract[Any] | None) -> Electorate:
+    """Who of a team votes, and what each word counts for, by the models' ratings."""
+    options = None if contract is None else contract.options
+    return rated({model.name: model.known_rating for model in models}, options)
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A team's answers, and what follows from them."""
+
+    results: tuple[Result, ...]
+    values: tuple[Value | None, ...]
+    ballots: tuple[Ballot[Value], ...]
+    electorate: Electorate
+    verdict: Verdict[Value]
+    same: Same[Value]
+    transitive: bool
+
+    @classmethod
+    def on(
+        cls,
+        results: Sequence[Result],
+        electorate: Electorate,
+        contract: Contract[Any] | None,
+        asked: Sequence[str] = (),
+    ) -> "Vote":
+        """A vote on `results`. `asked` are the models that are asked in all, if that is more."""
+        values = tuple(value_of(result, contract) for result in results)
+        same = same_by(contract)
+        ballots = _ballots(results, values, asked or [result.model.name for result in results])
+        transitive = contract is None or contract.transitive
+        verdict = decide(ballots, electorate, same)
+        return cls(tuple(results), values, ballots, electorate, verdict, same, transitive)
+
+    @property
+    def silent(self) -> int:
+        """How many of those that were asked said nothing that counts."""
+        return sum(value is None for value in self.values)
+
+    @property
+    def unanimous(self) -> bool:
+        """Whether two at least have spoken, all of them the same, and nobody was silent."""
+        comparable = all(value is not None and value is not TEXT for value in self.values)
+        return self.verdict.unanimous and comparable and len(self.results) > 1
+
+    def place(self, value: Value | None) -> int | None:
+        """Where the group with this value stands in the verdict; None for a value that nobody gave."""
+        for at, scored in enumerate(self.verdict.groups):
+            if any(self._is(value, ballot.value) for ballot in scored.group.ballots):
+                return at
+        return None
+
+    def _is(self, one: Value | None, other: Value | None) -> bool:
+        return one is not None and other is not None and self.same(one, other)
+
+    def is_text(self, result: Result) -> bool:
+        """Whether an answer is text that nothing compares."""
+        return self.values[self.results.index(result)] is TEXT
+
+    def probability(self, value: Value | None) -> float | None:
+        """How probably a value is right; None for one that nobody gave, and for free text."""
+        place = None if value is TEXT else self.place(value)
+        return None if place is None else self.verdict.groups[place].posterior
+
+    def groups(self) -> Iterator[list[Result]]:
+        """The answers by what they say, the leading group first and in each the best-rated first.
+
+        Each free text is a group of its own, the one that the others are most like first.
+        """
+        grouped: list[list[Result]] = [[] for _ in self.verdict.groups]
+        pairs = zip(self.results, self.values, strict=True)
+        for result, value in sorted(pairs, key=lambda pair: self._rank(pair[0])):
+            if (place := self.place(value)) is not None:
+                grouped[place].append(result)
+        texts = self.place(TEXT)
+        for at, group in enumerate(grouped):
+            yield from [[each] for each in self._by_likeness(group)] if at == texts else [group]
+
+    def _rank(self, result: Result) -> tuple[float, int]:
+        return self.electorate.rank(result.model.name)
+
+    def ranked(self) -> list[Result]:
+        """All usable results, best first: those that count by their groups, then the rest by rating."""
+        counted = [result for group in self.groups() for result in group]
+        rest = [each for each in self.results if each.state == "ok" and each not in counted]
+        rest.sort(key=self._rank)
+        return [*counted, *rest]
+
+    def _by_likeness(self, results: list[Result]) -> list[Result]:
+        """The one that the others are most like first, the rest as they are."""
+        if len(results) < 2:
+            return results
+        voters = [self.electorate[each.model.name] for each in results]
+        texts = [
+            Text(each.text, voter.weight, voter.rating)
+            for each, voter in zip(results, voters, strict=True)
+        ]
+        best = results[medoid(texts)]
+        return [best, *(each for each in results if each is not best)]
+
+
+def _ballots(
+    results: Sequence[Result], values: Sequence[Value | None], asked: Sequence[str]
+) -> tuple[Ballot[Value], ...]:
+    """A ballot for each result; who is asked several times has as many shares of one vote."""
+    return tuple(
+        Ballot(result.model.name, value, share=1 / max(1, asked.count(result.model.name)))
+        for result, value in zip(results, values, strict=True)
+    )

@@ -1,0 +1,133 @@
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from looper.calls import Result
+from looper.chat import Completion
+from looper.contract import ContractConfig
+from looper.votes import TEXT, ToolCalls, Vote, electorate_of, value_of
+from tests.fakes.models import completion, model
+
+MODELS = [model("a", rating=0.7), model("b", rating=0.8), model("c", rating=0.75)]
+CHOICE: Any = {"type": "choice", "values": ["A", "B", "C", "D"]}
+
+
+def contract(settings: Any) -> Any:
+    config: Any = TypeAdapter(ContractConfig).validate_python(settings)
+    return config.build()
+
+
+def call(name: str, arguments: str) -> dict[str, Any]:
+    return {"id": "x", "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def result(name: str, said: str | Completion | None) -> Result:
+    (found,) = (each for each in MODELS if each.name == name)
+    if said is None:
+        return Result(found, "member", "failed")
+    answer = completion(said) if isinstance(said, str) else said
+    return Result(found, "member", "ok", answer)
+
+
+def vote(said: Sequence[tuple[str, str | Completion | None]], settings: Any = CHOICE) -> Vote:
+    held_to = None if settings is None else contract(settings)
+    results = [result(name, text) for name, text in said]
+    return Vote.on(results, electorate_of(MODELS, held_to), held_to)
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("said", "value"),
+        [
+            pytest.param("The answer is B.", "B", id="a-choice"),
+            pytest.param("I do not know.", None, id="no-choice"),
+            pytest.param(completion(refusal="No."), None, id="refusal"),
+            pytest.param(completion("So far", finish="length"), None, id="cut-off"),
+            pytest.param(completion("ANSWER: B", finish="length"), "B", id="cut-off-behind-the-answer"),
+            pytest.param(None, None, id="failed"),
+        ],
+    )  # fmt: skip
+    def test_what_an_answer_counts_as(self, said: str | Completion | None, value: object) -> None:
+        """A contract's value; nothing for whoever said none."""
+        assert value_of(result("a", said), contract(CHOICE)) == value
+
+    def test_text_without_a_contract_is_text(self) -> None:
+        """Free text counts as being text; what was cut off is silent."""
+        assert value_of(result("a", "So it goes."), None) is TEXT
+        assert value_of(result("a", completion("So it", finish="length")), None) is None
+
+    def test_calls_of_tools_are_compared_by_name_and_arguments(self) -> None:
+        """The order of JSON's keys and its blanks do not matter, and ids do not."""
+        one = result("a", completion(tool_calls=[call("look", '{"x": 1, "y": 2}')]))
+        same = result("b", completion(tool_calls=[call("look", '{"y":2,"x":1}')]))
+        other = result("c", completion(tool_calls=[call("look", '{"x": 1, "y": 3}')]))
+        assert value_of(one, None) == value_of(same, None)
+        assert value_of(one, None) != value_of(other, None)
+        assert isinstance(value_of(one, None), ToolCalls)
+
+
+class TestVote:
+    def test_the_leading_group_comes_first_and_its_best_member_speaks(self) -> None:
+        """Two peers outvote the best-rated; of the two the better-rated one's answer is the team's."""
+        ranked = vote([("a", "ANSWER: A"), ("b", "ANSWER: B"), ("c", "It is A.")]).ranked()
+        assert [each.model.name for each in ranked] == ["c", "a", "b"]
+
+    def test_the_silent_stand_last(self) -> None:
+        """Who keeps no contract comes behind all who do; who failed is not there."""
+        ranked = vote([("a", "ANSWER: A"), ("b", "Who knows?"), ("c", None)]).ranked()
+        assert [each.model.name for each in ranked] == ["a", "b"]
+
+    @pytest.mark.parametrize(
+        ("said", "unanimous"),
+        [
+            pytest.param([("a", "A"), ("b", "A"), ("c", "(A)")], True, id="all-the-same"),
+            pytest.param([("a", "A"), ("b", "B"), ("c", "A")], False, id="one-dissents"),
+            pytest.param([("a", "A"), ("b", "A"), ("c", "?")], False, id="one-is-silent"),
+            pytest.param([("a", "A")], False, id="one-alone"),
+        ],
+    )
+    def test_unanimous(self, said: list[tuple[str, str]], unanimous: bool) -> None:
+        """Two at least, all of them the same, nobody silent."""
+        assert vote(said).unanimous is unanimous
+
+    def test_free_texts_are_never_unanimous(self) -> None:
+        """Nothing compares them, even word for word."""
+        assert not vote([("a", "Hello."), ("b", "Hello.")], None).unanimous
+
+    def test_of_free_texts_the_one_most_like_the_others_comes_first(self) -> None:
+        """The medoid speaks for a team whose answers are text."""
+        said = [
+            ("b", "Birds sing in the trees at night."),
+            ("a", "The capital of Canada is Ottawa, on the river."),
+            ("c", "The capital of Canada is Ottawa."),
+        ]
+        ranked = vote(said, None).ranked()
+        assert ranked[0].model.name in ("a", "c")
+
+    def test_text_and_calls_of_tools_are_different_groups(self) -> None:
+        """Where most call a tool, the team calls it, whatever the best-rated writes."""
+        look = completion(tool_calls=[call("look", "{}")])
+        said: list[tuple[str, str | Completion]] = [
+            ("b", "I need no tool."),
+            ("a", look),
+            ("c", look),
+        ]
+        groups = [[each.model.name for each in group] for group in vote(said, None).groups()]
+        assert groups == [["c", "a"], ["b"]]
+
+    def test_probabilities_are_of_values(self) -> None:
+        """What most say is likelier than what one says; what nobody says has none."""
+        cast = vote([("a", "A"), ("b", "A"), ("c", "B")])
+        agreed, alone = cast.probability("A"), cast.probability("B")
+        assert agreed is not None
+        assert alone is not None
+        assert agreed > 0.5 > alone
+        assert cast.probability("C") is None
+        assert cast.probability(None) is None
+
+    def test_several_samples_of_a_model_share_its_vote(self) -> None:
+        """A model asked three times does not outvote two others."""
+        said = [("b", "A"), ("b", "A"), ("b", "A"), ("a", "B"), ("c", "B")]
+        assert vote(said).ranked()[0].text == "B"
