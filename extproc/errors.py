@@ -1,5 +1,8 @@
 """Errors of the Envoy side that never reach a client."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class ProtocolError(Exception):
     """Envoy speaks to us in a way that its filter should not have been configured for. The text goes to Envoy."""
@@ -19,3 +22,13 @@ class ConfigError(Exception):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """`unknown model 'smal': did you mean 'small'?`"""
+    choices = list(known)
+    close = get_close_matches(name, choices, n=1)
+    hint = (
+        f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices)) or 'none'}"
+    )
+    return f"unknown {kind} {name!r}: {hint}"

@@ -185,14 +185,9 @@ class Exchange:
             await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
             return
         policy = self._runtime.policy(request.model, self._recipe)
-        decision = await policy.decide(
-            Subject(request, self._opening.headers, self._opening.attributes)
-        )
-        facts: Metadata = {
-            "decision": decision.name,
-            "recipe": policy.name,
-            "algorithm": decision.algorithm.type,
-        }
+        subject = Subject(request, self._opening.headers, self._opening.attributes)
+        decided = await policy.decide(subject)
+        decision, facts = decided.decision, decided.facts
         match decision.algorithm:
             case SingleConfig(model=name) if decision.is_routed:
                 await self._route(request, name, facts)

@@ -1,7 +1,8 @@
 """A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from hashlib import blake2b
 from types import MappingProxyType
 from typing import Any, Literal, Self
 
@@ -93,6 +94,23 @@ class ChatRequest(Request):
     def text(self) -> str:
         """What the user wrote, over all turns."""
         return "\n".join(message.text for message in self.messages if message.role == "user")
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """The same in every turn of a conversation: a hash of its instructions and of the user's first turn."""
+        digest = blake2b(digest_size=16)
+        for message in self._beginning():
+            text = message.text.encode("utf-8", "surrogatepass")
+            digest.update(f"{message.role}:{len(text)}:".encode("utf-8", "surrogatepass"))
+            digest.update(text)
+        return digest.digest()
+
+    def _beginning(self) -> Iterator[Message]:
+        for message in self.messages:
+            if message.role in ("system", "developer", "user"):
+                yield message
+            if message.role == "user":
+                return
 
     @cached_property
     def stream(self) -> bool:

@@ -10,7 +10,6 @@ from extproc.config.model import (
     Limits,
     check_address,
 )
-from extproc.config.problems import unknown
 
 __all__ = [
     "Address",
@@ -21,6 +20,5 @@ __all__ = [
     "check_address",
     "load_config",
     "parse_config",
-    "unknown",
     "warnings",
 ]

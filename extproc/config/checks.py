@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from extproc.config.model import Config
-from extproc.config.problems import unknown
 from extproc.decisions import rules
 from extproc.decisions.budgets import too_small
+from extproc.decisions.namespace import Namespace
 from extproc.decisions.recipe import Decision, Recipe
+from extproc.errors import unknown
 from extproc.yaml_source import Path as YamlPath
 
 
@@ -29,28 +30,31 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
 
 
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
+    namespace = Namespace(recipe.signals, recipe.projections)
+    yield from namespace.problems()
     for index, decision in enumerate(recipe.decisions):
         if decision.name in (other.name for other in recipe.decisions[:index]):
             path = ("decisions", index, "name")
             yield path, f"the decision {decision.name!r} is named twice"
-        for below, text in _check_decision(decision, recipe, models):
+        for below, text in _check_decision(decision, namespace, models):
             yield ("decisions", index, *below), text
-    if recipe.decisions[-1].when is not None:
+    if not recipe.decisions[-1].always:
         last = len(recipe.decisions) - 1
-        yield ("decisions", last), "the last decision must be unconditional: leave out its `when`"
+        unconditional = "must be unconditional: leave out its `when`, `percent` and `shadow`"
+        yield ("decisions", last), f"the last decision {unconditional}"
 
 
 def _check_decision(
-    decision: Decision, recipe: Recipe, models: list[str]
+    decision: Decision, namespace: Namespace, models: list[str]
 ) -> Iterator[tuple[YamlPath, str]]:
     for below, model in decision.algorithm.members():
         if model not in models:
             yield ("algorithm", *below), unknown("model", model, models)
     if decision.overload is not None and decision.overload not in models:
         yield ("overload",), unknown("model", decision.overload, models)
-    for below, signal in rules.names(decision.when) if decision.when is not None else ():
-        if signal not in recipe.signals:
-            yield ("when", *below), unknown("signal", signal, recipe.signals)
+    for below, name in rules.names(decision.when) if decision.when is not None else ():
+        if problem := namespace.problem(name):
+            yield ("when", *below), problem
 
 
 def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:

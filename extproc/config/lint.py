@@ -2,6 +2,7 @@
 
 from extproc.config.model import Config
 from extproc.decisions.budgets import over_budget
+from extproc.decisions.engine import reachable
 from extproc.decisions.recipe import Recipe
 
 
@@ -19,6 +20,5 @@ def warnings(config: Config) -> list[str]:
 
 
 def _unreachable(recipe: Recipe) -> list[str]:
-    ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
-    end = next(at for at, decision in enumerate(ranked) if decision.when is None)
-    return [decision.name for decision in ranked[end + 1 :]]
+    reached = reachable(recipe)
+    return [decision.name for decision in recipe.decisions if decision not in reached]

@@ -1,6 +1,6 @@
 """Problems of a configuration in words: where they are, and what was probably meant."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 
 from pydantic import ValidationError
@@ -8,16 +8,6 @@ from pydantic import ValidationError
 from extproc.config.model import Config
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import YamlSource, dotted
-
-
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """`unknown model 'smal': did you mean 'small'?`"""
-    choices = list(known)
-    close = get_close_matches(name, choices, n=1)
-    hint = (
-        f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(choices)) or 'none'}"
-    )
-    return f"unknown {kind} {name!r}: {hint}"
 
 
 def explain(error: ValidationError, source: YamlSource) -> list[str]:
@@ -57,6 +47,8 @@ def _yaml_path(loc: tuple[str | int, ...], source: YamlSource, *, missing: bool)
 def _at_rule(path: YamlPath) -> bool:
     """Whether a rule stands at `path`: pydantic's location then goes on with the rule's tag."""
     if path[-1:] in (("when",), ("not",)):
+        return True
+    if path[-2:-1] == ("members",) and "projections" in path:
         return True
     return len(path) > 1 and path[-2] in ("all", "any") and isinstance(path[-1], int)
 

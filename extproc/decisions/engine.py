@@ -1,11 +1,47 @@
-"""From a request to the decision that answers for it: read the signals, then take the first rule that holds."""
+"""From a request to the decision that answers for it: readings, what they add up to, and the first rule that holds."""
 
 import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
 
+from extproc.decisions.namespace import Namespace
+from extproc.decisions.projections import Projected, Readings
 from extproc.decisions.recipe import Decision, Recipe
-from extproc.decisions.rules import Readings, holds, names
+from extproc.decisions.rules import Truths, holds, names
 from extproc.signals import Egress, Subject
 from extproc.signals.read import Signals, read_signals
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The decision for a request, and what led to it. `shadows` would have answered, but only watch."""
+
+    recipe: str
+    decision: Decision
+    shadows: tuple[Decision, ...]
+    readings: Readings
+    projected: Projected
+
+    @property
+    def facts(self) -> Mapping[str, str | int]:
+        """What Envoy's metadata and the log are told: the decision, and what the projections found."""
+        facts: dict[str, str | int] = {
+            "decision": self.decision.name,
+            "recipe": self.recipe,
+            "algorithm": self.decision.algorithm.type,
+        }
+        for name, level in self.projected.levels.items():
+            facts[f"{BAND}.{name}"] = level.band or "unknown"
+        for name, shape in self.projected.shapes.items():
+            facts[f"{SHAPE}.{name}"] = shape.winner
+        for decision in self.shadows:
+            facts[f"{SHADOW}.{decision.name}"] = 1
+        return facts
+
+
+BAND, SHAPE, SHADOW = "band", "shape", "shadow"
+"""What keys of facts begin with, before the name of a score, a partition, or a decision."""
 
 
 class Policy:
@@ -15,27 +51,61 @@ class Policy:
         self.name = name
         self._egress = egress
         self._patience = recipe.signals_deadline.total_seconds()
-        # Higher priority first, then as declared; nothing behind an unconditional decision can be reached.
-        ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
-        end = next(at for at, decision in enumerate(ranked) if decision.when is None)
-        self.decisions: tuple[Decision, ...] = tuple(ranked[: end + 1])
-        needed = {
+        self.decisions = reachable(recipe)
+        used = [
             name for decision in self.decisions if decision.when for _, name in names(decision.when)
-        }
+        ]
+        namespace = Namespace(recipe.signals, recipe.projections)
+        self.projections, needed = namespace.build(used)
         self.signals = Signals.build(
             {name: config for name, config in recipe.signals.items() if name in needed}
         )
 
-    async def decide(self, subject: Subject) -> Decision:
-        """The decision for a request: the first whose rule holds. There always is one."""
-        readings = await self.read(subject)
-        return next(
-            decision
-            for decision in self.decisions
-            if decision.when is None or holds(decision.when, readings)
-        )
+    async def decide(self, subject: Subject) -> Decided:
+        """The decision for a request: the first that fires. There always is one."""
+        return self.judge(subject, await self.read(subject))
 
     async def read(self, subject: Subject) -> Readings:
         """What the signals say; only those that a decision needs are asked."""
         deadline = asyncio.get_running_loop().time() + self._patience
         return await read_signals(self.signals, subject, deadline, self._egress)
+
+    def judge(self, subject: Subject, readings: Readings) -> Decided:
+        """The decision that follows from readings. Pure: the same ones, the same decision."""
+        projected = self.projections.project(readings)
+        shadows: list[Decision] = []
+        for decision in self.firing(projected.truths, subject):
+            if not decision.shadow:
+                return Decided(self.name, decision, tuple(shadows), readings, projected)
+            shadows.append(decision)
+        raise AssertionError("a recipe ends in a decision that always fires")
+
+    def firing(self, truths: Truths, subject: Subject) -> Iterator[Decision]:
+        """The decisions that fire, the first of all first."""
+        return (each for each in self.decisions if fires(each, truths, subject))
+
+
+def fires(decision: Decision, truths: Truths, subject: Subject) -> bool:
+    """Whether a decision's rule holds, or is unknown and it acts then, for this part of all conversations."""
+    held = True if decision.when is None else holds(decision.when, truths)
+    if held is None:
+        held = decision.on_unknown == "act"
+    return held and (decision.percent == 100 or is_chosen(decision, subject))
+
+
+def is_chosen(decision: Decision, subject: Subject) -> bool:
+    """Whether a conversation is among the `percent` of a decision: the same in each of its turns, and everywhere."""
+    return place(decision, subject.request.fingerprint) * 100 < decision.percent
+
+
+def place(decision: Decision, fingerprint: bytes) -> float:
+    """A conversation's place from 0 up to 1: another one for each decision, so that trials are independent."""
+    digest = blake2b(fingerprint, key=decision.name.encode()[:64], digest_size=7).digest()
+    return int.from_bytes(digest) / (1 << 56)
+
+
+def reachable(recipe: Recipe) -> tuple[Decision, ...]:
+    """Higher priority first, then as declared; nothing behind an unconditional decision can be reached."""
+    ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
+    end = next(at for at, decision in enumerate(ranked) if decision.always)
+    return tuple(ranked[: end + 1])

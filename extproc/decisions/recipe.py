@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from extproc.decisions.projections import Key, ProjectionConfig
 from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig, is_routed
@@ -20,6 +21,13 @@ class Decision(Setting):
     name: Name
     when: Rule | None = None
     priority: int = 0
+    percent: float = Field(
+        default=100, ge=0, le=100, description="of conversations, the part that it is for"
+    )
+    shadow: bool = Field(default=False, description="only counted: the next one that holds answers")
+    on_unknown: Literal["act", "skip"] | None = Field(
+        default=None, description="what happens when nobody knows whether `when` holds; unset: skip"
+    )
     algorithm: AlgorithmConfig
     contract: ContractConfig | None = Field(
         default=None, description="what every answer has to be, whatever the algorithm"
@@ -62,11 +70,17 @@ class Decision(Setting):
         writers = [call for call in plan if call.role == "single"] or plan[-1:]
         return (*plan, *(PlannedCall(each.models, "repair", 1, need="spare") for each in writers))
 
+    @property
+    def always(self) -> bool:
+        """Whether it answers for everything that comes to it."""
+        return self.when is None and not self.shadow and self.percent == 100
+
 
 class Recipe(Setting):
-    """A named set of signals and decisions."""
+    """A named set of signals, projections and decisions."""
 
-    signals: dict[Name, SignalConfig] = Field(default_factory=dict)
+    signals: dict[Key, SignalConfig] = Field(default_factory=dict)
+    projections: dict[Key, ProjectionConfig] = Field(default_factory=dict)
     signals_deadline: SomeTime = Field(
         default=timedelta(seconds=2), description="how long signals that ask a model may take"
     )

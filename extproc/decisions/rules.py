@@ -1,14 +1,14 @@
-"""When a decision holds: a tree of `all`, `any` and `not` over readings, in three-valued (Kleene) logic."""
+"""When a decision holds: a tree of `all`, `any` and `not` over names, in three-valued (Kleene) logic."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag
 
-from extproc.signals.base import Reading
 from looper.settings import Setting
 
-Readings = Mapping[str, Reading]
+Truths = Mapping[str, bool | None]
+"""What each name that a rule may use says: yes, no, or unknown."""
 
 
 class All(Setting):
@@ -39,6 +39,8 @@ def _kind(value: Any) -> str:
     return "name"
 
 
+AnyRule = str | All | Any_ | Not
+
 Rule = Annotated[
     Annotated[str, Tag("name")]
     | Annotated[All, Tag("all")]
@@ -51,25 +53,24 @@ for _model in (All, Any_, Not):
     _model.model_rebuild()
 
 
-def holds(rule: "str | All | Any_ | Not", readings: Readings) -> bool | None:
-    """Whether `rule` holds; None when a reading that it hangs on is missing. Missing is not false."""
+def holds(rule: AnyRule, truths: Truths) -> bool | None:
+    """Whether `rule` holds; None when something that it hangs on is unknown. Missing is not false."""
     match rule:
         case str():
-            reading = readings.get(rule)
-            return None if reading is None else reading.match
+            return truths.get(rule)
         case All():
-            values = [holds(part, readings) for part in rule.all]
+            values = [holds(part, truths) for part in rule.all]
             return False if False in values else None if None in values else True
         case Any_():
-            values = [holds(part, readings) for part in rule.any]
+            values = [holds(part, truths) for part in rule.any]
             return True if True in values else None if None in values else False
         case Not():
-            value = holds(rule.not_, readings)
+            value = holds(rule.not_, truths)
             return None if value is None else not value
 
 
 def names(
-    rule: "str | All | Any_ | Not", path: tuple[str | int, ...] = ()
+    rule: AnyRule, path: tuple[str | int, ...] = ()
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every name that `rule` refers to, with its path below the rule."""
     match rule:

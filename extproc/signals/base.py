@@ -80,3 +80,7 @@ class SignalSetting(Setting):
     on_error: OnError = Field(
         default="unknown", description="what it says when it cannot be read, or not in time"
     )
+
+    def label_names(self) -> tuple[str, ...] | None:
+        """The labels that its readings may have, for rules to name; None: any."""
+        return ()

@@ -92,6 +92,8 @@ class TestGood:
 
 
 # What is wrong, and the one line that says so.
+P = "recipes.general.projections"
+TASK = "{type: partition, members: [hard], default: chat}"
 D0, D1 = "recipes.general.decisions[0]", "recipes.general.decisions[1]"
 WRONG = [
     ("unknown-key", ("version: 1", "version: 1\nheartbeet: 10s"),
@@ -154,6 +156,33 @@ WRONG = [
     ("decision-named-twice", ("name: default", "name: panel"), 14, f"{D1}.name: the decision 'panel' is named twice"),
     ("no-end", ("      - name: default\n        algorithm: {type: single, model: small}\n", ""),
      11, f"{D0}: the last decision must be unconditional"),
+    ("no-end-but-a-shadow", ("{type: single, model: small}", "{type: single, model: small}\n        shadow: true"),
+     14, f"{D1}: the last decision must be unconditional"),
+    ("no-end-but-for-some", ("{type: single, model: small}", "{type: single, model: small}\n        percent: 99.9"),
+     14, f"{D1}: the last decision must be unconditional"),
+    ("percent-over-100", ("when: {any: [hard]}", "percent: 101"), 12, f"{D0}.percent: "),
+    ("a-dot-in-a-signal", ("hard: {type", "har.d: {type"), 9, "recipes.general.signals.har.d: "),
+    *((name, ("    decisions:", f"    projections: {{{text}}}\n    decisions:"), 10, f"{P}.{problem}")
+      for name, text, problem in [
+        ("clash", f"hard: {TASK}", "hard: 'hard' is also the name of a signal"),
+        ("unknown-kind", "x: {type: scor}", "x: "),
+        ("dangling-member", "x: {type: partition, members: [herd], default: y}",
+         "x.members.herd: unknown signal 'herd'"),
+        ("dangling-rule", "x: {type: partition, members: {y: {all: [hard, {not: herd}]}}, default: z}",
+         "x.members.y.all[1].not: unknown signal 'herd': did you mean 'hard'?"),
+        ("member-rule-of-two-keys", "x: {type: partition, members: {y: {all: [hard], any: [hard]}}, default: z}",
+         "x.members.y.any: unknown key"),
+        ("dangling-weight", "x: {type: score, weights: {hrd: 1}, bands: [{a: 1}]}",
+         "x.weights.hrd: unknown signal 'hrd': did you mean 'hard'?"),
+        ("key-of-a-weight", "x: {type: score, weights: {hard: {weight: 1, pr: 5}}, bands: [{a: 1}]}",
+         "x.weights.hard.pr: unknown key; did you mean 'per'?"),
+        ("band-out-of-order", "x: {type: score, weights: {hard: 1}, bands: [{a: 0.5}, {b: 0.4}, {c: 1}]}",
+         "x.bands: 'b' ends at 0.4, and must end above 'a' (0.5)"),
+        ("cycle", "x: {type: score, weights: {x: 1}, bands: [{a: 1}]}", "x: hangs on itself: x → x"),
+    ]),
+    ("dangling-member-in-a-rule", ("decisions:\n      - name: panel\n        when: {any: [hard]}",
+     f"projections: {{task: {TASK}}}\n    decisions:\n      - name: panel\n        when: {{any: [task.hrd]}}"),
+     13, f"{D0}.when.any[0]: unknown name 'task.hrd': did you mean 'task.hard'?"),
     ("key-twice", ("version: 1", "version: 1\nversion: 1"), 2, "version: the key stands twice"),
     ("not-yaml", ("version: 1", "version: [1"), None, ""),
     ("impossible-date", ("version: 1", "version: 2020-13-45"), 1, ""),

@@ -6,7 +6,7 @@ import pytest
 
 from extproc.decisions.engine import Policy
 from extproc.decisions.recipe import Recipe
-from extproc.signals import Reading, Subject
+from extproc.signals import LocalSignal, Reading, Subject
 from extproc.signals.read import Question, Signals
 from looper.chat import ChatRequest
 
@@ -18,11 +18,16 @@ def decision(name: str, when: Any, **settings: Any) -> dict[str, Any]:
     return {"name": name, "when": when, "algorithm": SINGLE, **settings}
 
 
-def policy(*decisions: dict[str, Any], signals: dict[str, str] | None = None) -> Policy:
+def policy(
+    *decisions: dict[str, Any],
+    signals: dict[str, str] | None = None,
+    projections: dict[str, Any] | None = None,
+) -> Policy:
     """A policy whose signals each look for one word, by default their own name."""
     words = signals or {name: name for name in ("a", "b", "c")}
     read = {name: {"type": "keyword", "any": [word]} for name, word in words.items()}
-    return Policy("p", Recipe.model_validate({"signals": read, "decisions": list(decisions)}))
+    recipe = {"signals": read, "projections": projections or {}, "decisions": list(decisions)}
+    return Policy("p", Recipe.model_validate(recipe))
 
 
 def subject_of(*messages: tuple[str, str]) -> Subject:
@@ -34,7 +39,7 @@ def subject_of(*messages: tuple[str, str]) -> Subject:
 
 
 async def decided(asked: Policy, text: str) -> str:
-    return (await asked.decide(subject_of(("user", text)))).name
+    return (await asked.decide(subject_of(("user", text)))).decision.name
 
 
 class TestDecide:
@@ -82,18 +87,20 @@ class TestDecide:
         """What others said in the conversation is read by no signal."""
         asked = policy(decision("first", "a"), ALWAYS)
         subject = subject_of(("system", "a"), ("user", "x"), ("assistant", "a"))
-        assert (await asked.decide(subject)).name == "always"
+        assert (await asked.decide(subject)).decision.name == "always"
 
     async def test_words_of_different_turns_count_together(self) -> None:
         """A decision is about the conversation, not about its last turn."""
         asked = policy(decision("first", {"all": ["a", "b"]}), ALWAYS)
         subject = subject_of(("user", "a"), ("assistant", "x"), ("user", "b"))
-        assert (await asked.decide(subject)).name == "first"
+        assert (await asked.decide(subject)).decision.name == "first"
 
     async def test_a_word_does_not_reach_from_one_turn_into_the_next(self) -> None:
         """Turns are apart: the end of one and the beginning of the next make no word."""
         asked = policy(decision("first", "a"), ALWAYS, signals={"a": "ab"})
-        assert (await asked.decide(subject_of(("user", "a"), ("user", "b")))).name == "always"
+        assert (
+            await asked.decide(subject_of(("user", "a"), ("user", "b")))
+        ).decision.name == "always"
 
     async def test_case_does_not_matter(self) -> None:
         """Text is folded once, for all signals."""
@@ -137,3 +144,118 @@ class TestRead:
         asked.signals = Signals(local=(Question("a", counted),))
         await asked.decide(subject_of(("user", "STRASSE"), ("user", "Straße")))
         assert counted.texts == ["strasse\nstrasse"]
+
+
+class Broken:
+    """A signal that cannot be read."""
+
+    def read(self, subject: Subject) -> Reading:
+        raise RuntimeError
+
+
+class TestUnknown:
+    @pytest.mark.parametrize(
+        ("on_unknown", "name"), [(None, "always"), ("skip", "always"), ("act", "guard")]
+    )
+    @pytest.mark.parametrize("when", ["a", {"not": "a"}], ids=["plain", "negated"])
+    async def test_a_guard_says_what_happens_then(
+        self, when: Any, on_unknown: str | None, name: str
+    ) -> None:
+        """A decision that hangs on a reading which is missing fires only if it says so, negated or not."""
+        asked = policy(decision("guard", when, on_unknown=on_unknown), ALWAYS)
+        asked.signals = Signals(local=(Question("a", Broken()),))
+        assert await decided(asked, "a") == name
+
+    async def test_what_is_known_is_not_unknown(self) -> None:
+        """`act` is for want of a reading, not for one that says no."""
+        asked = policy(decision("guard", "a", on_unknown="act"), ALWAYS)
+        assert await decided(asked, "x") == "always"
+
+
+class TestShadow:
+    async def test_it_is_counted_and_the_next_answers(self) -> None:
+        """A decision on trial changes nothing for clients, and is seen in metadata and log."""
+        asked = policy(decision("trial", "a", shadow=True), decision("first", "a"), ALWAYS)
+        found = await asked.decide(subject_of(("user", "a")))
+        assert found.decision.name == "first"
+        assert found.facts["shadow.trial"] == 1
+
+    @pytest.mark.parametrize(
+        "trial",
+        [
+            pytest.param(decision("trial", "b", shadow=True), id="does-not-hold"),
+            pytest.param(decision("trial", "a", shadow=True, priority=-1), id="would-not-answer"),
+            pytest.param(decision("trial", "a", shadow=True, percent=0), id="for-nobody"),
+        ],
+    )
+    async def test_only_what_would_have_answered_is_counted(self, trial: dict[str, Any]) -> None:
+        """Behind a decision that answers, or without its rule, it would have done nothing."""
+        asked = policy(trial, decision("first", "a"), ALWAYS)
+        found = await asked.decide(subject_of(("user", "a")))
+        assert (found.decision.name, found.shadows) == ("first", ())
+
+    async def test_one_without_a_rule_is_no_end(self) -> None:
+        """An unconditional decision on trial lets every other one be reached."""
+        trial = {**ALWAYS, "name": "trial", "shadow": True, "priority": 9}
+        asked = policy(trial, decision("first", "a"), ALWAYS)
+        assert await decided(asked, "a") == "first"
+
+
+class TestPercent:
+    CONVERSATIONS = 2000
+
+    async def taken(self, percent: float, name: str = "trial") -> set[int]:
+        asked = policy(decision(name, None, percent=percent), ALWAYS)
+        return {
+            number
+            for number in range(self.CONVERSATIONS)
+            if await decided(asked, f"question {number}") == name
+        }
+
+    @pytest.mark.parametrize("percent", [0, 1, 10, 50, 100])
+    async def test_it_takes_its_part_of_conversations(self, percent: float) -> None:
+        """As near as chance lets it: within four standard deviations."""
+        share = percent / 100
+        spread = 4 * (self.CONVERSATIONS * share * (1 - share)) ** 0.5
+        assert abs(len(await self.taken(percent)) - self.CONVERSATIONS * share) <= spread
+
+    async def test_more_percent_takes_the_same_and_more(self) -> None:
+        """Raising it moves no conversation back."""
+        few, many = await self.taken(10), await self.taken(40)
+        assert few < many
+
+    async def test_decisions_take_independently(self) -> None:
+        """Two trials of a half each do not always meet the same conversations."""
+        one, other = await self.taken(50), await self.taken(50, "other")
+        assert 0.4 < len(one & other) / len(one) < 0.6
+
+    async def test_a_conversation_stays(self) -> None:
+        """Its later turns go where its first one went."""
+        asked = policy(decision("trial", None, percent=50), ALWAYS)
+        for number in range(50):
+            first = [("system", "s"), ("user", f"question {number}")]
+            later = [*first, ("assistant", "well"), ("user", f"and {number * 7}")]
+            ends = [(await asked.decide(subject_of(*turns))).decision for turns in (first, later)]
+            assert ends[0] == ends[1]
+
+
+class TestFacts:
+    async def test_they_say_the_decision_and_what_led_to_it(self) -> None:
+        """Bands and shapes by the names of their projections; what nobody could tell is unknown."""
+        projections = {
+            "task": {"type": "partition", "members": ["b"], "default": "chat"},
+            "level": {"type": "score", "weights": {"b": 1}, "bands": [{"low": 0.5}, {"high": 1}]},
+            "blind": {"type": "score", "weights": {"a": 1}, "bands": [{"low": 0.5}, {"high": 1}]},
+        }
+        rule = {"any": ["blind.high", "level.high", "task.chat"]}
+        asked = policy(decision("first", rule), ALWAYS, projections=projections)
+        broken = (Question[LocalSignal]("a", Broken()), *asked.signals.local[1:])
+        asked.signals = Signals(local=broken)
+        assert (await asked.decide(subject_of(("user", "b")))).facts == {
+            "decision": "first",
+            "recipe": "p",
+            "algorithm": "single",
+            "band.blind": "unknown",
+            "band.level": "high",
+            "shape.task": "b",
+        }

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from extproc.decisions.rules import All, Any_, Not, Rule, holds, names
-from extproc.signals.base import Reading
 
 thorough = settings(deadline=None, max_examples=200)
 AnyRule = str | All | Any_ | Not
@@ -33,12 +32,7 @@ Facts = Mapping[str, bool | None]
 
 
 def evaluate(rule: AnyRule, known: Facts) -> bool | None:
-    readings = {
-        name: Reading(match=match, score=float(match))
-        for name, match in known.items()
-        if match is not None
-    }
-    return holds(rule, readings)
+    return holds(rule, known)
 
 
 def all_of(*parts: AnyRule) -> All:
@@ -82,10 +76,6 @@ class TestTruth:
         assert not evaluate("a", {})
         assert not evaluate(negated("a"), {})
         assert not evaluate(negated(negated("a")), {})
-
-    def test_a_name_is_its_readings_match(self) -> None:
-        """A score that is not zero is no match by itself."""
-        assert holds("a", {"a": Reading(match=False, score=0.9)}) is False
 
 
 class TestLaws:

@@ -488,3 +488,40 @@ def test_parsing_takes_linear_time() -> None:
         body = chat(*(f'"k{number}": "{"x" * 50}"' for number in range(count)))
         times.append(min(_seconds(body) for _ in range(3)))
     assert times[1] < times[0] * 32
+
+
+class TestFingerprint:
+    def of(self, *turns: tuple[str, object]) -> bytes:
+        messages = [{"role": role, "content": content} for role, content in turns]
+        return ChatRequest.parse(
+            json.dumps({"model": "m", "messages": messages}).encode()
+        ).fingerprint
+
+    def test_it_is_the_same_in_every_turn(self) -> None:
+        """What comes behind the user's first turn changes nothing."""
+        first = [("system", "s"), ("user", "u")]
+        assert self.of(*first) == self.of(
+            *first, ("assistant", "a"), ("system", "x"), ("user", "v")
+        )
+
+    @pytest.mark.parametrize(
+        "turns",
+        [
+            pytest.param([("system", "t"), ("user", "u")], id="other-instructions"),
+            pytest.param([("system", "s"), ("user", "v")], id="other-question"),
+            pytest.param([("user", "u")], id="no-instructions"),
+            pytest.param([("system", "su"), ("user", "")], id="cut-elsewhere"),
+            pytest.param([("user", "s"), ("user", "u")], id="said-by-the-user"),
+        ],
+    )
+    def test_other_conversations_have_another(self, turns: list[tuple[str, object]]) -> None:
+        """Both instructions and question count, and where one ends."""
+        assert self.of(*turns) != self.of(("system", "s"), ("user", "u"))
+
+    def test_how_a_text_is_written_does_not_count(self) -> None:
+        """A text and one part with that text are the same to whoever reads them."""
+        assert self.of(("user", "u")) == self.of(("user", [{"type": "text", "text": "u"}]))
+
+    def test_no_user_is_no_matter(self) -> None:
+        """A conversation without one has a fingerprint as well."""
+        assert self.of(("system", "s")) == self.of(("system", "s"), ("assistant", "a"))

@@ -1,0 +1,62 @@
+"""What the README of decisions shows is so."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from extproc.decisions.engine import Policy
+from extproc.decisions.projections import ProjectionConfig
+from extproc.decisions.recipe import Recipe
+from extproc.signals import Subject
+from looper.chat import ChatRequest
+from tests.contract.test_catalogue import kinds, sections
+
+README = Path(__file__).parents[2] / "extproc" / "decisions" / "README.md"
+
+
+def blocks(text: str) -> list[Any]:
+    return [
+        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)
+    ]
+
+
+def test_every_projection_has_a_section_with_an_example() -> None:
+    """As signals and algorithms have; and the example loads."""
+    assert set(sections(README)) == kinds(ProjectionConfig)
+    for kind, text in sections(README).items():
+        (value,) = blocks(text)[0].values()
+        assert TypeAdapter(ProjectionConfig).validate_python(value).type == kind
+    assert len(get_args(get_args(ProjectionConfig)[0])) == len(sections(README))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(
+            "Prove that this is the better trade-off",
+            {"decision": "hard", "shape.task": "proof", "band.difficulty": "hard"},
+            id="proof",
+        ),
+        pytest.param(
+            "Compare these two: ``` … ```",
+            {"decision": "code", "shape.task": "code", "band.difficulty": "medium"},
+            id="code",
+        ),
+        pytest.param(
+            "Good morning",
+            {"decision": "default", "shape.task": "chat", "band.difficulty": "easy"},
+            id="neither",
+        ),
+    ],
+)
+async def test_the_example_does_what_is_said_of_it(text: str, expected: dict[str, str]) -> None:
+    """The worked example is worked."""
+    policy = Policy("p", Recipe.model_validate(blocks(README.read_text())[0]))
+    body = {"model": "m", "messages": [{"role": "user", "content": text}]}
+    decided = await policy.decide(Subject(ChatRequest.parse(json.dumps(body).encode())))
+    assert expected.items() <= decided.facts.items()
