@@ -100,7 +100,7 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         common_http_protocol_options=core.HttpProtocolOptions(
             max_stream_duration=config.envoy.max_stream_duration
         ),
-        access_log=stats.ingress(metered=is_metered(config)),
+        access_log=stats.ingress(config),
         local_reply_config=local_replies.ingress(),
         http_filters=_filters(config),
     )

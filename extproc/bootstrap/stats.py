@@ -7,6 +7,8 @@ from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc.bootstrap.messages import pack
+from extproc.config import Config
+from extproc.decisions.engine import SHADOW, needs, reachable, told_as
 
 _INGRESS = "looper"
 _EGRESS = "looper_egress"
@@ -55,11 +57,13 @@ def config() -> metrics.StatsConfig:
     )
 
 
-def ingress(*, metered: bool) -> list[accesslog.AccessLog]:
+def ingress(config: Config) -> list[accesslog.AccessLog]:
     """Requests, how long they took, and what they used if that is known; metered, also if it could not be.
 
-    How many are open, Envoy counts by itself: `http.ingress.downstream_rq_active`.
+    Beside that, what each projection found, and which decisions on trial would have answered. How many requests are
+    open, Envoy counts by itself: `http.ingress.downstream_rq_active`.
     """
+    metered = config.envoy.profile == "metered"
     reported = (*_REPORTED, "unmetered") if metered else _REPORTED
     tags = _DECIDED | {"outcome": _known("outcome"), "code": "%RESPONSE_CODE%"}
     requests = stats.Config(
@@ -70,7 +74,37 @@ def ingress(*, metered: bool) -> list[accesslog.AccessLog]:
     return [
         _logger("requests", requests),
         *(_logger(key, _sum(key), _is_reported(key)) for key in reported),
+        *(_projection(key, name) for key, name in _projections(config)),
+        *(_shadow(name) for name in _shadows(config)),
     ]
+
+
+def _projections(config: Config) -> list[tuple[str, str]]:
+    """Of all recipes: the key under which the processor tells what a projection found, and its name."""
+    steps = (step for recipe in config.recipes.values() for step in needs(recipe)[0].steps)
+    return list(dict.fromkeys((told_as(step), step.name) for step in steps))
+
+
+def _shadows(config: Config) -> list[str]:
+    decisions = (each for recipe in config.recipes.values() for each in reachable(recipe))
+    return list(dict.fromkeys(decision.name for decision in decisions if decision.shadow))
+
+
+def _projection(key: str, name: str) -> accesslog.AccessLog:
+    tags = {"recipe": _known("recipe"), "projection": name, "found": _known(key)}
+    counter = stats.Config(
+        stats_scope=_scope(_INGRESS, counters=2000), counters=[_count("projections_total", tags)]
+    )
+    return _logger(key, counter, _is_known(key, matcher.ValueMatcher(present_match=True)))
+
+
+def _shadow(name: str) -> accesslog.AccessLog:
+    key = f"{SHADOW}.{name}"
+    tags = {"recipe": _known("recipe"), "decision": name}
+    counter = stats.Config(
+        stats_scope=_scope(_INGRESS, counters=2000), counters=[_count("shadow_total", tags)]
+    )
+    return _logger(key, counter, _is_reported(key))
 
 
 def egress() -> list[accesslog.AccessLog]:
@@ -129,12 +163,16 @@ def _logger(
 def _is_reported(key: str) -> accesslog.AccessLogFilter:
     """Without this, Envoy logs an error for each request that has no such number, and -1 becomes 2^64-1."""
     number = matcher.DoubleMatcher(range=types.DoubleRange(start=0, end=_PLAUSIBLE))
+    return _is_known(key, matcher.ValueMatcher(double_match=number))
+
+
+def _is_known(key: str, value: matcher.ValueMatcher) -> accesslog.AccessLogFilter:
     return accesslog.AccessLogFilter(
         metadata_filter=accesslog.MetadataFilter(
             matcher=matcher.MetadataMatcher(
                 filter="looper",
                 path=[matcher.MetadataMatcherPathSegment(key=key)],
-                value=matcher.ValueMatcher(double_match=number),
+                value=value,
             ),
             match_if_key_not_found=False,
         )

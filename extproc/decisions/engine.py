@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from extproc.decisions.namespace import Namespace
-from extproc.decisions.projections import Projected, Readings
+from extproc.decisions.projections import Partition, Projected, Projections, Readings, Score
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.decisions.rules import Truths, holds, names
 from extproc.signals import Egress, Subject
@@ -32,16 +32,25 @@ class Decided:
             "algorithm": self.decision.algorithm.type,
         }
         for name, level in self.projected.levels.items():
-            facts[f"{BAND}.{name}"] = level.band or "unknown"
+            facts[f"{_BAND}.{name}"] = level.band or "unknown"
         for name, shape in self.projected.shapes.items():
-            facts[f"{SHAPE}.{name}"] = shape.winner
+            facts[f"{_SHAPE}.{name}"] = shape.winner
         for decision in self.shadows:
             facts[f"{SHADOW}.{decision.name}"] = 1
         return facts
 
 
-BAND, SHAPE, SHADOW = "band", "shape", "shadow"
-"""What keys of facts begin with, before the name of a score, a partition, or a decision."""
+_BAND, _SHAPE, SHADOW = "band", "shape", "shadow"
+"""What keys of facts begin with, before the name of a score, a partition, or a decision on trial."""
+
+
+def told_as(projection: Partition | Score) -> str:
+    """The key of facts under which stands what a projection found."""
+    match projection:
+        case Partition():
+            return f"{_SHAPE}.{projection.name}"
+        case Score():
+            return f"{_BAND}.{projection.name}"
 
 
 class Policy:
@@ -52,11 +61,7 @@ class Policy:
         self._egress = egress
         self._patience = recipe.signals_deadline.total_seconds()
         self.decisions = reachable(recipe)
-        used = [
-            name for decision in self.decisions if decision.when for _, name in names(decision.when)
-        ]
-        namespace = Namespace(recipe.signals, recipe.projections)
-        self.projections, needed = namespace.build(used)
+        self.projections, needed = needs(recipe)
         self.signals = Signals.build(
             {name: config for name, config in recipe.signals.items() if name in needed}
         )
@@ -109,3 +114,10 @@ def reachable(recipe: Recipe) -> tuple[Decision, ...]:
     ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
     end = next(at for at, decision in enumerate(ranked) if decision.always)
     return tuple(ranked[: end + 1])
+
+
+def needs(recipe: Recipe) -> tuple[Projections, frozenset[str]]:
+    """The projections that decisions within reach hang on, and the signals that all of it hangs on."""
+    rules = (decision.when for decision in reachable(recipe) if decision.when is not None)
+    used = [name for rule in rules for _, name in names(rule)]
+    return Namespace(recipe.signals, recipe.projections).build(used)

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, chat
-from tests.fakes.stack import Stack
+from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -78,3 +79,55 @@ async def test_each_call_is_counted_by_model_and_role(stack: Stack) -> None:
     await stack.until_series(
         lambda now: all(calls(now, *each) == calls(before, *each) + 1 for each in expected)
     )
+
+
+POLICY = {
+    "signals": {
+        "code": {"type": "keyword", "any": ["code"]},
+        "proof": {"type": "keyword", "any": ["prove"]},
+    },
+    "projections": {
+        "task": {"type": "partition", "members": ["code"], "default": "chat"},
+        "difficulty": {
+            "type": "score",
+            "weights": {"proof": 0.7, "task.code": 0.3},
+            "bands": [{"easy": 0.2}, {"hard": 1}],
+        },
+    },
+    "decisions": [
+        {"name": "trial", "when": "difficulty.hard", "shadow": True, "algorithm": {"type": "single", "model": "large"}},
+        {"name": "code", "when": "task.code", "algorithm": {"type": "single", "model": "other"}},
+        {"name": "default", "algorithm": {"type": "single", "model": "small"}},
+    ],
+}  # fmt: skip
+
+
+async def test_what_projections_find_is_counted_and_so_is_what_is_on_trial() -> None:
+    """For each request, once: the band of each score, the shape of each partition, and decisions that only watch."""
+    texts = {"Hello": "default", "code": "code", "prove it": "default", "prove this code": "code"}
+    async with run_stack(quick_models(), {"recipes": {"general": POLICY}}) as stack:
+        for text in texts:
+            async with stack.session.post(
+                f"{stack.base_url}/chat/completions", json=chat(text)
+            ) as response:
+                assert response.status == 200
+                assert response.headers["x-looper-decision"] == texts[text]
+
+        def found(series: dict[str, float], projection: str, value: str) -> float:
+            labels = {"recipe": "general", "projection": projection, "found": value}
+            return count(series, "envoy_looper_projections_total", **labels)
+
+        expected = {
+            ("task", "code"): 2,
+            ("task", "chat"): 2,
+            ("difficulty", "easy"): 1,
+            ("difficulty", "hard"): 3,
+        }
+        series = await stack.until_series(
+            lambda now: all(found(now, *each) == times for each, times in expected.items())
+        )
+        assert count(series, "envoy_looper_projections_total") == 8
+        shadow = {"recipe": "general", "decision": "trial"}
+        assert count(series, "envoy_looper_shadow_total", **shadow) == 3
+        # What watches has answered nothing.
+        assert count(series, "envoy_looper_requests_total", decision="trial") == 0
