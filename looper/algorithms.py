@@ -6,13 +6,16 @@ from pydantic import Field
 
 from looper.fusion import FusionConfig
 from looper.single import SingleConfig
+from looper.workflows import WorkflowsConfig
 
-AlgorithmConfig = Annotated[SingleConfig | FusionConfig, Field(discriminator="type")]
+AlgorithmConfig = Annotated[
+    SingleConfig | FusionConfig | WorkflowsConfig, Field(discriminator="type")
+]
 
 
-def is_routed(algorithm: SingleConfig | FusionConfig) -> bool:
+def is_routed(algorithm: SingleConfig | FusionConfig | WorkflowsConfig) -> bool:
     """Whether Envoy routes the request by itself: there is one model, and nobody to take its place."""
     return isinstance(algorithm, SingleConfig) and not algorithm.fallbacks
 
 
-__all__ = ["AlgorithmConfig", "FusionConfig", "SingleConfig", "is_routed"]
+__all__ = ["AlgorithmConfig", "FusionConfig", "SingleConfig", "WorkflowsConfig", "is_routed"]

@@ -76,6 +76,10 @@ class ChatRequest(Request):
         super().__init__(object)
         self.messages = self._read_messages()
 
+    def with_messages(self, messages: bytes, **changes: bytes) -> "ChatRequest":
+        """The same request over another conversation, perhaps with other members too."""
+        return type(self).parse(self._object.edited({"messages": messages, **changes}))
+
     def _read_messages(self) -> list[Message]:
         raw = self.members.get("messages")
         if raw is None:

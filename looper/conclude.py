@@ -176,7 +176,7 @@ def keeping(events: Sequence[Event], contract: Contract[Any] | None) -> list[Eve
         return kept
     for index in {event.choice for event in events if isinstance(event, Delta)}:
         text = text_of(events, index)
-        if not text and _has_another_say(events, index):
+        if _calls_tools(events, index) or (not text and _refuses(events, index)):
             continue
         if (violation := contract.check(text)) is None:
             continue
@@ -195,13 +195,16 @@ def text_of(events: Sequence[Event], choice: int = 0) -> str:
     )
 
 
-def _has_another_say(events: Sequence[Event], choice: int) -> bool:
-    return any(
-        isinstance(event, Delta)
-        and event.choice == choice
-        and event.kind in ("tool_calls", "refusal")
-        for event in events
-    )
+def _calls_tools(events: Sequence[Event], choice: int) -> bool:
+    return any(delta.kind == "tool_calls" for delta in _deltas(events, choice))
+
+
+def _refuses(events: Sequence[Event], choice: int) -> bool:
+    return any(delta.kind == "refusal" for delta in _deltas(events, choice))
+
+
+def _deltas(events: Sequence[Event], choice: int) -> Iterator[Delta]:
+    return (event for event in events if isinstance(event, Delta) and event.choice == choice)
 
 
 def _with_text(events: Sequence[Event], choice: int, text: str) -> Iterator[Event]:

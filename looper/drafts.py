@@ -39,6 +39,8 @@ class Draft:
     stream: bool = False
     extra: bool = False
     """Whether the plan can do without the call, which then is made only if the budget has more than the plan needs."""
+    agent: str | None = None
+    """Whose call it is, where a model works under several names."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""
@@ -189,9 +191,18 @@ def private(
 
 def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:
     """Messages with one more behind them, and every byte of the others as it was."""
+    return append_messages(messages, [message(role, text)])
+
+
+def append_messages(messages: Any, more: Iterable[msgspec.Raw]) -> msgspec.Raw:
+    """Messages with others behind them, and every byte of all of them as it was."""
     array = bytes(messages).rstrip()
-    appended = msgspec.json.encode({"role": role, "content": text})
-    return msgspec.Raw(array[:-1] + b"," + appended + b"]")
+    return msgspec.Raw(b",".join([array[:-1], *map(bytes, more)]) + b"]")
+
+
+def message(role: str, text: str) -> msgspec.Raw:
+    """A message of ours."""
+    return msgspec.Raw(msgspec.json.encode({"role": role, "content": text}))
 
 
 def derived_seed(request: ChatRequest, salt: str) -> int:

@@ -5,7 +5,7 @@ import hashlib
 import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from looper.client import Answer
 from looper.contract import NO_TERMS, Terms
 from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
-from looper.events import Done, Event
+from looper.events import Done, Event, Progress
 from looper.fanout import Round, Stop, fan_out, never
 from looper.model_json import NotRead, read_json
 from looper.models import Model
@@ -61,6 +61,10 @@ class Deadline:
         return now + max(0.0, self.at - now) * part
 
 
+async def silent(progress: Progress) -> None:
+    """Nobody is there to hear it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a pattern is handed, beside the request."""
@@ -75,6 +79,8 @@ class Run:
     terms: Terms = NO_TERMS
     fence: str = field(default_factory=lambda: secrets.token_hex(8))
     trace: Trace = field(default_factory=Trace)
+    say: Callable[[Progress], Awaitable[None]] = silent
+    """Says at once that a stage has begun: for what does not happen in the task that yields the run's events."""
 
     async def ask(self, draft: Draft, *, until: float) -> Result:
         """Make a call. Its failure is a result, not an exception."""
@@ -223,7 +229,7 @@ async def drive(
     try:
         async with asyncio.timeout_at(run.deadline.at), asyncio.TaskGroup() as group:
             beating = group.create_task(voice.beat(heartbeat))
-            async with aclosing(pattern.run(request, run)) as events:
+            async with aclosing(pattern.run(request, replace(run, say=voice.say))) as events:
                 async for event in events:
                     await voice.say(event)
                     if isinstance(event, Done):

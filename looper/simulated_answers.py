@@ -378,14 +378,49 @@ def _resolve(root: Mapping[str, Any], path: str) -> Mapping[str, Any]:
 
 
 def _verdict(body: ChatBody, known: Sequence[KnownQuestion]) -> Said | None:
-    """A judge's analysis, if the request asks for one by its schema or by naming the keys."""
+    """What is asked for by its schema or by naming the keys: a judge's analysis, a verifier's verdict, a plan."""
     prompt = "\n".join(body.texts)
     match body.response_format:
         case {"type": "json_schema", "json_schema": {"schema": {"properties": dict(properties)}}}:
-            asked = {"consensus", "winner"} <= properties.keys()
+            judged = {"consensus", "winner"} <= properties.keys()
+            verified, planned = "verdict" in properties, "steps" in properties
         case _:
-            asked = all(key in prompt for key in VERDICT_KEYS)
-    return Said(judge_reply(prompt, known)) if asked else None
+            judged = all(key in prompt for key in VERDICT_KEYS)
+            verified, planned = (
+                '"verdict":' in prompt,
+                '"steps":' in prompt and '"needs":' in prompt,
+            )
+    if judged:
+        return Said(judge_reply(prompt, known))
+    if verified:
+        return Said(verifier_reply(prompt, known))
+    return Said(planner_reply(prompt)) if planned else None
+
+
+def verifier_reply(prompt: str, known: Sequence[KnownQuestion]) -> str:
+    """A verifier's verdict, as JSON: of a known question it knows the right answer, the rest passes."""
+    question = find_question([prompt], known)
+    given = (
+        [question.given(text) for text in candidates(prompt, question).values()] if question else []
+    )
+    wrong = [f"{value} is not right." for value in given if question and value != question.right]
+    return _json({"verdict": "fail" if wrong else "pass", "reasons": wrong})
+
+
+def planner_reply(prompt: str) -> str:
+    """A plan, as JSON: the first models that are offered work side by side, and the last one verifies."""
+    labels = re.findall(r"^- (m\d+):", prompt, re.MULTILINE) or ["m1"]
+    steps = [
+        {"id": "solve", "models": labels[:3], "prompt": "Solve it.", "needs": []},
+        {
+            "id": "check",
+            "role": "verifier",
+            "models": labels[-1:],
+            "prompt": "Check the answers.",
+            "needs": ["solve"],
+        },
+    ]
+    return _json({"steps": steps, "final": {"prompt": None, "sees": None}})
 
 
 def _answer(voice: Voice, question: KnownQuestion, seen: Mapping[int, str]) -> str:

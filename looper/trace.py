@@ -1,7 +1,7 @@
 """The record of a run: its stages, and each call with its end, time, usage and cost. Never what was said."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +31,7 @@ class CallRecord:
     verdict: str | None = None
     usage: Usage | None = None
     dropped: tuple[str, ...] = ()
+    agent: str | None = None
     text: str | None = None
     """What the model said; kept only in a trace that is `full`."""
 
@@ -62,6 +63,8 @@ class Trace:
     calls: list[CallRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     full: bool = False
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """What a pattern has to say of its plan and its course: plain data, without contents."""
 
     def stage(self, name: str) -> None:
         """A stage begins."""
@@ -88,6 +91,7 @@ class Trace:
             dropped=tuple(draft.dropped()),
             number=len(self.calls),
             text="" if self.full else None,
+            agent=draft.agent,
         )
         if len(self.calls) < _MAX_CALLS:
             self.calls.append(record)
@@ -109,6 +113,7 @@ class Trace:
             "stages": [{"stage": name, "at": round(at, 4)} for name, at in self.stages],
             "calls": [_plain(record) for record in self.calls],
             "notes": list(self.notes),
+            **self.described,
         }
 
 
@@ -118,6 +123,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "model": record.model,
         "role": record.role,
+        "agent": record.agent,
         "state": record.state,
         "at": round(record.started, 4),
         "seconds": None if ended is None else round(ended - record.started, 4),

@@ -26,8 +26,38 @@ STAGES = {
     "final": ("fusion", "f"),
     "single": ("single", "s"),
     "fallback": ("single", "t"),
+    "planner": ("planned", "w-planner"),
+    "worker": ("workflows", "w1"),
+    "verifier": ("workflows", "w-verifier"),
+    "written": ("workflows", "w-final"),
 }
 """Stage: the decision that runs it, and the model that nothing but this stage calls."""
+
+WHOLE = ("panel", "judge", "planner", "worker", "verifier")
+"""Stages whose answers are never streamed to the client."""
+
+MODELS = ("p1", "p2", "j", "f", "s", "t", "w1", "w2", "w-planner", "w-verifier", "w-final")
+WORKFLOWS = {
+    "type": "workflows",
+    "steps": [
+        {"id": "draft", "models": ["w1", "w2"], "prompt": "Answer."},
+        {
+            "id": "check",
+            "role": "verifier",
+            "models": ["w-verifier"],
+            "needs": ["draft"],
+            "prompt": "Check.",
+        },
+    ],
+    "final": {"model": "w-final"},
+}
+PLANNED = {
+    "type": "workflows",
+    "mode": "dynamic",
+    "planner": {"model": "w-planner"},
+    "models": ["w1", "w2"],
+    "final": {"model": "w-final"},
+}
 
 FAULTS: tuple[AnyFault, ...] = (
     faults.Hang(),
@@ -70,7 +100,7 @@ def cases() -> Iterator[Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def matrix() -> AsyncIterator[Stack]:
-    models = [SimulatedModel(name=name, skill=1.0) for name in ("p1", "p2", "j", "f", "s", "t")]
+    models = [SimulatedModel(name=name, skill=1.0) for name in MODELS]
     budget = {"deadline": f"{int(DEADLINE * 1000)}ms", "calls": 12}
     change = {
         "models": [
@@ -91,6 +121,16 @@ async def matrix() -> AsyncIterator[Stack]:
                     }
                 ]
             },
+            "workflows": {
+                "decisions": [
+                    {"name": "workflows", "algorithm": WORKFLOWS, "budget": budget},
+                ]
+            },
+            "planned": {
+                "decisions": [
+                    {"name": "planned", "algorithm": PLANNED, "budget": budget},
+                ]
+            },
             "single": {
                 "decisions": [
                     {
@@ -101,7 +141,7 @@ async def matrix() -> AsyncIterator[Stack]:
                 ]
             },
         },
-        "entrypoints": {"fusion": "fusion", "single": "single"},
+        "entrypoints": {name: name for name in ("fusion", "single", "workflows", "planned")},
     }
     async with run_stack(Simulator(models), change) as stack:
         yield stack
@@ -146,7 +186,7 @@ async def test_whatever_a_backend_does(
         assert response.status == 200
         assert answer["text"].strip() or answer["refusal"]
         # What came as a stream though none was asked for was not read, so that its bill is not known.
-        asked_whole = not streamed or stage in ("panel", "judge")
+        asked_whole = not streamed or stage in WHOLE
         unread = isinstance(fault, faults.OtherMode) and asked_whole
         if not unread:
             assert answer["usage"]["total_tokens"] == billed(matrix)

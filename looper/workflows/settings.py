@@ -1,0 +1,151 @@
+"""How a decision describes a workflow."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from itertools import islice
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from looper.cost import PlannedCall
+from looper.drafts import PRIVATE_OUTPUT
+from looper.settings import Setting, SomeTime, Tokens
+from looper.workflows.plan import (
+    MAX_STEPS,
+    MISSING,
+    Bounds,
+    Final,
+    Models,
+    Problem,
+    Prompt,
+    Step,
+    TimedStep,
+    in_order,
+    problems,
+    raise_problems,
+    seen,
+)
+
+
+class Planner(Setting):
+    """Who writes the plan. Its limits are its own, never the final stage's."""
+
+    model: str
+    prompt: Prompt | None = Field(default=None, description="what a good plan is, in your words")
+    max_output: Tokens = 2048
+    reasoning_effort: Annotated[str, Field(pattern=r"^[a-z]{1,16}$")] | None = None
+
+
+class WorkflowSettings(Setting):
+    """`algorithm: {type: workflows, steps: […], final: {model: NAME}}`"""
+
+    type: Literal["workflows"]
+    mode: Literal["static", "dynamic"] = Field(
+        default="static", description="static: `steps` is the plan; dynamic: `planner` writes one"
+    )
+    steps: Annotated[tuple[TimedStep, ...], Field(max_length=MAX_STEPS)] = ()
+    planner: Planner | None = None
+    models: Models | None = Field(
+        default=None, description="whom the planner may choose from; all of them, if it fails"
+    )
+    final: Final
+    max_steps: int = Field(default=8, ge=1, le=MAX_STEPS)
+    max_parallel: int = Field(default=8, ge=1, le=64, description="calls at once")
+    max_calls: int = Field(default=64, ge=2, le=1000, description="of a run, over all its turns")
+    max_tool_turns: int = Field(
+        default=16, ge=0, le=256, description="how often one agent may ask for the client's tools"
+    )
+    step_timeout: SomeTime | None = Field(
+        default=None, description="how long one call of a step may take"
+    )
+    run_deadline: SomeTime = Field(
+        default=timedelta(minutes=30),
+        description="time at work over all turns of a run, without what the client takes in between",
+    )
+    on_verify_fail: Literal["revise", "continue"] = Field(
+        default="revise", description="revise: who was verified has one more go"
+    )
+
+    @model_validator(mode="after")
+    def _check_plan(self) -> Self:
+        raise_problems([*self._mode_problems(), *self._plan_problems()])
+        return self
+
+    def _mode_problems(self) -> Iterator[Problem]:
+        static, dynamic = ("steps",), ("planner", "models")
+        belongs, strange = (static, dynamic) if self.mode == "static" else (dynamic, static)
+        for name in belongs:
+            if not getattr(self, name):
+                yield (name,), MISSING
+        for name in strange:
+            if getattr(self, name):
+                yield (name,), f"has no place in a plan that is {self.mode}"
+
+    def _plan_problems(self) -> Iterator[Problem]:
+        if self.mode == "static":
+            yield from problems(self.steps, self.final.sees, self.bounds)
+        elif self.final.sees is not None:
+            yield ("final", "sees"), "has no place in a plan that is dynamic"
+
+    @property
+    def bounds(self) -> Bounds:
+        """What a plan may take: of the calls, the planner has made one or two."""
+        taken = 0 if self.mode == "static" else 2
+        return Bounds(self.max_steps, max(1, self.max_calls - taken))
+
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for at, step in enumerate(self.steps):
+            for index, name in enumerate(step.models):
+                yield ("steps", at, "models", index), name
+        for index, name in enumerate(self.models or ()):
+            yield ("models", index), name
+        if self.planner is not None:
+            yield ("planner", "model"), self.planner.model
+        yield ("final", "model"), self.final.model
+
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """The planner, the agents of each step, revisions, the final model; and what tools may bring on top."""
+        steps = [*(self._of_steps() if self.planner is None else self._of_planner(self.planner))]
+        final = PlannedCall(
+            (self.final.model,), "final", sum(call.role == "worker" for call in steps)
+        )
+        calls = steps[: self.max_calls - 1]
+        turns = [call for call in (*calls, final) if call.role != "verifier"] * self.max_tool_turns
+        with_tools = (replace(call, need="spare") for call in turns)
+        return (*calls, *islice(with_tools, self.max_calls - 1 - len(calls)), final)
+
+    def _of_steps(self) -> Iterator[PlannedCall]:
+        steps = in_order(self.steps)
+        for step in steps:
+            reads = len(seen(step.sees, step.needs, steps))
+            yield from (
+                PlannedCall((name,), step.role, reads, _output(step)) for name in step.models
+            )
+        if self.on_verify_fail == "revise":
+            for step in steps:
+                if step.role == "verifier":
+                    yield from self._of_revision(step)
+
+    def _of_revision(self, verifier: Step) -> Iterator[PlannedCall]:
+        """Those who were verified once more, and then the verifier."""
+        revised = [
+            step for step in self.steps if step.id in verifier.needs and step.role == "worker"
+        ]
+        for step in (*revised, verifier):
+            for name in step.models:
+                yield PlannedCall((name,), step.role, len(revised), _output(step), need="perhaps")
+
+    def _of_planner(self, planner: Planner) -> Iterator[PlannedCall]:
+        pool = self.models or ()
+        planning = PlannedCall((planner.model,), "planner", output=planner.max_output)
+        yield planning
+        yield PlannedCall(pool, "worker")
+        yield from [PlannedCall(pool, "worker", 1, need="perhaps")] * (
+            self.max_steps * len(pool) - 1
+        )
+        yield replace(planning, need="spare")
+
+
+def _output(step: Step) -> int | None:
+    return PRIVATE_OUTPUT if step.role == "verifier" else None
