@@ -10,7 +10,7 @@ import msgspec
 
 from looper.errors import InvalidField, InvalidJson
 from looper.json_object import TOO_DEEP, JsonObject
-from looper.tokens import estimate
+from looper.tokens import IMAGE, MESSAGE, estimate
 
 Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 """What a request may need and a model may lack."""
@@ -28,6 +28,7 @@ class Message(msgspec.Struct, frozen=True):
 
     role: str
     content: str | list[Part] | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()
 
     @property
     def text(self) -> str:
@@ -151,9 +152,19 @@ class ChatRequest(Request):
 
     @cached_property
     def prompt_tokens(self) -> int:
-        """The size of conversation and tools, as estimated."""
-        parts = (self.members[name] for name in ("messages", "tools") if name in self.members)
-        return sum(estimate(bytes(part).decode("utf-8", "replace")) for part in parts)
+        """The size of conversation and tools, as estimated; images count by their number, not by their bytes."""
+        calls = (message.tool_calls for message in self.messages)
+        offered = (self.members[name] for name in ("tools", "functions") if name in self.members)
+        said = (message.text for message in self.messages)
+        json = (bytes(raw).decode("utf-8", "replace") for raw in (*offered, *calls))
+        return (
+            estimate("\n".join((*said, *json))) + MESSAGE * len(self.messages) + IMAGE * self.images
+        )
+
+    @cached_property
+    def images(self) -> int:
+        """How many images the conversation holds."""
+        return sum(part.type == "image_url" for message in self.messages for part in message.parts)
 
     @cached_property
     def needs(self) -> frozenset[Capability]:
@@ -161,7 +172,7 @@ class ChatRequest(Request):
         needs: set[Capability] = set()
         if any(_says(self.members.get(name)) for name in ("tools", "functions")):
             needs.add("tools")
-        if any(part.type == "image_url" for message in self.messages for part in message.parts):
+        if self.images:
             needs.add("vision")
         if b'"json_schema"' in bytes(self.members.get("response_format", b"")):
             needs.add("json_schema")

@@ -37,7 +37,7 @@ def _yaml_path(loc: tuple[str | int, ...], source: YamlSource, *, missing: bool)
     tagged = False
     for part in loc:
         # The tag of `any: […]` is `any` as well, so that it has to be known by where it stands.
-        tagged = _at_rule(path) and not tagged
+        tagged = (_at_rule(path) or _is_type(value, part)) and not tagged
         inside = (isinstance(value, dict) and part in value) or _is_index(value, part)
         if inside and not tagged:
             value, path = value[part], (*path, part)
@@ -51,6 +51,11 @@ def _at_rule(path: YamlPath) -> bool:
     if path[-2:-1] == ("members",) and "projections" in path:
         return True
     return len(path) > 1 and path[-2] in ("all", "any") and isinstance(path[-1], int)
+
+
+def _is_type(value: object, part: str | int) -> bool:
+    """Whether `part` is the tag of a kind; of one kind, `model`, the tag is also the name of a key."""
+    return isinstance(value, dict) and value.get("type") == part
 
 
 def _is_index(value: object, part: str | int) -> bool:

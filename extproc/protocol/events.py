@@ -7,6 +7,9 @@ from enum import Enum
 Value = None | bool | float | str | Sequence["Value"] | Mapping[str, "Value"]
 """An attribute of Envoy's, or something of its dynamic metadata."""
 
+METADATA = "metadata"
+"""Among attributes, what dynamic metadata stands under."""
+
 
 class BodyMode(Enum):
     """How Envoy hands over request bodies. The first message of a stream announces it."""

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from extproc.protocol.events import Value
+from extproc.signals.words import spelling
 from looper.chat import ChatRequest
 from looper.models import Model
 from looper.run import Client
@@ -34,11 +35,13 @@ class Subject:
     """What signals are asked about: a request, and what Envoy says of it. Made once for each exchange.
 
     `attributes` are those of Envoy's by name; under `metadata` stands its dynamic metadata, by namespace.
+    `calibration` is the factor for estimates of tokens that holds at that moment.
     """
 
     request: ChatRequest
     headers: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Value] = field(default_factory=dict)
+    calibration: float = 1.0
 
     @cached_property
     def written(self) -> str:
@@ -49,6 +52,21 @@ class Subject:
     def text(self) -> str:
         """The same without regard to case, folded once for all signals."""
         return self.written.casefold()
+
+    @cached_property
+    def utf8(self) -> bytes:
+        """What the user wrote, as RE2 reads it. Half a surrogate pair, which JSON can hold, is no reason to fail."""
+        return self.written.encode("utf-8", "replace")
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The different words of `text`, in scripts that put spaces between them."""
+        return frozenset(spelling(self.text))
+
+    @cached_property
+    def tokens(self) -> int:
+        """The size of the request, as estimated and as what models have reported of others would correct it."""
+        return round(self.request.prompt_tokens * self.calibration)
 
 
 @dataclass(frozen=True, slots=True)

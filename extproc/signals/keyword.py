@@ -1,29 +1,71 @@
 """Do certain words occur in what the user wrote?"""
 
-import re
-import unicodedata
-from functools import lru_cache
-from typing import Literal, Self
+from itertools import pairwise
+from typing import Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from extproc.signals.base import Reading, SignalSetting, Subject
+from extproc.signals.words import is_spelt, occurs, similar
+from looper.contract.patterns import Pattern, PatternSource
+from looper.settings import Setting
+
+_LETTERS_PER_FAULT = 4
+"""Of shorter words, most others are within so many faults."""
+
+
+class Regex(Setting):
+    """A regular expression of RE2's. Case does not count, unless it says `(?-i)`."""
+
+    regex: PatternSource
+
+    @model_validator(mode="after")
+    def _needs_something(self) -> Self:
+        if Pattern(self.regex).found(""):
+            raise ValueError("it matches nothing at all as well, so it would match every text")
+        return self
+
+    def build(self) -> "Expression":
+        return Expression(self.regex)
+
+
+class Fuzzy(Setting):
+    """A word that may be misspelt."""
+
+    fuzzy: str
+    distance: int = Field(
+        default=1, ge=1, le=2, description="letters wrong, missing, too many or swapped, at most"
+    )
+
+    @model_validator(mode="after")
+    def _is_a_word(self) -> Self:
+        if not is_spelt(self.fuzzy):
+            raise ValueError("one word, of a script that puts spaces between words")
+        if len(self.fuzzy.casefold()) < _LETTERS_PER_FAULT * self.distance:
+            raise ValueError(f"too short: {_LETTERS_PER_FAULT} letters for each of `distance`")
+        return self
+
+    def build(self) -> "Misspelt":
+        return Misspelt(self.fuzzy, self.distance)
+
+
+Term = str | Regex | Fuzzy
 
 
 class KeywordConfig(SignalSetting):
     """Literals, compared without regard to case and, where they begin or end with a letter or digit, as whole words."""
 
     type: Literal["keyword"]
-    any: tuple[str, ...] = Field(default=(), description="at least one of these occurs")
-    all: tuple[str, ...] = Field(default=(), description="each of these occurs")
-    none: tuple[str, ...] = Field(default=(), description="none of these occurs")
+    any: tuple[Term, ...] = Field(default=(), description="at least one of these occurs")
+    all: tuple[Term, ...] = Field(default=(), description="each of these occurs")
+    none: tuple[Term, ...] = Field(default=(), description="none of these occurs")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        words = (*self.any, *self.all, *self.none)
-        if not words:
+        terms = (*self.any, *self.all, *self.none)
+        if not terms:
             raise ValueError("give at least one of `any`, `all` and `none`")
-        if any(not word.strip() for word in words):
+        if any(isinstance(term, str) and not term.strip() for term in terms):
             raise ValueError("a keyword must not be blank: it would match everything")
         return self
 
@@ -35,72 +77,78 @@ class Keyword:
     """Reads a `keyword` signal."""
 
     def __init__(self, config: KeywordConfig) -> None:
-        self._any = [(word, word.casefold()) for word in config.any]
-        self._all = [(word, word.casefold()) for word in config.all]
-        self._none = [word.casefold() for word in config.none]
+        self._any = [_build(term) for term in config.any]
+        self._all = [_build(term) for term in config.all]
+        self._none = [_build(term) for term in config.none]
 
     def read(self, subject: Subject) -> Reading:
-        text = subject.text
-        if any(occurs(word, text) for word in self._none):
+        if any(term.occurs(subject) for term in self._none):
             return Reading(match=False, score=0.0)
-        needed = [word for word, folded in self._all if occurs(folded, text)]
+        needed = [term.name for term in self._all if term.occurs(subject)]
         if len(needed) < len(self._all):
             return Reading(match=False, score=0.0)
-        found = [word for word, folded in self._any if occurs(folded, text)]
+        found = [term.name for term in self._any if term.occurs(subject)]
         match = bool(found) or not self._any
         return Reading(match=match, score=float(match), hits=(*needed, *found) if match else ())
 
 
-def occurs(word: str, text: str) -> bool:
-    """Whether `word` stands in `text` with no letter or digit running on at an end that is one itself.
+class Searched(Protocol):
+    """Something that may occur. Its name is what the configuration calls it."""
 
-    The characters beside a hit are looked at here, because a word boundary of RE2's knows only ASCII.
-    """
-    first = text.find(word)
-    if first < 0:  # which is nearly always so, and many times quicker to find out
-        return False
-    pattern = _whole(word)
-    hit = pattern.search(text, first)
-    while hit is not None:
-        start, end = hit.span()
-        before, behind = text[max(0, start - 1) : start], text[end : end + 1]
-        if not _goes_on(word[0], before) and not _goes_on(word[-1], behind):
+    name: str
+
+    def occurs(self, subject: Subject) -> bool: ...
+
+
+def _build(term: Term) -> Searched:
+    return Word(term) if isinstance(term, str) else term.build()
+
+
+class Word:
+    """A literal."""
+
+    def __init__(self, word: str) -> None:
+        self.name = word
+        self._folded = word.casefold()
+
+    def occurs(self, subject: Subject) -> bool:
+        return occurs(self._folded, subject.text)
+
+
+class Expression:
+    """A regular expression."""
+
+    def __init__(self, source: str) -> None:
+        self.name = source
+        self._pattern = Pattern(f"(?i:{source})")
+
+    def occurs(self, subject: Subject) -> bool:
+        return self._pattern.found(subject.utf8)
+
+
+class Misspelt:
+    """A word, or one like it."""
+
+    def __init__(self, word: str, distance: int) -> None:
+        self.name = word
+        self._folded = word.casefold()
+        self._distance = distance
+        self._pieces = _pieces(self._folded, 2 * distance + 1)
+
+    def occurs(self, subject: Subject) -> bool:
+        if self._folded in subject.words:
             return True
-        hit = pattern.search(text, hit.start() + 1)
-    return False
+        # So many faults leave one of so many pieces as it is, a swap of letters being able to spoil two.
+        if not any(piece in subject.text for piece in self._pieces):
+            return False
+        return any(
+            similar(self._folded, word, self._distance)
+            for word in subject.words
+            if abs(len(word) - len(self._folded)) <= self._distance
+            and any(piece in word for piece in self._pieces)
+        )
 
 
-# Scripts written without spaces have no boundary to test: their words stand beside other letters.
-_UNSPACED = (
-    "\u0e00-\u0eff"  # Thai, Lao
-    "\u1000-\u109f"  # Burmese
-    "\u1780-\u17ff"  # Khmer
-    "\u3040-\u30ff"  # Hiragana, Katakana
-    "\u3400-\u9fff"  # Han
-    "\U00020000-\U0003ffff"  # Han, the further planes
-)
-_LETTER = f"[^\\W{_UNSPACED}]"
-_ACCENT = "[\u0300-\u036f]"
-_IS_LETTER, _IS_UNSPACED = re.compile(_LETTER), re.compile(f"[{_UNSPACED}]")
-
-
-@lru_cache(maxsize=4096)
-def _whole(word: str) -> re.Pattern[str]:
-    """Finds a word with nothing running on that a character class can name: nearly all there is, in linear time."""
-    left = f"(?<!{_LETTER})(?<!{_ACCENT})" if _runs_on(word[0]) else ""
-    right = f"(?!{_LETTER}|{_ACCENT})" if _runs_on(word[-1]) else ""
-    return re.compile(left + re.escape(word) + right)
-
-
-def _goes_on(end: str, beside: str) -> bool:
-    """Whether a word that ends in `end` goes on with the mark beside it, of whatever script that is."""
-    return beside != "" and _is_mark(beside) and _runs_on(end)
-
-
-def _runs_on(character: str) -> bool:
-    """Whether a word goes on with this character: a letter, a digit, or a mark that belongs to one."""
-    return _IS_LETTER.match(character) is not None or _is_mark(character)
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character)[0] == "M" and not _IS_UNSPACED.match(character)
+def _pieces(word: str, number: int) -> tuple[str, ...]:
+    cuts = [len(word) * at // number for at in range(number + 1)]
+    return tuple(word[start:stop] for start, stop in pairwise(cuts))

@@ -1,6 +1,8 @@
 """Regular expressions in RE2's syntax, whose time grows with the text and never explodes."""
 
+from collections.abc import Iterator
 from functools import cached_property
+from itertools import islice
 from typing import Annotated
 
 import re2  # type: ignore[import-untyped]  # google-re2 has no types
@@ -8,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 _LONGEST = 1_000
 _TAIL = 4_096
+_STRETCH = 8_192
 _MEMORY = 2 << 20
 
 
@@ -36,8 +39,20 @@ class Pattern:
         # look at the whole rest of the text for each.
         return _compile(f"(?s:.*)(?m:{self.source})", self._memory)
 
-    def found(self, text: str) -> bool:
+    def found(self, text: str | bytes) -> bool:
         return self._compiled.search(_utf8(text)) is not None
+
+    def count(self, text: str | bytes, most: int) -> int:
+        """How many matches there are, as far as `most`, none of which reaches from one stretch of lines into the next.
+
+        To go from match to match may mean to look at all that follows, for each; at a stretch, that is not much.
+        """
+        raw, found = _utf8(text), 0
+        for start, stop in _stretches(raw):
+            found += sum(1 for _ in islice(self._compiled.finditer(raw[start:stop]), most - found))
+            if found >= most:
+                break
+        return found
 
     def whole(self, text: str) -> bool:
         return self._compiled.fullmatch(_utf8(text)) is not None
@@ -67,9 +82,21 @@ def _reason(error: Exception) -> str:
     return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
 
 
-def _utf8(text: str) -> bytes:
+def _stretches(raw: bytes) -> Iterator[tuple[int, int]]:
+    """Parts of a text, each ending with a line; where lines are very long, between two words or just somewhere."""
+    start = 0
+    while start < len(raw):
+        stop = min(start + _STRETCH, len(raw))
+        if stop < len(raw):
+            line = raw.rfind(b"\n", start, stop) + 1
+            stop = line or raw.rfind(b" ", start, stop) + 1 or stop
+        yield start, stop
+        start = stop
+
+
+def _utf8(text: str | bytes) -> bytes:
     """Half a surrogate pair, which JSON can smuggle into a text, is no reason to fail."""
-    return text.encode("utf-8", "replace")
+    return text if isinstance(text, bytes) else text.encode("utf-8", "replace")
 
 
 def _compiles(source: str) -> str:

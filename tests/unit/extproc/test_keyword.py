@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from extproc.signals.base import Reading, Subject
-from extproc.signals.keyword import KeywordConfig, occurs
+from extproc.signals.keyword import KeywordConfig
+from extproc.signals.words import occurs, similar
 from looper.chat import ChatRequest
 
 thorough = settings(deadline=None, max_examples=300)
@@ -166,6 +167,85 @@ class TestReading:
         """A signal asks for something, and never for a blank."""
         with pytest.raises(ValidationError):
             KeywordConfig.model_validate({"type": "keyword", **settings})
+
+
+class TestRegex:
+    @pytest.mark.parametrize(
+        ("regex", "text", "match"),
+        [
+            pytest.param(r"theorem \d+", "by Theorem 12", True, id="case-does-not-count"),
+            pytest.param(r"(?-i)Theorem", "theorem", False, id="unless-it-says-so"),
+            pytest.param("ТЕОРЕМА", "теорема", True, id="cyrillic"),
+            pytest.param("定理[0-9]+", "由定理3可知", True, id="chinese"),
+            pytest.param("มาตรา [0-9]+", "ตามมาตรา 5", True, id="thai"),
+            pytest.param("^b$", "a\nb", False, id="the-text-is-one"),
+            pytest.param("(?m)^b$", "a\nb", True, id="or-lines"),
+        ],
+    )
+    def test_is_searched_in_the_text(self, regex: str, text: str, match: bool) -> None:
+        """Anywhere, in any script."""
+        reading = read(text, any=[{"regex": regex}])
+        assert (reading.match, reading.hits) == (match, (regex,) if match else ())
+
+    @pytest.mark.parametrize("regex", ["a*", "(", "(?=a)", "", "a|"])
+    def test_what_matches_everything_or_is_none_is_refused(self, regex: str) -> None:
+        """So is what RE2 does not take: it could stall the process."""
+        with pytest.raises(ValidationError):
+            KeywordConfig.model_validate({"type": "keyword", "any": [{"regex": regex}]})
+
+
+class TestFuzzy:
+    @pytest.mark.parametrize(
+        ("fuzzy", "distance", "text", "match"),
+        [
+            pytest.param("prove", 1, "please prove it", True, id="as-it-is"),
+            pytest.param("prove", 1, "please porve it", True, id="swapped"),
+            pytest.param("prove", 1, "please prov it", True, id="missing"),
+            pytest.param("prove", 1, "please proove it", True, id="too-many"),
+            pytest.param("prove", 1, "please prive it", True, id="wrong"),
+            pytest.param("prove", 1, "please priv it", False, id="two-faults"),
+            pytest.param("prove", 1, "improved", False, id="inside-another"),
+            pytest.param("derivative", 2, "the dervitive", True, id="two-faults-in-a-long-word"),
+            pytest.param("derivative", 2, "the drvitve", False, id="three-faults"),
+            pytest.param("Straße", 1, "hier ist die STRASE", True, id="german"),
+            pytest.param("доказать", 1, "надо докзать", True, id="cyrillic"),
+            pytest.param("متوسط", 1, "ما هو متوصط", True, id="arabic"),
+        ],
+    )
+    def test_a_misspelt_word_is_found(
+        self, fuzzy: str, distance: int, text: str, match: bool
+    ) -> None:
+        """With so many faults and no more; the hit is the word as it should be."""
+        reading = read(text, any=[{"fuzzy": fuzzy, "distance": distance}])
+        assert (reading.match, reading.hits) == (match, (fuzzy,) if match else ())
+
+    @pytest.mark.parametrize(
+        "term",
+        [
+            {"fuzzy": "abc"},
+            {"fuzzy": "abcdefg", "distance": 2},
+            {"fuzzy": "two words"},
+            {"fuzzy": "代码代码"},
+            {"fuzzy": "prove", "distance": 3},
+            {"fuzzy": "prove", "distance": 0},
+        ],
+        ids=["short", "short-for-two", "phrase", "no-spaces", "too-far", "nothing"],
+    )
+    def test_words_for_which_it_makes_no_sense_are_refused(self, term: dict[str, Any]) -> None:
+        """Short words are near to nearly everything."""
+        with pytest.raises(ValidationError):
+            KeywordConfig.model_validate({"type": "keyword", "any": [term]})
+
+    @thorough
+    @given(
+        st.text("abcdefgh", min_size=8, max_size=12),
+        st.text("abcdefgh", min_size=1, max_size=14),
+        st.integers(1, 2),
+    )
+    def test_the_short_cut_loses_nothing(self, word: str, other: str, distance: int) -> None:
+        """Words that share no piece with the one in question differ too much anyway."""
+        match = read(f"x {other} x", any=[{"fuzzy": word, "distance": distance}]).match
+        assert match == similar(word, other, distance)
 
 
 def letter(character: str) -> bool:
