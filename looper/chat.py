@@ -16,6 +16,10 @@ Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 """What a request may need and a model may lack."""
 
 
+ABSENT = msgspec.Raw()
+"""A member that is not there. Not None: of `Raw | None`, msgspec decodes nothing but null."""
+
+
 class Part(msgspec.Struct, frozen=True):
     """A part of a multimodal message."""
 
@@ -28,7 +32,7 @@ class Message(msgspec.Struct, frozen=True):
 
     role: str
     content: str | list[Part] | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = ABSENT
 
     @property
     def text(self) -> str:
@@ -291,7 +295,7 @@ class Choice(msgspec.Struct, frozen=True):
     message: Reply | None = None
     delta: Reply | None = None
     finish_reason: str | None = None
-    logprobs: msgspec.Raw | None = None
+    logprobs: msgspec.Raw = ABSENT
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -300,9 +304,9 @@ class Completion(msgspec.Struct, frozen=True):
     choices: list[Choice] = []
     usage: WireUsage | None = None
     object: str | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = ABSENT
 
     @property
     def is_error(self) -> bool:
         """Whether it is an error that came with status 200, in either of the shapes that are in use."""
-        return self.error is not None or self.object == "error"
+        return bytes(self.error) not in (b"", b"null") or self.object == "error"

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from looper.chat import Choice, Completion, Reply, WireUsage
+from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.events import Delta
 
 _object = msgspec.json.Decoder(dict[str, Any])
@@ -29,10 +29,10 @@ def bits(choice: Choice) -> Iterator[Delta]:
         yield Delta("logprobs", logprobs, at)
 
 
-def _logprobs(raw: msgspec.Raw | None) -> dict[str, Any] | None:
+def _logprobs(raw: msgspec.Raw) -> dict[str, Any] | None:
     """What a backend sends for logprobs, if it is what it should be: an answer is not lost over it."""
     try:
-        return None if raw is None else _object.decode(raw)
+        return _object.decode(raw) if raw != ABSENT else None
     except msgspec.DecodeError:
         return None
 
@@ -100,7 +100,7 @@ class Gathering:
         """What has come, as if it had come in one piece."""
         texts = {kind: "".join(pieces) for kind, pieces in self._texts.items()}
         calls = [self._calls[index] for index in sorted(self._calls)] or None
-        logprobs = self._logprobs and msgspec.Raw(msgspec.json.encode(self._logprobs))
+        logprobs = msgspec.Raw(msgspec.json.encode(self._logprobs)) if self._logprobs else ABSENT
         message = Reply(role="assistant", tool_calls=calls, **texts)
-        choice = Choice(message=message, finish_reason=self._finish, logprobs=logprobs or None)
+        choice = Choice(message=message, finish_reason=self._finish, logprobs=logprobs)
         return Completion(choices=[choice], usage=self._usage)

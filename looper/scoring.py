@@ -98,9 +98,9 @@ class _Logprobs(msgspec.Struct, frozen=True):
 _logprobs = msgspec.json.Decoder(_Logprobs)
 
 
-def tokens_of(logprobs: msgspec.Raw | None) -> list[Token]:
+def tokens_of(logprobs: msgspec.Raw) -> list[Token]:
     """Every token that a backend reports. None, if what it sends is not what it should be."""
-    if logprobs is None or bytes(logprobs) == b"null":
+    if bytes(logprobs) in (b"", b"null"):
         return []
     try:
         return [entry.read() for entry in _logprobs.decode(logprobs).content or ()]

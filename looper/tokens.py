@@ -125,7 +125,7 @@ def _belongs(point: str) -> bool:
     )
 
 
-class Calibration:
+class Correction:
     """By how much estimates differ from what models report: one factor for all, slow, and within bounds."""
 
     def __init__(self) -> None:

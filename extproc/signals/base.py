@@ -35,13 +35,13 @@ class Subject:
     """What signals are asked about: a request, and what Envoy says of it. Made once for each exchange.
 
     `attributes` are those of Envoy's by name; under `metadata` stands its dynamic metadata, by namespace.
-    `calibration` is the factor for estimates of tokens that holds at that moment.
+    `correction` is the factor for estimates of tokens that holds at that moment.
     """
 
     request: ChatRequest
     headers: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Value] = field(default_factory=dict)
-    calibration: float = 1.0
+    correction: float = 1.0
 
     @cached_property
     def written(self) -> str:
@@ -66,7 +66,7 @@ class Subject:
     @cached_property
     def tokens(self) -> int:
         """The size of the request, as estimated and as what models have reported of others would correct it."""
-        return round(self.request.prompt_tokens * self.calibration)
+        return round(self.request.prompt_tokens * self.correction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from looper.calls import Call, CallFailed, Failure
-from looper.chat import Choice, Completion, Reply, WireUsage
+from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.client import Answer
 from looper.models import Model
 from looper.run import Client
@@ -118,8 +118,8 @@ def model(name: str, **settings: Any) -> Model:
     return Model.model_validate({"name": name, "url": f"http://{name}.test/v1", **settings})
 
 
-def _raw(value: object) -> msgspec.Raw | None:
-    return None if value is None else msgspec.Raw(msgspec.json.encode(value))
+def _raw(value: object) -> msgspec.Raw:
+    return ABSENT if value is None else msgspec.Raw(msgspec.json.encode(value))
 
 
 def _list(values: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

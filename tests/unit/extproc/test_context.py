@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extproc.signals import Subject
-from looper.tokens import IMAGE, Calibration, estimate
+from looper.tokens import IMAGE, Correction, estimate
 from tests.fakes.subjects import read, subject
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
@@ -59,32 +59,32 @@ class TestSize:
 class TestCalibration:
     def test_reports_correct_estimates(self) -> None:
         """Within a request the factor stays as it was when the request came."""
-        calibration = Calibration()
-        asked = replace(subject("word " * 1_000), calibration=calibration.factor)
+        correction = Correction()
+        asked = replace(subject("word " * 1_000), correction=correction.factor)
         before = tokens(asked)
         for _ in range(200):
-            calibration.learn(1_000, 1_300)
+            correction.learn(1_000, 1_300)
         assert tokens(asked) == before
-        corrected = replace(asked, calibration=calibration.factor)
+        corrected = replace(asked, correction=correction.factor)
         assert tokens(corrected) == pytest.approx(before * 1.3, rel=0.01)
 
     def test_one_report_says_little(self) -> None:
         """A model that counts strangely does not turn everything over."""
-        calibration = Calibration()
-        calibration.learn(1_000, 10**9)
-        assert calibration.factor < 1.05
+        correction = Correction()
+        correction.learn(1_000, 10**9)
+        assert correction.factor < 1.05
 
     def test_short_prompts_say_nothing(self) -> None:
         """Of them, most is the template's."""
-        calibration = Calibration()
-        calibration.learn(10, 100)
-        calibration.learn(1_000, 0)
-        assert calibration.factor == 1.0
+        correction = Correction()
+        correction.learn(10, 100)
+        correction.learn(1_000, 0)
+        assert correction.factor == 1.0
 
     @given(st.lists(st.tuples(st.integers(0, 10**7), st.integers(-1, 10**12)), max_size=500))
     def test_the_factor_stays_within_bounds(self, reports: list[tuple[int, int]]) -> None:
         """Whatever models report."""
-        calibration = Calibration()
+        correction = Correction()
         for estimated, reported in reports:
-            calibration.learn(estimated, reported)
-        assert 0.5 <= calibration.factor <= 2.0
+            correction.learn(estimated, reported)
+        assert 0.5 <= correction.factor <= 2.0

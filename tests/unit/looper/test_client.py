@@ -485,6 +485,22 @@ class TestCancellation:
         assert time.monotonic() - left < 0.2
 
 
+class TestProbabilities:
+    @pytest.mark.parametrize(
+        ("logprobs", "content"),
+        [
+            pytest.param('{"content": [{"token": "hi", "logprob": -0.1}]}', b'"hi"', id="there"),
+            pytest.param("null", b"null", id="null"),
+        ],
+    )
+    async def test_of_tokens_arrive(self, logprobs: str, content: bytes) -> None:
+        """An answer that has them is an answer, and they are what the backend sent."""
+        says = '{"choices": [{"message": {"content": "hi"}, "logprobs": %s}]}' % logprobs  # noqa: UP031
+        async with speaking(http(says.encode())) as (client, _, _):
+            answer = await client.complete(a_call(), {}, deadline=soon())
+        assert content in bytes(answer.completion.choices[0].logprobs)
+
+
 class TestWhatIsSent:
     @both_ways
     async def test_headers_for_envoy(self, stream: bool) -> None:
