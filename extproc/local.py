@@ -19,7 +19,7 @@ import aiohttp
 import yaml
 
 from extproc import bootstrap
-from extproc.config import Config, parse_config
+from extproc.config import Config, parse, parse_config
 from looper.models import ApiKey
 from looper.simulate import Simulator
 
@@ -92,8 +92,8 @@ async def everything(
 
 def _localise(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]:
     """The configuration with this machine's addresses, checked, and the file it is in."""
-    parse_config(text, name)  # so that errors speak of the file as it was written
-    data: dict[str, Any] = yaml.safe_load(text)
+    # Errors speak of the file as it was written, and what it includes is put in, which is looked for beside it.
+    data: dict[str, Any] = dict(parse(text, name).source.data)
     data["egress"] = f"unix:{addresses.folder}/egress.sock"
     data["envoy"] = {
         **data.get("envoy", {}),

@@ -1,8 +1,8 @@
 """YAML that remembers where each value stood, so that an error can name its line."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -16,19 +16,58 @@ _MAX_REPEATED = 1000
 _MAX_DEPTH = 64
 
 
+class Place(NamedTuple):
+    """Where a value stands: its file, its line, and its path in that file."""
+
+    name: str
+    line: int
+    path: Path
+
+    def says(self, text: str) -> str:
+        """A problem with the value, as operators read it."""
+        where = f"{dotted(self.path)}: " if self.path else ""
+        return f"{self.name}:{self.line}: {where}{text}"
+
+
 @dataclass(frozen=True, slots=True)
 class YamlSource:
-    """A parsed file: plain data, and for each path in it the line (from 1) of its key or item."""
+    """A parsed file: plain data, and for each path in it the line (from 1) of its key or item.
+
+    `origins` says for values that were put in from elsewhere in which file, and under which path, they stand there.
+    """
 
     name: str
     data: Any
     lines: Mapping[Path, int]
+    origins: Mapping[Path, tuple["YamlSource", Path]] = field(default_factory=dict)
 
     def line(self, path: Path) -> int:
         """The line of the value at `path`, or of the closest thing around it that is in the file."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
+
+    def place(self, path: Path) -> Place:
+        """Where the value at `path` was written, in this file or the one that it comes from."""
+        for size in range(len(path), 0, -1):
+            if path[:size] in self.origins:
+                source, start = self.origins[path[:size]]
+                there = (*start, *path[size:])
+                return Place(source.name, source.line(there), there)
+        return Place(self.name, self.line(path), path)
+
+    def placed(self, problems: Iterable[tuple[Path, str]]) -> list["Problem"]:
+        """Problems by their paths, where they were written."""
+        return [(self.place(path), text) for path, text in problems]
+
+
+Problem = tuple[Place, str]
+
+
+def in_words(problems: Iterable[Problem], first: str) -> list[str]:
+    """Each problem once, as a line of text: those of the file `first` before others', each file's in its order."""
+    found = sorted(set(problems), key=lambda each: (each[0].name != first, each[0][:2], each[1]))
+    return [place.says(text) for place, text in found]
 
 
 def parse_yaml(text: str, name: str) -> YamlSource:

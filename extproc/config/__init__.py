@@ -1,7 +1,7 @@
 """The configuration: what may stand in it, how it is read, and what must hold between its parts."""
 
 from extproc.config.lint import warnings
-from extproc.config.load import load_config, parse_config
+from extproc.config.load import Loaded, load, load_config, parse, parse_config
 from extproc.config.model import (
     Address,
     Config,
@@ -17,8 +17,11 @@ __all__ = [
     "Egress",
     "EnvoySettings",
     "Limits",
+    "Loaded",
     "check_address",
+    "load",
     "load_config",
+    "parse",
     "parse_config",
     "warnings",
 ]

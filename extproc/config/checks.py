@@ -47,11 +47,9 @@ def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath,
 def _check_decision(
     decision: Decision, namespace: Namespace, models: list[str]
 ) -> Iterator[tuple[YamlPath, str]]:
-    for below, model in decision.algorithm.members():
+    for below, model in decision.members():
         if model not in models:
-            yield ("algorithm", *below), unknown("model", model, models)
-    if decision.overload is not None and decision.overload not in models:
-        yield ("overload",), unknown("model", decision.overload, models)
+            yield below, unknown("model", model, models)
     for below, name in rules.names(decision.when) if decision.when is not None else ():
         if problem := namespace.problem(name):
             yield ("when", *below), problem

@@ -1,38 +1,65 @@
 """How a configuration file is read: every problem in it is reported at once."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from extproc.config.checks import check
+from extproc.config.includes import Expanded, expand
 from extproc.config.model import Config
 from extproc.config.problems import explain
 from extproc.errors import ConfigError
-from extproc.yaml_source import dotted, parse_yaml
+from extproc.yaml_source import YamlSource, in_words, parse_yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that holds, where everything in it was written, and the files that it includes."""
+
+    config: Config
+    source: YamlSource
+    files: tuple[Path, ...]
 
 
 def load_config(path: Path) -> Config:
     """Read and check a file. Raises ConfigError with every problem in it."""
+    return load(path).config
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Check the text of a file; `name` is what errors call it, and where it would be."""
+    return parse(text, name).config
+
+
+def load(path: Path) -> Loaded:
+    """The same as `load_config`, with what else is known of the file."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: cannot be read: {error}"]) from None
-    return parse_config(text, str(path))
+    return parse(text, str(path))
 
 
-def parse_config(text: str, name: str) -> Config:
-    """Check the text of a file; `name` is what errors call it."""
+def parse(text: str, name: str) -> Loaded:
+    """The same as `parse_config`, with what else is known of the file."""
     source = parse_yaml(text, name)
     if not isinstance(source.data, dict):
         raise ConfigError([f"{name}:1: a configuration is a mapping that begins with `version: 1`"])
+    expanded = expand(source)
+    config = _validate(expanded)
+    problems = expanded.source.placed(check(config))
+    if problems:
+        raise ConfigError(in_words(problems, name))
+    return Loaded(config, expanded.source, expanded.files)
+
+
+def _validate(expanded: Expanded) -> Config:
+    source, problems = expanded.source, list(expanded.problems)
     try:
         config = Config.model_validate(source.data)
     except ValidationError as error:
-        raise ConfigError(explain(error, source)) from None
-    problems = [
-        (source.line(path), f"{name}:{source.line(path)}: {dotted(path)}: {text}")
-        for path, text in check(config)
-    ]
+        problems += explain(error, source)
     if problems:
-        raise ConfigError([text for _, text in sorted(problems)])
+        raise ConfigError(in_words(problems, source.name))
     return config

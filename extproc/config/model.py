@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from extproc.decisions.recipe import Recipe
+from extproc.config.included import RecipeOrInclude
 from extproc.runs import TraceSettings
 from looper.budget import Ceiling
 from looper.models import Model
@@ -84,5 +84,5 @@ class Config(Setting):
     trace: TraceSettings = TraceSettings()
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)
-    recipes: dict[Name, Recipe] = Field(min_length=1)
+    recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")

@@ -7,11 +7,11 @@ from pydantic import ValidationError
 
 from extproc.config.model import Config
 from extproc.yaml_source import Path as YamlPath
-from extproc.yaml_source import YamlSource, dotted
+from extproc.yaml_source import Problem, YamlSource
 
 
-def explain(error: ValidationError, source: YamlSource) -> list[str]:
-    """Pydantic's errors as lines with file, line, YAML path, and a suggestion for a misspelt key."""
+def explain(error: ValidationError, source: YamlSource) -> list[Problem]:
+    """Pydantic's errors where they were written, with a suggestion for a misspelt key."""
     problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
@@ -19,13 +19,12 @@ def explain(error: ValidationError, source: YamlSource) -> list[str]:
         if item["type"] == "extra_forbidden":
             text = _misspelt(item["loc"], source)
         problems.setdefault(path, text)  # of the members of a union, the first says enough
-    lines = [
-        (source.line(path), f"{source.name}:{source.line(path)}: {dotted(path)}: {text}")
+    return source.placed(
+        (path, text)
         for path, text in problems.items()
         # Of the members of a union, the one that got further into the value is the one that was meant.
         if not any(other[: len(path)] == path and other != path for other in problems)
-    ]
-    return [text for _, text in sorted(lines)]
+    )
 
 
 def _yaml_path(loc: tuple[str | int, ...], source: YamlSource, *, missing: bool) -> YamlPath:

@@ -1,5 +1,6 @@
 """Recipes as they are written: named signals, and the decisions made from them."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Literal
 
@@ -57,6 +58,13 @@ class Decision(Setting):
         default="none", description="whitespace: an unstreamed answer is begun early and kept alive"
     )
 
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every model that is named, with its path."""
+        for path, model in self.algorithm.members():
+            yield ("algorithm", *path), model
+        if self.overload is not None:
+            yield ("overload",), self.overload
+
     @property
     def is_routed(self) -> bool:
         """Whether Envoy routes the request by itself: one model, nobody to take its place, and nothing to check."""
@@ -85,3 +93,9 @@ class Recipe(Setting):
         default=timedelta(seconds=2), description="how long signals that ask a model may take"
     )
     decisions: tuple[Decision, ...] = Field(min_length=1)
+
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every model that is named, with its path."""
+        for index, decision in enumerate(self.decisions):
+            for path, model in decision.members():
+                yield ("decisions", index, *path), model
