@@ -88,7 +88,8 @@ class Answering:
     def error(self, error: LooperError) -> Respond:
         # What was paid for once would be paid for again, whatever the error is.
         retry = False if self.run.ledger.calls > 0 else error.retry
-        return error_reply(error, retry, self.headers(), self.closing("failed"))
+        body = error.to_json(self.run.trace.attempts())
+        return error_reply(error, retry, self.headers(), self.closing("failed"), body)
 
     def debug_facts(self, outcome: str) -> dict[str, Any]:
         ledger = self.run.ledger
@@ -167,7 +168,9 @@ class LiveReply:
         if self._closed:
             return
         if self._open:
-            await self._close(self._chunks.failed(error), "failed")
+            await self._close(
+                self._chunks.failed(error, self._answering.run.trace.attempts()), "failed"
+            )
         else:
             self._closed = True
             await self._answering.send(self._answering.error(error))
@@ -254,7 +257,7 @@ class PatientReply:
         if not self._open:
             await self._whole.fail(error)
         elif not self._closed:
-            await self._close(error.to_json(), "failed")
+            await self._close(error.to_json(self._answering.run.trace.attempts()), "failed")
 
 
 def reply_for(answering: Answering, *, live: bool) -> Reply:
@@ -267,7 +270,11 @@ def reply_for(answering: Answering, *, live: bool) -> Reply:
 
 
 def error_reply(
-    error: LooperError, retry: bool | None, headers: Headers, metadata: Metadata
+    error: LooperError,
+    retry: bool | None,
+    headers: Headers,
+    metadata: Metadata,
+    body: bytes | None = None,
 ) -> Respond:
     """An error in OpenAI's shape, with what SDKs read of it. `retry`: what they are told to do, or None."""
     said: list[tuple[str, str]] = [*_JSON, *headers]
@@ -275,4 +282,6 @@ def error_reply(
         said.append(("x-should-retry", str(retry).lower()))
     if error.retry_after is not None:
         said.append(("retry-after", str(error.retry_after)))
-    return Respond(error.status, tuple(said), error.to_json(), f"looper.{error.code}", metadata)
+    return Respond(
+        error.status, tuple(said), body or error.to_json(), f"looper.{error.code}", metadata
+    )

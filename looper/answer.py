@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -143,9 +144,9 @@ class Chunks:
             case Progress():
                 return b""
 
-    def failed(self, error: LooperError) -> bytes:
+    def failed(self, error: LooperError, facts: Mapping[str, Any] | None = None) -> bytes:
         """What ends a stream that was begun and cannot be finished."""
-        return encode_event(error.to_json()) + encode_event(DONE)
+        return encode_event(error.to_json(facts)) + encode_event(DONE)
 
     def _frame(
         self, delta: dict[str, Any], index: int, *, finish: str | None = None, logprobs: Any = None

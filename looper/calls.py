@@ -1,13 +1,14 @@
 """One call to one model: what is sent, and what may come of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from looper.chat import Completion, Reply
+from looper.chat import Choice, Completion, Reply
 from looper.contract.base import visible
 from looper.models import Model
+from looper.refusals import Refusal
 
 Answering = Literal[
     "single", "candidate", "member", "panel", "proposer", "worker", "synthesis", "final", "repair"
@@ -42,7 +43,8 @@ class Failure(Enum):
 class CallFailed(Exception):
     """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.
 
-    `reason` is a word of ours that says more: which limit had no room, or what the model lacks.
+    `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
+    upstream, or we in its place, will not answer this request whoever asks.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class CallFailed(Exception):
         status: int | None = None,
         retry_after: int | None = None,
         reason: str | None = None,
+        refusal: Refusal | None = None,
         attempts: int = 1,
     ) -> None:
         super().__init__(failure.value if status is None else f"{failure.value} {status}")
@@ -59,6 +62,7 @@ class CallFailed(Exception):
         self.status = status
         self.retry_after = retry_after
         self.reason = reason
+        self.refusal = refusal
         self.attempts = attempts
 
 
@@ -111,6 +115,12 @@ def usable(completion: Completion) -> bool:
         or message.tool_calls
         or message.refusal
     )
+
+
+def nothing_said(choices: Iterable[Choice]) -> CallFailed:
+    """What an answer fails with that says nothing: a provider's filter may have kept it back."""
+    filtered = any(choice.finish_reason == "content_filter" for choice in choices)
+    return CallFailed(Failure.UNUSABLE, refusal="content_filter" if filtered else None)
 
 
 def successes(results: Sequence[Result]) -> list[Result]:

@@ -1,8 +1,12 @@
 """Model calls, over HTTP to Envoy's egress listener, which adds the key, TLS and retries."""
 
 import asyncio
+import math
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import NamedTuple, Self
 
@@ -11,9 +15,14 @@ import msgspec
 
 from looper.calls import Call, CallFailed, Failure
 from looper.chat import Completion
+from looper.refusals import MAX_BODY, READ, refusal, said
 from looper.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
 
 MAX_ANSWER = 32 << 20
+_MOMENT = 1.0
+"""Seconds that the body of an error may take: what it says is not worth a deadline."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _completion = msgspec.json.Decoder(Completion)
 
 
@@ -109,7 +118,7 @@ class EgressClient:
             raise CallFailed(Failure.BROKEN) from None
         try:
             if response.status != 200:
-                raise _refused(response)
+                raise await _refused(response, deadline)
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise CallFailed(Failure.UNUSABLE, attempts=_attempts(response))
             yield response
@@ -185,17 +194,33 @@ async def _next_events(pieces: _Pieces, reader: EventReader) -> list[bytes] | No
         raise CallFailed(Failure.BROKEN) from None
 
 
-def _refused(response: aiohttp.ClientResponse) -> CallFailed:
-    """What an upstream's body says is not read: it is not ours to show."""
-    if response.status == 504:
-        return CallFailed(Failure.TIMEOUT, status=504, attempts=_attempts(response))
-    after = response.headers.get("retry-after", "")
+async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFailed:
+    """What an upstream's body says becomes a word of ours: it is not ours to show."""
+    status, attempts = response.status, _attempts(response)
+    if status == 504:
+        return CallFailed(Failure.TIMEOUT, status=504, attempts=attempts)
     return CallFailed(
         Failure.STATUS,
-        status=response.status,
-        retry_after=_whole(after),
-        attempts=_attempts(response),
+        status=status,
+        retry_after=retry_after(response.headers.get("retry-after", "")),
+        refusal=refusal(status, await _beginning(response, deadline)) if status in READ else None,
+        attempts=attempts,
     )
+
+
+async def _beginning(response: aiohttp.ClientResponse, deadline: float) -> bytes:
+    """As much of an error's body as is worth reading, and as comes in a moment."""
+    pieces: list[bytes] = []
+    left = MAX_BODY
+    moment = asyncio.get_running_loop().time() + _MOMENT
+    try:
+        async with asyncio.timeout_at(min(deadline, moment)):
+            while left > 0 and (piece := await response.content.read(left)):
+                pieces.append(piece)
+                left -= len(piece)
+    except (TimeoutError, aiohttp.ClientError):
+        pass  # what has come by then will do
+    return b"".join(pieces)
 
 
 def _attempts(response: aiohttp.ClientResponse) -> int:
@@ -207,11 +232,23 @@ def _whole(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
 
+def retry_after(text: str) -> int | None:
+    """The seconds that a Retry-After asks for, said as a number or as a date."""
+    if (found := _SECONDS.fullmatch(text.strip())) is not None:
+        return math.ceil(float(found[0]))
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
+
+
 def _decode(body: bytes) -> Completion:
     try:
         completion = _completion.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CallFailed(Failure.UNUSABLE) from None
     if completion.is_error:
-        raise CallFailed(Failure.UNUSABLE)
+        raise CallFailed(Failure.UNUSABLE, refusal=said(body))
     return completion

@@ -1,6 +1,7 @@
 """Everything that can go wrong in words a client may read, each with its place in OpenAI's error shape."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,9 +25,10 @@ class LooperError(Exception):
         self.param = param
         self.retry_after = retry_after
 
-    def to_json(self) -> bytes:
+    def to_json(self, facts: Mapping[str, Any] | None = None) -> bytes:
+        """In OpenAI's shape; `facts` of the run that ended so are beside it, under our own name."""
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return msgspec.json.encode({"error": error})
+        return msgspec.json.encode({"error": {**error, "looper": facts} if facts else error})
 
 
 class InternalError(LooperError):
@@ -76,8 +78,20 @@ class BodyTooLarge(InvalidRequest):
     code = "body_too_large"
 
 
+class ContextLengthExceeded(InvalidRequest):
+    """The conversation is longer than every member that was asked can take."""
+
+    code = "context_length_exceeded"
+
+
+class ContentFilter(InvalidRequest):
+    """The providers' filters keep every member that was asked from answering this."""
+
+    code = "content_filter"
+
+
 class UnsupportedByModel(InvalidRequest):
-    """Every member that was asked refused the request as it is."""
+    """The request asks for something that no member can do."""
 
     code = "unsupported_by_model"
 

@@ -54,6 +54,11 @@ class Round(Setting):
         for index, name in enumerate(self.substitutes):
             yield ("substitutes", index), name
 
+    @property
+    def quorum(self) -> int:
+        """How many usable answers it takes for the round to be of any use."""
+        return self.min_successful_responses if self.below_quorum == "fail" else 1
+
     def in_round(self, calls: Iterable[PlannedCall]) -> tuple[PlannedCall, ...]:
         """The plan of a round: its calls, and for each of them what is asked beside it or in its place."""
         return tuple(each for call in calls for each in self._with_stand_ins(call))

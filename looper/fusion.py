@@ -124,7 +124,7 @@ class Fusion:
         results = await self._ask_panel(request, run)
         panel = Panel.of(results, run)
         if not panel.drafts or self._too_few(panel):
-            raise why_no_answer(results)
+            raise why_no_answer(results, quorum=self._config.quorum)
 
         # ... a judge says where they agree and where they do not...
         yield Progress("judge")

@@ -1,9 +1,9 @@
 """The stage that writes the answer: one model's words, handed on as they come or in one piece."""
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 
-from looper.calls import CallFailed, Failure
+from looper.calls import CallFailed, Failure, nothing_said
 from looper.chat import Choice, Completion
 from looper.deltas import bits
 from looper.drafts import Draft
@@ -39,14 +39,16 @@ def whole(choice: Choice) -> Iterator[Event]:
 async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
     finishes: dict[int, str | None] = {0: None}
     opening = _Opening()
+    last: Sequence[Choice] = ()
     async for chunk in chunks:
+        last = chunk.choices or last
         for choice in chunk.choices:
             finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
             for bit in bits(choice):
                 for event in opening.admit(bit):
                     yield event
     if not opening.over:
-        raise CallFailed(Failure.UNUSABLE)
+        raise nothing_said(last)
     for index, reason in sorted(finishes.items()):
         yield Finish(reason or "stop", index)
 

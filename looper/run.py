@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 
 from looper.budget import Grant, Ledger
-from looper.calls import Call, CallFailed, Failure, Result, State, usable
+from looper.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
 from looper.chat import ChatRequest, Completion, Usage
 from looper.client import Answer
 from looper.contract import NO_TERMS, Terms
@@ -187,7 +187,8 @@ def _read(result: Result, type: type[T]) -> T | NotRead | None:
 def _judged(draft: Draft, completion: Completion) -> Result:
     if usable(completion):
         return Result(draft.model, draft.role, "ok", completion)
-    return Result(draft.model, draft.role, "unusable", completion, CallFailed(Failure.UNUSABLE))
+    empty = nothing_said(completion.choices)
+    return Result(draft.model, draft.role, "unusable", completion, empty)
 
 
 def _state(error: CallFailed) -> State:

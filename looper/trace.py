@@ -12,6 +12,7 @@ from looper.drafts import Draft
 
 _MAX_CALLS = 256
 _MAX_NOTES = 64
+_MAX_ATTEMPTS = 16
 
 
 @dataclass(slots=True)
@@ -41,7 +42,8 @@ class CallRecord:
         if self.text is not None:
             self.text += result.text
         if result.error is not None:
-            self.reason = result.error.reason or result.error.failure.value
+            error = result.error
+            self.reason = error.reason or error.refusal or error.failure.value
             self.status = result.error.status
         return replace(result, number=self.number)
 
@@ -103,6 +105,18 @@ class Trace:
                 record.first_token -= self.began
             if record.state == "running":
                 record.state = "ended"
+
+    def attempts(self) -> dict[str, Any] | None:
+        """What an error may say of the calls before it: for each its model and what kind of end it had."""
+        if not self.calls:
+            return None
+        shown = [
+            {"model": record.model, "result": record.state}
+            | ({} if record.status is None else {"status": record.status})
+            for record in self.calls[:_MAX_ATTEMPTS]
+        ]
+        more = len(self.calls) - len(shown)
+        return {"attempts": shown, "more": more} if more else {"attempts": shown}
 
     def _now(self) -> float:
         return time.monotonic() - self.began

@@ -67,6 +67,8 @@ FAULTS: tuple[AnyFault, ...] = (
     faults.Reset(after_chunks=2),
     *(faults.Status(status=status) for status in (400, 401, 404, 413, 422, 429, 500, 503)),
     faults.Status(status=503, retry_after=1),
+    faults.Status(status=400, code="context_length_exceeded"),
+    faults.Status(status=403, code="content_filter"),
     faults.Cut(),
     faults.Torn(),
     faults.Garbage(kind="bytes"),
@@ -179,6 +181,9 @@ async def test_whatever_a_backend_does(
     seen_ids.add(answer["id"])
     if "error" in answer:
         assert answer["error"]["code"] in ERRORS
+        attempts = answer["error"]["looper"]["attempts"]
+        assert attempts
+        assert all(attempt.keys() <= {"model", "result", "status"} for attempt in attempts)
         assert response.status == (200 if answer["begun"] else ERRORS[answer["error"]["code"]])
         if not answer["begun"]:
             assert response.headers["x-should-retry"] == "false"
@@ -196,6 +201,9 @@ async def test_whatever_a_backend_does(
 
 
 ERRORS = {
+    "invalid_request": 400,
+    "context_length_exceeded": 400,
+    "content_filter": 400,
     "unsupported_by_model": 400,
     "upstream_failed": 502,
     "upstream_misconfigured": 502,

@@ -170,14 +170,24 @@ async def test_a_client_that_leaves_mid_stream_ends_the_final_call(stack: Stack)
         pytest.param(
             Status(status=429, retry_after=7), 429, "rate_limit_error", "rate_limited", id="429"
         ),
+        pytest.param(Status(status=400), 400, "invalid_request_error", "invalid_request", id="400"),
         pytest.param(
-            Status(status=400), 400, "invalid_request_error", "unsupported_by_model", id="400"
+            Status(status=400, code="context_length_exceeded"),
+            400, "invalid_request_error", "context_length_exceeded", id="too-long",
+        ),
+        pytest.param(
+            Status(status=403, message="simulated: it was flagged"),
+            400, "invalid_request_error", "content_filter", id="filtered",
+        ),
+        pytest.param(
+            Status(status=429, retry_after=7, retry_after_date=True),
+            429, "rate_limit_error", "rate_limited", id="429-date",
         ),
         pytest.param(Status(status=401), 502, "upstream_error", "upstream_misconfigured", id="401"),
         pytest.param(Reset(), 502, "upstream_error", "upstream_failed", id="reset"),
         pytest.param(Cut(), 502, "upstream_error", "upstream_failed", id="cut"),
     ],
-)
+)  # fmt: skip
 async def test_when_nobody_answers_the_client_gets_the_right_error(
     stack: Stack, fault: Any, status: int, type_: str, code: str, streamed: bool
 ) -> None:
@@ -190,9 +200,14 @@ async def test_when_nobody_answers_the_client_gets_the_right_error(
     assert seen == status
     assert (answer["error"]["type"], answer["error"]["code"]) == (type_, code)
     assert "simulated" not in json.dumps(answer)
-    if code != "unsupported_by_model":
-        assert headers["x-should-retry"] == "false"
-    assert headers.get("retry-after") == ("7" if status == 429 else None)
+    assert headers["x-should-retry"] == "false"
+    assert headers.get("retry-after") in (("6", "7") if status == 429 else (None,))
+    attempts = answer["error"]["looper"]["attempts"]
+    assert sorted(attempt["model"] for attempt in attempts) == sorted(PANEL)
+    assert all(attempt.keys() <= {"model", "result", "status"} for attempt in attempts)
+    log = stack.processor.log.read_text()
+    assert "simulated" not in log
+    assert "exchange.crashed" not in log
 
 
 async def test_a_final_stage_that_fails_is_replaced_by_the_panels_best(stack: Stack) -> None:
@@ -213,6 +228,8 @@ async def test_a_final_stage_that_breaks_off_ends_in_an_error_event(stack: Stack
     chunks = await stream(stack)
 
     assert chunks[-2]["error"]["code"] == "upstream_failed"
+    attempts = chunks[-2]["error"]["looper"]["attempts"]
+    assert {"model": "large", "result": "failed"} in attempts
     assert chunks[-1] == "[DONE]"
 
 

@@ -12,6 +12,7 @@ from looper.calls import Call, CallFailed, Failure
 from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.client import Answer
 from looper.models import Model
+from looper.refusals import READ, refusal
 from looper.run import Client
 
 USAGE = WireUsage(prompt_tokens=10, completion_tokens=5)
@@ -108,9 +109,10 @@ def chunks(text: str, *, finish: str = "stop", usage: WireUsage | None = USAGE) 
     return [chunk("", role="assistant"), *bits, chunk(finish=finish), last_chunk(usage)]
 
 
-def refused(status: int, retry_after: int | None = None) -> CallFailed:
+def refused(status: int, retry_after: int | None = None, body: bytes = b"") -> CallFailed:
     """An upstream's answer with another status than 200."""
-    return CallFailed(Failure.STATUS, status=status, retry_after=retry_after)
+    why = refusal(status, body) if status in READ else None
+    return CallFailed(Failure.STATUS, status=status, retry_after=retry_after, refusal=why)
 
 
 def model(name: str, **settings: Any) -> Model:
@@ -255,7 +257,9 @@ async def _arrived(step: Step, deadline: float) -> Step:
     if isinstance(step, Hang):
         await _sleep(None, deadline)
     if isinstance(step, CallFailed):
-        raise CallFailed(step.failure, status=step.status, retry_after=step.retry_after)
+        raise CallFailed(
+            step.failure, status=step.status, retry_after=step.retry_after, refusal=step.refusal
+        )
     if isinstance(step, Crash):
         raise ZeroDivisionError("a mistake")
     return step

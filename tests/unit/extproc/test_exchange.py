@@ -593,6 +593,21 @@ class TestLoop:
         assert ("x-should-retry", "false") in response.headers
 
     @both_modes
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+    async def test_an_error_tells_how_each_call_ended(self, mode: BodyMode, stream: bool) -> None:
+        """By the model's name in the catalogue and the kind of end: no address, and no word of an upstream."""
+        client = ScriptedClient({"small": refused(500), "other": CallFailed(Failure.CONNECT)})
+        first = opening(mode=mode)
+        response = (await exchanged(runtime(client), first, loop(stream=stream))).respond
+        assert json.loads(response.body)["error"]["looper"] == {
+            "attempts": [
+                {"model": "small", "result": "failed", "status": 500},
+                {"model": "other", "result": "failed"},
+            ]
+        }
+        assert b"http" not in response.body
+
+    @both_modes
     async def test_a_client_that_leaves_ends_every_call(self, mode: BodyMode) -> None:
         """When the exchange is cancelled, nothing of it runs on and nothing more is sent."""
         client = ScriptedClient({"small": Hang(), "other": Hang()})

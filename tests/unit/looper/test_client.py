@@ -14,6 +14,7 @@ import pytest
 
 from looper.calls import Call, CallFailed, Failure
 from looper.client import MAX_ANSWER, EgressClient
+from looper.refusals import MAX_BODY
 from looper.simulate import (
     AnyFault,
     Blank,
@@ -120,7 +121,10 @@ class Speaker:
     """A server that says the same bytes to everybody, and keeps what it was told."""
 
     says: bytes
+    hold: bool = False
+    """Whether the connection then stays open until the client leaves."""
     told: list[bytes] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -128,7 +132,10 @@ class Speaker:
         self.told.append(head + await reader.readexactly(int(length or b"0")))
         writer.write(self.says)
         await writer.drain()
+        if self.hold:
+            await reader.read()
         writer.close()
+        self.closed.set()
 
 
 def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
@@ -137,13 +144,18 @@ def http(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def speaking(says: bytes) -> AsyncIterator[tuple[EgressClient, Speaker, str]]:
+async def speaking(
+    says: bytes, *, hold: bool = False
+) -> AsyncIterator[tuple[EgressClient, Speaker, str]]:
     """A client, and in place of Envoy a server that says exactly these bytes."""
-    speaker = Speaker(says)
+    speaker = Speaker(says, hold)
     server = await asyncio.start_server(speaker, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, EgressClient(url) as client:
-        yield client, speaker, url
+    async with server:
+        async with EgressClient(url) as client:
+            yield client, speaker, url
+        if hold:
+            await speaker.closed.wait()
 
 
 GOOD = b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}'
@@ -285,6 +297,28 @@ class TestFaults:
             assert (await heard(client, stream=stream)).failed is None
 
 
+class TestAnswers:
+    @pytest.mark.parametrize(
+        "logprobs", ['{"content": [{"token": "hi", "logprob": -0.5}]}', "null", "[1]"]
+    )
+    @both_ways
+    async def test_probabilities_are_kept_as_they_came(self, logprobs: str, stream: bool) -> None:
+        """Whatever they are: no answer is lost over them."""
+        choice = f'"message": {{"content": "hi"}}, "finish_reason": "stop", "logprobs": {logprobs}'
+        said = http(
+            f'{{"choices": [{{{choice}}}]}}'.encode(), "200 OK", "content-type: application/json"
+        )
+        async with speaking(said) as (client, _, _):
+            if stream:
+                async with aclosing(
+                    client.stream(a_call(stream=True), {}, deadline=soon())
+                ) as chunks:
+                    (answer,) = [answer.completion async for answer in chunks]
+            else:
+                answer = (await client.complete(a_call(), {}, deadline=soon())).completion
+        assert bytes(answer.choices[0].logprobs).decode() == logprobs
+
+
 class TestRefusals:
     @pytest.mark.parametrize("status", [201, 204, 400, 401, 404, 429, 500, 502, 503])
     @both_ways
@@ -313,22 +347,71 @@ class TestRefusals:
         [
             pytest.param("7", 7, id="seconds"),
             pytest.param("0", 0, id="at-once"),
-            pytest.param("0.5", None, id="a-fraction"),
+            pytest.param("0.5", 1, id="a-fraction"),
             pytest.param("-1", None, id="negative"),
-            pytest.param("999999", None, id="days"),
-            pytest.param("Wed, 21 Oct 2026 07:28:00 GMT", None, id="a-date"),
+            pytest.param("999999", 999_999, id="days"),
+            pytest.param("9" * 400, None, id="eternities"),
+            pytest.param("Wed, 21 Oct 2015 07:28:00 GMT", 0, id="a-date-gone-by"),
+            pytest.param("Wed, 21 Oct 2015 07:28:00 -0000", 0, id="a-date-without-a-zone"),
+            pytest.param("Wed, 99 Oct 2026 07:28:00 GMT", None, id="no-date"),
             pytest.param("soon", None, id="a-word"),
             pytest.param("", None, id="empty"),
             pytest.param("²", None, id="a-digit-that-is-no-number"),
         ],
     )
-    async def test_retry_after_is_read_if_it_is_a_number(self, said: str, read: int | None) -> None:
+    async def test_retry_after_is_read_if_it_says_when(self, said: str, read: int | None) -> None:
         """How long an upstream wants to be left alone; nonsense there changes nothing."""
         busy = http(b"", "429 Too Many Requests", f"retry-after: {said}")
         async with speaking(busy) as (client, _, _):
             failed = (await heard(client, stream=False)).failed
         assert failed is not None
         assert (failed.status, failed.retry_after) == (429, read)
+
+    async def test_retry_after_may_be_a_date(self) -> None:
+        """As HTTP has it: the seconds until then, rounded up."""
+        busy = Status(status=429, retry_after=30.0, retry_after_date=True)
+        async with backend(busy) as (client, _):
+            failed = (await heard(client, stream=False)).failed
+        assert failed is not None
+        assert failed.retry_after in (29, 30)
+
+    @both_ways
+    async def test_why_a_request_is_refused_is_kept_as_a_word(self, stream: bool) -> None:
+        too_long = Status(status=400, code="context_length_exceeded", message="secret")
+        async with backend(too_long) as (client, _):
+            failed = (await heard(client, stream=stream)).failed
+        assert failed is not None
+        assert (failed.status, failed.refusal) == (400, "context_length_exceeded")
+        assert "secret" not in repr(failed)
+
+    @both_ways
+    async def test_an_error_with_status_200_may_say_why_as_well(self, stream: bool) -> None:
+        async with backend(ErrorObject(code="content_filter")) as (client, _):
+            failed = (await heard(client, stream=stream)).failed
+        assert failed is not None
+        assert (failed.failure, failed.refusal) == (Failure.UNUSABLE, "content_filter")
+
+    @both_ways
+    async def test_of_a_long_error_only_the_beginning_is_read(self, stream: bool) -> None:
+        late = b" " * MAX_BODY + b"content_filter"
+        async with speaking(http(late, "400 Bad Request")) as (client, _, _):
+            failed = (await heard(client, stream=stream)).failed
+        assert failed is not None
+        assert failed.refusal == "invalid_request"
+
+    @pytest.mark.parametrize("seconds", [0.1, 10])
+    @both_ways
+    async def test_an_error_whose_body_hangs_is_an_error_soon(
+        self, seconds: float, stream: bool
+    ) -> None:
+        """Within the deadline, and within a moment where that is far away; what has come is read."""
+        hangs = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 100\r\n\r\ncontent policy"
+        began = time.monotonic()
+        async with speaking(hangs, hold=True) as (client, _, _):
+            failed = (await heard(client, stream=stream, seconds=seconds)).failed
+        assert time.monotonic() - began < min(seconds, 1) + 0.3
+        assert failed is not None
+        assert (failed.status, failed.refusal) == (400, "content_filter")
 
     @both_ways
     async def test_nothing_of_what_the_upstream_says_is_in_the_error(self, stream: bool) -> None:

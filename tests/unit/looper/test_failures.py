@@ -1,6 +1,7 @@
 import pytest
 
-from looper.calls import CallFailed, Failure, Result, State
+from looper.calls import CallFailed, Failure, Result, State, nothing_said
+from looper.chat import Choice
 from looper.errors import LooperError
 from looper.failures import why_no_answer
 from tests.fakes.models import completion, model, refused
@@ -16,6 +17,12 @@ def result(state: State, error: CallFailed | None = None) -> Result:
     return Result(MODEL, "panel", state, completion("x") if state == "ok" else None, error)
 
 
+TOO_LONG = refused(400, body=b'{"error": {"code": "context_length_exceeded"}}')
+FILTERED = refused(400, body=b'{"error": {"code": "content_filter"}}')
+UNSUPPORTED = refused(400, body=b'{"error": {"code": "unsupported_value"}}')
+UNSAID = nothing_said([Choice(finish_reason="content_filter")])
+NO_VISION = CallFailed(Failure.UNSUITABLE, reason="vision")
+NO_WINDOW = CallFailed(Failure.UNSUITABLE, reason="context_window")
 NOT_STARTED, CANCELLED, LATE = result("not_started"), result("cancelled"), result("timed_out")
 UNAFFORDABLE = result("not_started", BUDGET)
 
@@ -33,8 +40,22 @@ UNAFFORDABLE = result("not_started", BUDGET)
         pytest.param([refused(429), refused(429)], 429, "rate_limited", id="all-429"),
         pytest.param([refused(429), refused(500)], 502, "upstream_failed", id="429-and-500"),
         pytest.param([refused(429), CONNECT], 502, "upstream_failed", id="429-and-unreachable"),
-        pytest.param([refused(400)], 400, "unsupported_by_model", id="400"),
-        pytest.param([refused(400), refused(413), refused(422)], 400, "unsupported_by_model", id="refused"),
+        pytest.param([refused(400)], 400, "invalid_request", id="400"),
+        pytest.param([refused(400), refused(422)], 400, "invalid_request", id="refused"),
+        pytest.param([TOO_LONG], 400, "context_length_exceeded", id="too-long"),
+        pytest.param([TOO_LONG, refused(413)], 400, "context_length_exceeded", id="all-too-long"),
+        pytest.param([TOO_LONG, NO_WINDOW], 400, "context_length_exceeded", id="too-long-here-and-there"),
+        pytest.param([TOO_LONG, refused(400)], 400, "context_length_exceeded", id="too-long-and-no-reason"),
+        pytest.param([FILTERED, UNSAID], 400, "content_filter", id="filtered"),
+        pytest.param([NO_VISION], 400, "unsupported_by_model", id="unsuitable"),
+        pytest.param([NO_VISION, UNSUPPORTED], 400, "unsupported_by_model", id="unsupported"),
+        pytest.param([TOO_LONG, FILTERED], 400, "invalid_request", id="each-its-own-reason"),
+        pytest.param([TOO_LONG, NO_VISION, FILTERED], 400, "invalid_request", id="three-reasons"),
+        pytest.param([TOO_LONG, refused(500)], 502, "upstream_failed", id="too-long-and-500"),
+        pytest.param([TOO_LONG, refused(401)], 502, "upstream_failed", id="too-long-and-401"),
+        pytest.param([NO_WINDOW, refused(429)], 429, "rate_limited", id="unsuitable-and-429"),
+        pytest.param([NO_VISION, refused(401)], 502, "upstream_misconfigured", id="unsuitable-and-401"),
+        pytest.param([refused(403, body=b"was flagged"), FILTERED], 400, "content_filter", id="filtered-by-403"),
         pytest.param([refused(400), refused(500)], 502, "upstream_failed", id="400-and-500"),
         pytest.param([refused(400), TIMEOUT], 502, "upstream_failed", id="400-and-timeout"),
         pytest.param([refused(401)], 502, "upstream_misconfigured", id="401"),
@@ -86,6 +107,20 @@ def test_what_went_wrong_with_some_is_not_said_of_all(refusal: CallFailed) -> No
 def test_retry_after_is_the_smallest_within_reason(after: list[int | None], seconds: int) -> None:
     """A client may come back when the first of the models is free again, and at the latest in a minute."""
     error = why_no_answer([refused(429, each) for each in after])
+    assert error.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("quorum", "seconds"),
+    [
+        pytest.param(1, 3, id="one"),
+        pytest.param(2, 5, id="two"),
+        pytest.param(3, 9, id="all"),
+        pytest.param(9, 9, id="more-than-there-are"),
+    ],
+)
+def test_retry_after_lets_as_many_answer_as_it_takes(quorum: int, seconds: int) -> None:
+    error = why_no_answer([refused(429, each) for each in (5, 9, 3)], quorum=quorum)
     assert error.retry_after == seconds
 
 

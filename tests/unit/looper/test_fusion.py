@@ -412,7 +412,7 @@ class TestPanelFails:
             pytest.param([CallFailed(Failure.CONNECT)] * 3, 502, "upstream_failed", id="unreachable"),
             pytest.param([completion(" ")] * 3, 502, "upstream_failed", id="blank"),
             pytest.param([refused(429)] * 3, 429, "rate_limited", id="rate-limited"),
-            pytest.param([refused(400), refused(413), refused(422)], 400, "unsupported_by_model", id="refused"),
+            pytest.param([refused(400), refused(422), refused(400)], 400, "invalid_request", id="refused"),
             pytest.param([refused(401), refused(403), refused(404)], 502, "upstream_misconfigured", id="misconfigured"),
             pytest.param([CallFailed(Failure.TIMEOUT)] * 3, 504, "deadline_exceeded", id="timeouts"),
             pytest.param([refused(429), refused(400), refused(401)], 502, "upstream_failed", id="mixed"),

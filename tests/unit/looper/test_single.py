@@ -12,10 +12,11 @@ from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Choice, Completion, Reply
 from looper.errors import (
     BudgetExhausted,
+    ContextLengthExceeded,
     DeadlineExceeded,
+    InvalidRequest,
     LooperError,
     RateLimited,
-    UnsupportedByModel,
     UpstreamFailed,
     UpstreamMisconfigured,
 )
@@ -188,7 +189,7 @@ class TestErrors:
             pytest.param([refused(500), BROKEN], UpstreamFailed, id="down"),
             pytest.param([refused(429, 7), refused(429, 3)], RateLimited, id="rate-limited"),
             pytest.param([refused(429), refused(500)], UpstreamFailed, id="mixed"),
-            pytest.param([refused(400), refused(422)], UnsupportedByModel, id="refused"),
+            pytest.param([refused(400), refused(422)], InvalidRequest, id="refused"),
             pytest.param([refused(401), refused(404)], UpstreamMisconfigured, id="misconfigured"),
             pytest.param([Hang(), Hang()], DeadlineExceeded, id="hanging"),
             pytest.param(["", " "], UpstreamFailed, id="blank"),
@@ -219,14 +220,14 @@ class TestErrors:
         """Nobody was asked, and the client may mend it."""
         lacks = {name: {"context_window": 1} for name in NAMES}
         answered = await single(dict.fromkeys(NAMES, "no"), stream=stream, settings=lacks)
-        assert isinstance(answered.error, UnsupportedByModel)
+        assert isinstance(answered.error, ContextLengthExceeded)
         assert answered.client.names == []
 
     async def test_unsuitable_here_and_refused_there_is_to_blame_as_well(self) -> None:
         """Each has said in its way that it cannot take this request."""
         lacks = {"first": {"context_window": 1}}
         answered = await single({"first": "no", "second": refused(400)}, settings=lacks)
-        assert isinstance(answered.error, UnsupportedByModel)
+        assert isinstance(answered.error, ContextLengthExceeded)
 
     async def test_a_budget_without_room_for_a_call_is_exhausted(self) -> None:
         """Nothing was asked, and the client reads that it was for the money."""
