@@ -82,6 +82,8 @@ class Answering:
             "completion_tokens": ledger.usage.completion_tokens,
             "cost_microusd": ledger.cost,
         }
+        if ledger.usage.estimated:
+            metadata |= {"estimated_tokens": ledger.usage.estimated}
         self.log |= metadata
         return metadata
 

@@ -24,11 +24,15 @@ Count = Literal["sum", "final"]
 
 def _counted(done: Done, count: Count) -> dict[str, object]:
     """The usage, with what it leaves out beside it."""
-    if done.final is None:
-        return done.usage.to_dict()
-    if count == "sum":
-        return {**done.usage.to_dict(), "looper": {"final": done.final.to_dict()}}
-    return {**done.final.to_dict(), "looper": {"sum": done.usage.to_dict()}}
+    beside: dict[str, object] = {}
+    counted, other = done.usage, done.final
+    if count == "final" and done.final is not None:
+        counted, other = done.final, done.usage
+    if other is not None:
+        beside |= {"final" if count == "sum" else "sum": other.to_dict()}
+    if counted.estimated:
+        beside |= {"estimated_tokens": counted.estimated}
+    return {**counted.to_dict(), "looper": beside} if beside else counted.to_dict()
 
 
 def completion_id() -> str:

@@ -44,7 +44,8 @@ class CallFailed(Exception):
     """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.
 
     `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
-    upstream, or we in its place, will not answer this request whoever asks.
+    upstream, or we in its place, will not answer this request whoever asks. `seen` are the bytes that had come of
+    an unstreamed answer when it broke off.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class CallFailed(Exception):
         reason: str | None = None,
         refusal: Refusal | None = None,
         attempts: int = 1,
+        seen: int = 0,
     ) -> None:
         super().__init__(failure.value if status is None else f"{failure.value} {status}")
         self.failure = failure
@@ -64,6 +66,7 @@ class CallFailed(Exception):
         self.reason = reason
         self.refusal = refusal
         self.attempts = attempts
+        self.seen = seen
 
 
 State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_started"]

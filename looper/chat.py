@@ -222,12 +222,16 @@ def _explain(name: str, error: msgspec.DecodeError) -> str:
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one call or, added up, of several. Details are OpenAI's own, by name."""
+    """Tokens of one call or, added up, of several. Details are OpenAI's own, by name.
+
+    `estimated` is how many of all these tokens no backend has reported.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     prompt_details: dict[str, int] = {}
     completion_details: dict[str, int] = {}
+    estimated: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -239,6 +243,7 @@ class Usage(msgspec.Struct, frozen=True):
             self.completion_tokens + other.completion_tokens,
             _sum(self.prompt_details, other.prompt_details),
             _sum(self.completion_details, other.completion_details),
+            self.estimated + other.estimated,
         )
 
     def to_dict(self) -> dict[str, object]:

@@ -176,9 +176,13 @@ class _Pieces:
 
     async def all(self) -> bytes:
         """The whole body. Raises CallFailed."""
-        pieces = []
-        while piece := await self.next():
-            pieces.append(piece)
+        pieces: list[bytes] = []
+        try:
+            while piece := await self.next():
+                pieces.append(piece)
+        except CallFailed as error:
+            error.seen = sum(map(len, pieces))
+            raise
         return b"".join(pieces)
 
 

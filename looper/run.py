@@ -13,16 +13,17 @@ from pydantic import BaseModel
 
 from looper.budget import Grant, Ledger
 from looper.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
-from looper.chat import ChatRequest, Completion, Usage
+from looper.chat import ChatRequest, Completion
 from looper.client import Answer
 from looper.contract import NO_TERMS, Terms
 from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
 from looper.events import Done, Event, Progress
 from looper.fanout import Round, Stop, fan_out, never
+from looper.heard import Heard
 from looper.model_json import NotRead, read_json
 from looper.models import Model
-from looper.trace import Trace
+from looper.trace import CallRecord, Trace
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -89,23 +90,21 @@ class Run:
                 grant = self._reserve(draft)
             except CallFailed as error:
                 return record.end(Result(draft.model, draft.role, "not_started", error=error))
-            usage: Usage | None = None
-            attempts = 1
+            heard = Heard(draft.input_tokens, grant)
             try:
-                answer = await self.client.complete(
+                answer, heard.attempts = await self.client.complete(
                     draft.call(grant.max_tokens, grant.retries),
                     self.headers,
                     deadline=self._until(draft, until),
                 )
-                attempts = answer.attempts
-                usage = answer.completion.usage.read() if answer.completion.usage else None
+                heard.add(answer)
             except CallFailed as error:
-                attempts = error.attempts
+                heard.attempts = error.attempts
+                heard.broke_off(error.seen)
                 return record.end(Result(draft.model, draft.role, _state(error), error=error))
             finally:
-                self.ledger.settle(grant, draft.model, usage, attempts=attempts)
-                record.usage = usage
-            return record.end(_judged(draft, answer.completion))
+                self._settle(draft, heard, record)
+            return record.end(_judged(draft, answer))
 
     async def fan_out(
         self, drafts: Sequence[Draft], settings: Round, *, until: float, stop: Stop = never
@@ -134,26 +133,27 @@ class Run:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
-            usage: Usage | None = None
-            attempts = 1
+            heard = Heard(draft.input_tokens, grant)
             try:
                 call = draft.call(grant.max_tokens, grant.retries)
                 chunks = self.client.stream(call, self.headers, deadline=self._until(draft, until))
                 async with aclosing(chunks) as arriving:
-                    async for chunk, tries in arriving:
-                        attempts = tries
+                    async for chunk, heard.attempts in arriving:
                         record.spoke(chunk)
-                        # Some backends say with every chunk what they have used so far: the last word counts.
-                        usage = chunk.usage.read() if chunk.usage else usage
+                        heard.add(chunk)
                         yield chunk
                 record.state = "ok"
             except CallFailed as error:
-                attempts = max(attempts, error.attempts)
+                heard.attempts = max(heard.attempts, error.attempts)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))
                 raise
             finally:
-                self.ledger.settle(grant, draft.model, usage, attempts=attempts)
-                record.usage = usage
+                self._settle(draft, heard, record)
+
+    def _settle(self, draft: Draft, heard: Heard, record: CallRecord) -> None:
+        """Book what a call has taken, however it ended."""
+        record.usage = heard.usage
+        self.ledger.settle(heard.grant, draft.model, record.usage, attempts=heard.attempts)
 
     def _reserve(self, draft: Draft) -> Grant:
         """Leave to make the call. Raises CallFailed if the model cannot take it, or the budget has no room for it."""

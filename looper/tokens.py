@@ -22,7 +22,12 @@ MESSAGE = 4
 
 
 def estimate(text: str) -> int:
-    """About how many tokens `text` has, rather too many than too few.
+    """About how many tokens `text` has, rather too many than too few."""
+    return math.ceil(weigh(text))
+
+
+def weigh(text: str) -> float:
+    """The same, not rounded, so that the pieces of a text weigh as much as the whole.
 
     Tokenisers take about four ASCII characters for a token, two of other alphabets, and one of scripts whose
     characters are three bytes of UTF-8 (Chinese, Japanese, Thai, Hindi); an emoji is about two tokens. Of a text of
@@ -35,7 +40,7 @@ def estimate(text: str) -> int:
     rest = len(text) - ascii_ - four
     three = len(text.encode("utf-8", "surrogatepass")) - ascii_ - 4 * four - 2 * rest
     two = rest - three
-    return math.ceil(ascii_ / 4 + two / 2 + three + 2 * four)
+    return ascii_ / 4 + two / 2 + three + 2 * four
 
 
 def _sampled(text: str) -> str:

@@ -104,7 +104,7 @@ class Trace:
             if record.first_token is not None:
                 record.first_token -= self.began
             if record.state == "running":
-                record.state = "ended"
+                record.state = "cancelled"
 
     def attempts(self) -> dict[str, Any] | None:
         """What an error may say of the calls before it: for each its model and what kind of end it had."""
@@ -147,6 +147,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "score": None if record.score is None else round(record.score, 6),
         "verdict": record.verdict,
         "usage": None if record.usage is None else record.usage.to_dict(),
+        "estimated": bool(record.usage and record.usage.estimated) or None,
         "text": record.text,
         "dropped": list(record.dropped) or None,
     }

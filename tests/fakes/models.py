@@ -258,7 +258,11 @@ async def _arrived(step: Step, deadline: float) -> Step:
         await _sleep(None, deadline)
     if isinstance(step, CallFailed):
         raise CallFailed(
-            step.failure, status=step.status, retry_after=step.retry_after, refusal=step.refusal
+            step.failure,
+            status=step.status,
+            retry_after=step.retry_after,
+            refusal=step.refusal,
+            seen=step.seen,
         )
     if isinstance(step, Crash):
         raise ZeroDivisionError("a mistake")

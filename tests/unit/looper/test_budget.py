@@ -17,8 +17,9 @@ from hypothesis.stateful import (
 
 from looper.budget import MIN_OUTPUT, Budget, Ceiling, Grant, Ledger, Purse
 from looper.chat import Usage
+from looper.heard import Heard
 from looper.models import Model
-from tests.fakes.models import model
+from tests.fakes.models import chunk, model
 
 PRICED = model("m", price={"input": "0.15", "output": "0.60"})
 FREE = model("f")
@@ -187,6 +188,7 @@ class Spending(RuleBasedStateMachine):
         usd = Decimal(micro) / 1_000_000
         self.limits = (calls, tokens, micro)
         self.shared = shared
+        self.estimated = 0
         purse = Purse(Ceiling(calls=shared), lambda: 0.0)
         budget = Budget(calls=calls, tokens=tokens, cost_usd=usd)
         self.ledgers = [Ledger(budget, purse, planned_calls=planned) for _ in range(2)]
@@ -220,6 +222,25 @@ class Spending(RuleBasedStateMachine):
         assert grant.max_tokens is not None
         usage = None if failed else Usage(prompt, int(grant.max_tokens * part))
         ledger.settle(grant, asked, usage, attempts=min(attempts, 1 + grant.retries))
+
+    @rule(held=consumes(grants), said=st.lists(st.text(max_size=3000), max_size=4))
+    def break_off(self, held: tuple[Ledger, Grant, Model, int], said: list[str]) -> None:
+        """A stream is cut, or its reader leaves, before its usage is known."""
+        ledger, grant, asked, prompt = held
+        heard = Heard(prompt, grant)
+        for text in said:
+            heard.add(chunk(text))
+        ledger.settle(grant, asked, heard.usage)
+        self.estimated += heard.usage.total_tokens if heard.usage is not None else 0
+        assert (heard.usage is None) == (not said)
+
+    @invariant()
+    def what_is_booked_is_what_is_told(self) -> None:
+        """Ledger and usage agree, and the part of it that is estimated is known."""
+        if not hasattr(self, "ledgers"):
+            return
+        assert all(each.spent.tokens == each.usage.total_tokens for each in self.ledgers)
+        assert sum(ledger.usage.estimated for ledger in self.ledgers) == self.estimated
 
     @invariant()
     def nothing_is_overspent(self) -> None:

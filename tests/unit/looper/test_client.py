@@ -318,6 +318,16 @@ class TestAnswers:
                 answer = (await client.complete(a_call(), {}, deadline=soon())).completion
         assert bytes(answer.choices[0].logprobs).decode() == logprobs
 
+    @pytest.mark.parametrize("told", [True, False], ids=["cut", "hanging"])
+    async def test_of_a_body_that_breaks_off_it_is_known_how_much_came(self, told: bool) -> None:
+        """It was written, and is paid for, whether or not anybody can read it."""
+        half = http(GOOD, "200 OK", "content-type: application/json")[:-30]
+        async with speaking(half, hold=not told) as (client, _, _):
+            failed = (await heard(client, stream=False, seconds=0.3)).failed
+        assert failed is not None
+        assert failed.failure is (Failure.BROKEN if told else Failure.TIMEOUT)
+        assert failed.seen == len(GOOD) - 30
+
 
 class TestRefusals:
     @pytest.mark.parametrize("status", [201, 204, 400, 401, 404, 429, 500, 502, 503])

@@ -171,10 +171,14 @@ class TestGoodDay:
             2 * 7 + 30, 2 * 3 + 15, {"cached_tokens": 4}, {"reasoning_tokens": 2}
         )
 
-    async def test_usage_of_a_silent_backend_is_nothing(self) -> None:
-        """A backend that reports no usage leaves the others' sum as it is."""
-        done = done_of(await events_of(script(alpha=completion("draft of a", usage=None))))
-        assert done.usage == Usage(40, 20)
+    async def test_usage_of_a_silent_backend_is_estimated(self) -> None:
+        """A backend that reports no usage has used something all the same."""
+        usage = done_of(await events_of(script(alpha=completion("draft of a", usage=None)))).usage
+        assert usage.estimated == request_of().prompt_tokens + 3
+        assert (usage.prompt_tokens, usage.completion_tokens) == (
+            40 + request_of().prompt_tokens,
+            20 + 3,
+        )
 
     async def test_usage_that_comes_with_every_chunk_counts_once(self) -> None:
         """Some backends send the usage so far with each chunk: the last one is what the call took."""

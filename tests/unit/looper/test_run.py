@@ -2,13 +2,14 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 
 import pytest
 from pydantic import BaseModel
 
-from looper.budget import Budget, Grant, Ledger
+from looper.budget import Amount, Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Completion, Usage, WireUsage
 from looper.drafts import Draft
@@ -52,6 +53,11 @@ MEMBERS = {"messages": REQUEST.members["messages"]}
 
 def call(name: str = "m") -> Draft:
     return Draft(model(name), "panel", MEMBERS, 1)
+
+
+def prompted(name: str = "m") -> Draft:
+    """A call whose prompt is taken to have forty tokens."""
+    return replace(call(name), input_tokens=40)
 
 
 def now() -> float:
@@ -271,7 +277,7 @@ class TestAsk:
         result = await run_of(ScriptedClient({"m": step})).ask(call(), until=FOREVER)
         assert result.state == state
         assert (result.error is None) == (state == "ok")
-        assert (result.completion is not None) == (state == "ok")
+        assert (result.completion is not None) == isinstance(step, str | Completion)
 
     @timeless
     async def test_until_is_the_calls_deadline(self) -> None:
@@ -346,6 +352,69 @@ class TestStream:
             await read(run.stream(call(), until=FOREVER))
         assert run.ledger.usage == Usage(10, 1)
 
+    @pytest.mark.parametrize("failure", [Failure.BROKEN, Failure.TIMEOUT, Failure.UNUSABLE])
+    async def test_a_break_before_its_usage_is_settled_as_an_estimate(
+        self, failure: Failure
+    ) -> None:
+        """The prompt, and what was seen of the answer: four characters are a token."""
+        sent = [chunk("a" * 10), chunk("b" * 10)]
+        run = run_of(ScriptedClient({"m": Stream(sent, CallFailed(failure))}))
+        with pytest.raises(CallFailed):
+            await read(run.stream(prompted(), until=FOREVER))
+        assert run.ledger.usage == Usage(40, 5, estimated=45)
+        (record,) = run.trace.to_dict()["calls"]
+        assert (record["usage"]["total_tokens"], record["estimated"]) == (45, True)
+
+    async def test_thoughts_and_tool_calls_are_seen_as_well(self) -> None:
+        call_ = {"index": 0, "function": {"name": "look", "arguments": '{"a": 1}'}}
+        sent = [chunk(reasoning_content="hmmm"), chunk(tool_calls=[call_])]
+        run = run_of(ScriptedClient({"m": Stream(sent, CallFailed(Failure.BROKEN))}))
+        with pytest.raises(CallFailed):
+            await read(run.stream(prompted(), until=FOREVER))
+        assert run.ledger.usage == Usage(40, 4, estimated=44)
+
+    async def test_an_estimate_is_no_more_than_was_reserved(self) -> None:
+        sent = [chunk("long " * 1000)]
+        run = run_of(ScriptedClient({"m": Stream(sent, CallFailed(Failure.BROKEN))}))
+        short = replace(prompted(), wanted_output=7)
+        with pytest.raises(CallFailed):
+            await read(run.stream(short, until=FOREVER))
+        assert run.ledger.usage == Usage(40, 7, estimated=47)
+
+    async def test_a_break_before_any_chunk_is_a_call_and_no_more(self) -> None:
+        run = run_of(ScriptedClient({"m": Stream([], CallFailed(Failure.BROKEN))}))
+        with pytest.raises(CallFailed):
+            await read(run.stream(prompted(), until=FOREVER))
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage())
+        assert "usage" not in run.trace.to_dict()["calls"][0]
+
+    async def test_who_stops_reading_has_used_what_came(self) -> None:
+        """A reader that leaves, and one that is cancelled, are the same to the bill."""
+        run = run_of(ScriptedClient({"m": Stream([chunk("a" * 8), chunk("b")])}))
+        async with aclosing(run.stream(prompted(), until=FOREVER)) as pieces:
+            await anext(pieces)
+        assert run.ledger.usage == Usage(40, 2, estimated=42)
+        assert run.trace.to_dict()["calls"][0]["state"] == "cancelled"
+
+    @timeless
+    async def test_one_that_is_cancelled_has_used_what_came(self) -> None:
+        run = run_of(ScriptedClient({"m": Stream([chunk("a" * 8)], Hang())}))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(5):
+                await read(run.stream(prompted(), until=FOREVER))
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage(40, 2, estimated=42))
+        assert run.ledger.reserved == Amount()
+
+    async def test_an_answer_whose_usage_is_not_told_is_an_estimate(self) -> None:
+        """Whole or streamed."""
+        for step in (completion("a" * 8, usage=None), Stream([chunk("a" * 8), last_chunk(None)])):
+            run = run_of(ScriptedClient({"m": step}))
+            if isinstance(step, Stream):
+                await read(run.stream(prompted(), until=FOREVER))
+            else:
+                await run.ask(prompted(), until=FOREVER)
+            assert run.ledger.usage == Usage(40, 2, estimated=42)
+
     async def test_over_the_budget_it_is_not_begun(self) -> None:
         """A stream counts as a call, and is refused as one."""
         client = ScriptedClient({"m": "yes"})
@@ -375,6 +444,27 @@ class TestMoney:
         run = run_of(ScriptedClient({"m": completion(" ")}))
         await run.ask(call(), until=FOREVER)
         assert (run.ledger.calls, run.ledger.usage) == (1, Usage(10, 5))
+
+    async def test_half_an_answer_is_an_estimate(self) -> None:
+        """What breaks off in the midst of one body was written, and is paid for."""
+        torn = CallFailed(Failure.BROKEN, seen=80)
+        run = run_of(ScriptedClient({"m": torn}))
+        assert (await run.ask(prompted(), until=FOREVER)).state == "failed"
+        assert run.ledger.usage == Usage(40, 20, estimated=60)
+
+    @timeless
+    async def test_a_loser_that_has_said_nothing_is_a_call_and_no_more(self) -> None:
+        """Of stragglers and of hedging's losers nothing has come: nobody knows what they took."""
+        client = ScriptedClient({"a": After(1, "yes"), "b": Hang()})
+        run = run_of(client)
+        results = await run.fan_out(
+            [prompted("a"), prompted("b")],
+            Round(),
+            until=FOREVER,
+            stop=lambda results: any(results),
+        )
+        assert [result.state for result in results] == ["ok", "cancelled"]
+        assert (run.ledger.calls, run.ledger.usage) == (2, Usage(10, 5))
 
     async def test_a_failed_call_counts(self) -> None:
         """A call that came to nothing was a call."""
