@@ -34,7 +34,7 @@ def weigh(text: str) -> float:
     more than a million characters, stretches from all over it are looked at.
     """
     if len(text) > _LONG:
-        return math.ceil(estimate(_sampled(text)) * len(text) / (_STRETCHES * _STRETCH))
+        return weigh(_sampled(text)) * len(text) / (_STRETCHES * _STRETCH)
     ascii_ = len(text.encode("ascii", "ignore"))
     four = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text)
     rest = len(text) - ascii_ - four

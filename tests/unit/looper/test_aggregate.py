@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from looper.aggregate import (
     Ballot,
     Electorate,
@@ -19,7 +20,6 @@ from looper.aggregate import (
 )
 from looper.aggregate.electorate import peers
 from looper.aggregate.medoid import Text, medoid, similarity
-
 from looper.contract.base import FREE
 
 MEMBERS = "abcdef"

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from looper.aggregate import Ballot, WeightsError, decide, read_weights
 
 MEMBER = {"weight": 1.5, "rating": 0.7}
