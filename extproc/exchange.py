@@ -8,6 +8,7 @@ from typing import Protocol
 import structlog
 
 from extproc import headers as names
+from extproc.decisions.canned import Canned
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
@@ -34,7 +35,8 @@ from extproc.protocol.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
-from extproc.reply import Answering, Reply, error_reply, reply_for
+from extproc.reply import Answering, Reply, error_reply, reply_for, said_of
+from extproc.respond import respond
 from extproc.runtime import Runtime
 from extproc.signals import Subject
 from looper.budget import Ledger
@@ -180,15 +182,14 @@ class Exchange:
     # Deciding...
 
     async def _chat(self, request: ChatRequest) -> None:
-        """A chat completion: by a model of the catalogue, or as the decision says."""
-        if model := self._runtime.public_model(request.model):
-            await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
-            return
+        """A chat completion: whatever the decision says is done with it."""
         policy = self._runtime.policy(request.model, self._recipe)
         subject = Subject(request, self._opening.headers, self._opening.attributes)
         decided = await policy.decide(subject)
         decision, facts = decided.decision, decided.facts
-        match decision.algorithm:
+        match decision.action:
+            case Canned() as canned:
+                await self._say(canned, request, facts)
             case SingleConfig(model=name) if decision.is_routed:
                 await self._route(request, name, facts)
             case _:
@@ -196,9 +197,6 @@ class Exchange:
 
     async def _resolve(self, request: Request) -> None:
         """Something else that names a model: ours are resolved where one model answers, the rest passes."""
-        if model := self._runtime.public_model(request.model):
-            await self._route(request, model.name, {"decision": "public", "algorithm": "single"})
-            return
         try:
             policy = self._runtime.policy(request.model, self._recipe)
         except ModelNotFound:
@@ -215,7 +213,16 @@ class Exchange:
                     f"The model `{request.model}` answers chat completions only.", param="model"
                 )
 
-    # ... and doing: one model, by Envoy's own route...
+    # ... and doing: an answer of ours...
+
+    async def _say(self, canned: Canned, request: ChatRequest, facts: Metadata) -> None:
+        """Answer with what stands in the configuration."""
+        metadata = {**facts, "run": secrets.token_hex(8)}
+        self._facts |= {**metadata, "status": canned.status}
+        headers = said_of(metadata)
+        await self._channel.send(respond(canned, request, headers, metadata))
+
+    # ... or one model, by Envoy's own route...
 
     async def _route(self, request: Request, name: str, facts: Metadata) -> None:
         """Have Envoy route the request to a model, with that model's own name in the body."""

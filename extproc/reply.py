@@ -61,11 +61,7 @@ class Answering:
         self.written = 0
 
     def headers(self, outcome: str | None = None) -> Headers:
-        said = (
-            (names.DECISION, str(self.facts["decision"])),
-            (names.ALGORITHM, str(self.facts["algorithm"])),
-            (names.RUN, self.run.id),
-        )
+        said = said_of({**self.facts, "run": self.run.id})
         return said if outcome is None else (*said, (names.OUTCOME, outcome))
 
     def opening(self) -> Metadata:
@@ -112,6 +108,15 @@ class Answering:
             ("x-looper-cost-microusd", str(self.run.ledger.cost)),
             ("x-looper-stages", ", ".join(stages)),
         )
+
+
+def said_of(facts: Metadata) -> Headers:
+    """The headers that tell clients what was decided, and by which name to ask for it."""
+    return (
+        (names.DECISION, str(facts["decision"])),
+        (names.ALGORITHM, str(facts["algorithm"])),
+        (names.RUN, str(facts["run"])),
+    )
 
 
 class Reply(Protocol):

@@ -8,6 +8,7 @@ import msgspec
 
 from extproc.config import Config
 from extproc.decisions.engine import Policy
+from extproc.decisions.public import recipe_for
 from extproc.decisions.recipe import Decision
 from extproc.errors import ProtocolError
 from extproc.outflow import Outflow
@@ -31,6 +32,8 @@ class Runtime:
     client: Client
     models: Mapping[str, Model]
     policies: Mapping[str, Policy]
+    public: Mapping[tuple[str, str], Policy]
+    entries: Mapping[str, str]
     patterns: Mapping[tuple[str, str], Pattern]
     planned_calls: Mapping[tuple[str, str], int]
     agreed: Mapping[tuple[str, str], Terms]
@@ -41,22 +44,21 @@ class Runtime:
     runs: Runs
 
     def policy(self, model: str, recipe: str | None) -> Policy:
-        """The policy for a request: the recipe that Envoy's route names, else that of the model's entrypoint.
+        """The policy for a request: of the recipe that Envoy's route names, else of the one that its model leads to.
 
         Raises ModelNotFound; and ProtocolError for a recipe that does not exist, as to use another one in its place
         could let through what it is there to stop.
         """
-        entry = self.config.entrypoints.get(model)
+        entry = self.entries.get(model)
         if entry is None:
-            raise ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
+            raise _not_found(model)
         if recipe is not None and recipe not in self.policies:
             raise ProtocolError("the route names a recipe that does not exist")
-        return self.policies[recipe or entry]
-
-    def public_model(self, name: str) -> Model | None:
-        """The model of the catalogue that may be asked for by this name."""
-        model = self.models.get(name)
-        return model if model is not None and model.public else None
+        if model not in self.models:
+            return self.policies[recipe or entry]
+        if (policy := self.public.get((model, recipe or entry))) is None:
+            raise _not_found(model)  # its tags are not allowed in that recipe
+        return policy
 
     def pattern(self, recipe: str, decision: str) -> Pattern:
         """The loop that a decision runs."""
@@ -78,11 +80,17 @@ def build(config: Config, client: Client) -> Runtime:
     models = {model.name: model for model in config.models}
     egress = Egress(client, models)
     policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
+    public = {
+        (model.name, name): Policy(name, recipe_for(model, recipe), egress)
+        for model in config.models
+        for name, recipe in config.recipes.items()
+        if model.public and recipe.allows(model)
+    }
     algorithms = {
-        (name, decision.name): decision.algorithm
+        (name, decision.name): decision.loop
         for name, policy in policies.items()
         for decision in policy.decisions
-        if not decision.is_routed
+        if decision.loop is not None
     }
     terms = {
         (name, decision.name): _terms(decision)
@@ -94,6 +102,8 @@ def build(config: Config, client: Client) -> Runtime:
         client=client,
         models=models,
         policies=policies,
+        public=public,
+        entries=config.entries(),
         patterns={key: algorithm.build() for key, algorithm in algorithms.items()},
         planned_calls={
             key: planned_calls(algorithm.planned()) for key, algorithm in algorithms.items()
@@ -109,6 +119,10 @@ def build(config: Config, client: Client) -> Runtime:
         outflow=Outflow(limits.max_inflight_bytes),
         runs=Runs(config.trace),
     )
+
+
+def _not_found(model: str) -> ModelNotFound:
+    return ModelNotFound(f"The model `{model[:128]}` does not exist.", param="model")
 
 
 def _terms(decision: Decision) -> Terms:

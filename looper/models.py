@@ -114,7 +114,13 @@ class Model(Setting):
         description="how it wants to be spoken to: a name, or written out",
     )
     timeout: Duration | None = Field(default=None, description="how long one call may take at most")
-    public: bool = Field(default=False, description="may a client ask for it by name")
+    public: bool | Name = Field(
+        default=False,
+        description="may a client ask for it by name; a recipe's name says whose guards it meets first",
+    )
+    tags: frozenset[Name] = Field(
+        default=frozenset(), description="what recipes allow it by, such as who runs it and where"
+    )
 
     @property
     def upstream(self) -> str:

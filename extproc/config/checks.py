@@ -25,6 +25,8 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name, recipe_ in config.recipes.items():
         for path, text in _check_recipe(recipe_, models):
             yield ("recipes", name, *path), text
+    yield from _check_public(config)
+    yield from _check_tags(config)
     yield from _check_clocks(config)
     yield from _check_budgets(config)
 
@@ -55,6 +57,35 @@ def _check_decision(
             yield ("when", *below), problem
 
 
+def _check_public(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A public model must not be a way around a recipe's guards, nor around its data policy."""
+    entries = config.entries()
+    strict = [name for name, recipe in config.recipes.items() if recipe.is_strict]
+    for index, model in enumerate(config.models):
+        path = ("models", index, "public")
+        recipe = config.recipes.get(entries.get(model.name, ""))
+        if isinstance(model.public, str) and recipe is None:
+            yield path, unknown("recipe", model.public, config.recipes)
+        elif model.public is True and strict and len(set(config.entrypoints.values())) > 1:
+            yield path, f"name the recipe whose guards it meets, such as `public: {strict[0]}`"
+        elif model.public and recipe is not None and not recipe.allows(model):
+            yield path, _not_allowed(model.name, recipe)
+
+
+def _check_tags(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """No model may come to see a request whose recipe does not allow any of its tags."""
+    models = {model.name: model for model in config.models}
+    for name, recipe in config.recipes.items():
+        for below, asked in recipe.members():
+            if asked in models and not recipe.allows(models[asked]):
+                yield ("recipes", name, *below), _not_allowed(asked, recipe)
+
+
+def _not_allowed(model: str, recipe: Recipe) -> str:
+    allowed = ", ".join(sorted(recipe.allow_tags or ()))
+    return f"the model {model!r} has none of the tags that this recipe allows: {allowed}"
+
+
 def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
     """A run must end before Envoy ends it: its clocks are those that this file tells it."""
     clocks = {
@@ -63,7 +94,7 @@ def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:
     }
     for name, recipe in config.recipes.items():
         for index, decision in enumerate(recipe.decisions):
-            if decision.is_routed:
+            if decision.loop is None:
                 continue
             for clock, limit in clocks.items():
                 if limit is not None and decision.budget.deadline >= limit:

@@ -86,3 +86,15 @@ class Config(Setting):
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
+
+    def entries(self) -> dict[str, str]:
+        """Every name that clients may use, and the recipe that it leads to.
+
+        A public model that names no recipe is in the care of the first one.
+        """
+        first = next(iter(self.entrypoints.values()))
+        public = (model for model in self.models if model.public)
+        names = {
+            model.name: model.public if isinstance(model.public, str) else first for model in public
+        }
+        return {**names, **self.entrypoints}

@@ -11,14 +11,14 @@ from looper.models import Model
 def too_small(decision: Decision, models: Mapping[str, Model]) -> Limit | None:
     """The limit with no room for even a run in which nothing goes wrong; None too if a model does not exist."""
     plan = decision.planned()
-    if decision.is_routed or not models.keys() >= _asked(decision):
+    if decision.loop is None or not models.keys() >= _asked(decision):
         return None
     return Limits.of(decision.budget).exceeded(least(plan, models))
 
 
 def over_budget(decision: Decision, models: Mapping[str, Model]) -> Iterator[str]:
     """What a run may need and its budget does not have, so that it may have to end with less."""
-    if decision.is_routed:
+    if decision.loop is None:
         return
     worst = worst_case(decision.planned(), models)
     yield from _too_little(decision, worst)

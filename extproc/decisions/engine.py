@@ -29,7 +29,7 @@ class Decided:
         facts: dict[str, str | int] = {
             "decision": self.decision.name,
             "recipe": self.recipe,
-            "algorithm": self.decision.algorithm.type,
+            "algorithm": self.decision.label,
         }
         for name, level in self.projected.levels.items():
             facts[f"{_BAND}.{name}"] = level.band or "unknown"

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from extproc.decisions.canned import Canned, OnUnknown
 from extproc.decisions.projections import Key, ProjectionConfig
 from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
@@ -13,7 +14,14 @@ from looper.algorithms import AlgorithmConfig, is_routed
 from looper.budget import Budget
 from looper.contract import ContractConfig, OnViolation
 from looper.cost import PlannedCall
+from looper.models import Model
 from looper.settings import Name, Setting, SomeTime
+
+OF_MODELS = frozenset(
+    {"contract", "contract_prompt", "on_violation", "budget", "overload", "progress", "usage"}
+    | {"keepalive"}
+)
+"""What a decision says of the models that answer, and cannot say where none does."""
 
 
 class Decision(Setting):
@@ -26,10 +34,13 @@ class Decision(Setting):
         default=100, ge=0, le=100, description="of conversations, the part that it is for"
     )
     shadow: bool = Field(default=False, description="only counted: the next one that holds answers")
-    on_unknown: Literal["act", "skip"] | None = Field(
+    on_unknown: OnUnknown | None = Field(
         default=None, description="what happens when nobody knows whether `when` holds; unset: skip"
     )
-    algorithm: AlgorithmConfig
+    algorithm: AlgorithmConfig | None = Field(default=None, description="who answers, and how")
+    respond: Canned | None = Field(
+        default=None, description="the answer, if no model is to give it"
+    )
     contract: ContractConfig | None = Field(
         default=None, description="what every answer has to be, whatever the algorithm"
     )
@@ -58,20 +69,55 @@ class Decision(Setting):
         default="none", description="whitespace: an unstreamed answer is begun early and kept alive"
     )
 
-    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Every model that is named, with its path."""
-        for path, model in self.algorithm.members():
-            yield ("algorithm", *path), model
-        if self.overload is not None:
-            yield ("overload",), self.overload
+    @model_validator(mode="after")
+    def _acts_in_one_way(self) -> Self:
+        if (self.algorithm is None) == (self.respond is None):
+            raise ValueError("give exactly one of `algorithm` and `respond`")
+        if self.respond is not None:
+            self._says_what_it_must(self.model_fields_set & OF_MODELS)
+        return self
+
+    def _says_what_it_must(self, of_models: set[str]) -> None:
+        if self.when is not None and self.on_unknown is None:
+            raise ValueError(
+                "`respond` must say `on_unknown: act` or `skip`, for when `when` is unknown"
+            )
+        for name in sorted(of_models):
+            raise ValueError(f"`{name}` goes with `algorithm`: no model is asked for a `respond`")
+
+    @property
+    def action(self) -> Canned | AlgorithmConfig:
+        """What is done."""
+        action = self.respond or self.algorithm
+        assert action is not None
+        return action
+
+    @property
+    def label(self) -> str:
+        """The name of what is done, in statistics and headers."""
+        return "respond" if self.algorithm is None else self.algorithm.type
 
     @property
     def is_routed(self) -> bool:
         """Whether Envoy routes the request by itself: one model, nobody to take its place, and nothing to check."""
-        return is_routed(self.algorithm) and self.contract is None
+        return self.algorithm is not None and is_routed(self.algorithm) and self.contract is None
+
+    @property
+    def loop(self) -> AlgorithmConfig | None:
+        """The algorithm, if it is one that the loop runtime has to run."""
+        return None if self.is_routed else self.algorithm
+
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every model that may come to see the request, with its path below the decision."""
+        for below, name in self.algorithm.members() if self.algorithm is not None else ():
+            yield ("algorithm", *below), name
+        if self.overload is not None:
+            yield ("overload",), self.overload
 
     def planned(self) -> tuple[PlannedCall, ...]:
         """The calls that a run may make, those included that mend an answer which breaks its contract."""
+        if self.algorithm is None:
+            return ()
         plan = self.algorithm.planned()
         if self.contract is None:
             return plan
@@ -92,10 +138,28 @@ class Recipe(Setting):
     signals_deadline: SomeTime = Field(
         default=timedelta(seconds=2), description="how long signals that ask a model may take"
     )
+    allow_tags: frozenset[Name] | None = Field(
+        default=None,
+        min_length=1,
+        description="of models that may see its requests; unset: all may",
+    )
     decisions: tuple[Decision, ...] = Field(min_length=1)
 
+    def allows(self, model: Model) -> bool:
+        """Whether a model may see what this recipe decides on: it has one of the tags that are allowed."""
+        return self.allow_tags is None or bool(self.allow_tags & model.tags)
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether it keeps something from models: requests by answering itself, or all by the models' tags."""
+        guarded = any(decision.respond is not None for decision in self.decisions)
+        return guarded or self.allow_tags is not None
+
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
-        """Every model that is named, with its path."""
+        """Every model that may come to see a request, to judge or to answer it, with its path below the recipe."""
+        for name, signal in self.signals.items():
+            for below, model in signal.members():
+                yield ("signals", name, *below), model
         for index, decision in enumerate(self.decisions):
-            for path, model in decision.members():
-                yield ("decisions", index, *path), model
+            for below, model in decision.members():
+                yield ("decisions", index, *below), model

@@ -1,6 +1,6 @@
 """What a signal is: a question about an exchange's request, whose answer is a reading."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
@@ -102,3 +102,7 @@ class SignalSetting(Setting):
     def label_names(self) -> tuple[str, ...] | None:
         """The labels that its readings may have, for rules to name; None: any."""
         return ()
+
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """The models that it asks, each with its path below the signal: most kinds ask none."""
+        yield from ()

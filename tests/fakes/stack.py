@@ -104,8 +104,11 @@ async def run_stack(
     *,
     shipped: bool = False,
     runs_file: bool = False,
+    edit: Callable[[Path], None] | None = None,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
+
+    `edit` may change Envoy's files, whose folder it is given, before Envoy reads them.
 
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
     With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
@@ -134,6 +137,8 @@ async def run_stack(
         bootstrap.write(parsed, envoy_folder)
         if shipped:
             _install_shipped(envoy_folder, config, models)
+        if edit is not None:
+            edit(envoy_folder)
         processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
         await processor.start()
         stack.push_async_callback(processor.stop)

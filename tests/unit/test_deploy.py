@@ -310,5 +310,5 @@ def longest_loop(config: Config) -> float:
         decision.budget.deadline.total_seconds()
         for recipe in config.recipes.values()
         for decision in recipe.decisions
-        if decision.algorithm.type != "single"
+        if decision.loop is not None
     )

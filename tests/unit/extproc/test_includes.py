@@ -83,7 +83,7 @@ def test_a_shipped_recipe_is_included_by_its_name() -> None:
     text = HEAD + "  mine: {include: general, models: {cheap: small, mid: small, strong: large}}"
     decisions = parse_config(text, "looper.yaml").recipes["mine"].decisions
 
-    named = {name for decision in decisions for _, name in decision.algorithm.members()}
+    named = {name for decision in decisions for _, name in decision.members()}
     assert named == {"small", "large"}
 
 

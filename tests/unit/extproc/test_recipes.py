@@ -24,7 +24,7 @@ def test_a_shipped_recipe_is_a_good_one(path: Path) -> None:
     }
     recipe = parse_config(yaml.safe_dump(config), path.name).recipes[path.stem]
 
-    named = {name for decision in recipe.decisions for _, name in decision.algorithm.members()}
+    named = {name for decision in recipe.decisions for _, name in decision.members()}
     assert named == file["models"].keys()
     assert all(file["models"].values())
     assert len(path.read_text().splitlines()) <= 120
