@@ -5,17 +5,25 @@ from typing import Annotated
 from pydantic import Field
 
 from looper.fusion import FusionConfig
+from looper.remom import RemomConfig
 from looper.single import SingleConfig
 from looper.workflows import WorkflowsConfig
 
 AlgorithmConfig = Annotated[
-    SingleConfig | FusionConfig | WorkflowsConfig, Field(discriminator="type")
+    SingleConfig | RemomConfig | FusionConfig | WorkflowsConfig, Field(discriminator="type")
 ]
 
 
-def is_routed(algorithm: SingleConfig | FusionConfig | WorkflowsConfig) -> bool:
+def is_routed(algorithm: AlgorithmConfig) -> bool:
     """Whether Envoy routes the request by itself: there is one model, and nobody to take its place."""
     return isinstance(algorithm, SingleConfig) and not algorithm.fallbacks
 
 
-__all__ = ["AlgorithmConfig", "FusionConfig", "SingleConfig", "WorkflowsConfig", "is_routed"]
+__all__ = [
+    "AlgorithmConfig",
+    "FusionConfig",
+    "RemomConfig",
+    "SingleConfig",
+    "WorkflowsConfig",
+    "is_routed",
+]

@@ -89,6 +89,9 @@ def electorate_of(models: Sequence[Model], contract: Contract[Any] | None) -> El
     return rated({model.name: model.known_rating for model in models}, options)
 
 
+_UNHEARD = ("cancelled", "not_started")
+
+
 @dataclass(frozen=True, slots=True)
 class Vote:
     """A team's answers, and what follows from them."""
@@ -119,14 +122,15 @@ class Vote:
 
     @property
     def silent(self) -> int:
-        """How many of those that were asked said nothing that counts."""
-        return sum(value is None for value in self.values)
+        """How many said nothing that counts; not those that were not let finish."""
+        pairs = zip(self.results, self.values, strict=True)
+        return sum(value is None and result.state not in _UNHEARD for result, value in pairs)
 
     @property
     def unanimous(self) -> bool:
         """Whether two at least have spoken, all of them the same, and nobody was silent."""
-        comparable = all(value is not None and value is not TEXT for value in self.values)
-        return self.verdict.unanimous and comparable and len(self.results) > 1
+        said = [value for value in self.values if value is not None]
+        return self.verdict.unanimous and len(said) > 1 and TEXT not in said and not self.silent
 
     def place(self, value: Value | None) -> int | None:
         """Where the group with this value stands in the verdict; None for a value that nobody gave."""

@@ -24,6 +24,8 @@ STAGES = {
     "panel": ("fusion", "p1"),
     "judge": ("fusion", "j"),
     "final": ("fusion", "f"),
+    "proposer": ("remom", "p1"),
+    "synthesis": ("remom", "f"),
     "single": ("single", "s"),
     "fallback": ("single", "t"),
     "planner": ("planned", "w-planner"),
@@ -33,31 +35,47 @@ STAGES = {
 }
 """Stage: the decision that runs it, and the model that nothing but this stage calls."""
 
-WHOLE = ("panel", "judge", "planner", "worker", "verifier")
+WHOLE = ("panel", "proposer", "judge", "planner", "worker", "verifier")
 """Stages whose answers are never streamed to the client."""
 
 MODELS = ("p1", "p2", "j", "f", "s", "t", "w1", "w2", "w-planner", "w-verifier", "w-final")
-WORKFLOWS = {
-    "type": "workflows",
-    "steps": [
-        {"id": "draft", "models": ["w1", "w2"], "prompt": "Answer."},
-        {
-            "id": "check",
-            "role": "verifier",
-            "models": ["w-verifier"],
-            "needs": ["draft"],
-            "prompt": "Check.",
-        },
-    ],
-    "final": {"model": "w-final"},
+ALGORITHMS: dict[str, Any] = {
+    "single": {"type": "single", "model": "s", "fallbacks": ["t"]},
+    "fusion": {
+        "type": "fusion",
+        "analysis_models": ["p1", "p2"],
+        "judge_model": "j",
+        "final_model": "f",
+    },
+    "remom": {
+        "type": "remom",
+        "models": ["p1", "p2"],
+        "breadth_schedule": [2],
+        "synthesis_model": "f",
+    },
+    "workflows": {
+        "type": "workflows",
+        "steps": [
+            {"id": "draft", "models": ["w1", "w2"], "prompt": "Answer."},
+            {
+                "id": "check",
+                "role": "verifier",
+                "models": ["w-verifier"],
+                "needs": ["draft"],
+                "prompt": "Check.",
+            },
+        ],
+        "final": {"model": "w-final"},
+    },
+    "planned": {
+        "type": "workflows",
+        "mode": "dynamic",
+        "planner": {"model": "w-planner"},
+        "models": ["w1", "w2"],
+        "final": {"model": "w-final"},
+    },
 }
-PLANNED = {
-    "type": "workflows",
-    "mode": "dynamic",
-    "planner": {"model": "w-planner"},
-    "models": ["w1", "w2"],
-    "final": {"model": "w-final"},
-}
+"""Public name: the algorithm behind it."""
 
 FAULTS: tuple[AnyFault, ...] = (
     faults.Hang(),
@@ -109,41 +127,10 @@ async def matrix() -> AsyncIterator[Stack]:
             {"name": model.name, "price": {"input": 1, "output": 2}, "url": ""} for model in models
         ],
         "recipes": {
-            "fusion": {
-                "decisions": [
-                    {
-                        "name": "fusion",
-                        "algorithm": {
-                            "type": "fusion",
-                            "analysis_models": ["p1", "p2"],
-                            "judge_model": "j",
-                            "final_model": "f",
-                        },
-                        "budget": budget,
-                    }
-                ]
-            },
-            "workflows": {
-                "decisions": [
-                    {"name": "workflows", "algorithm": WORKFLOWS, "budget": budget},
-                ]
-            },
-            "planned": {
-                "decisions": [
-                    {"name": "planned", "algorithm": PLANNED, "budget": budget},
-                ]
-            },
-            "single": {
-                "decisions": [
-                    {
-                        "name": "single",
-                        "algorithm": {"type": "single", "model": "s", "fallbacks": ["t"]},
-                        "budget": budget,
-                    }
-                ]
-            },
+            name: {"decisions": [{"name": name, "algorithm": algorithm, "budget": budget}]}
+            for name, algorithm in ALGORITHMS.items()
         },
-        "entrypoints": {name: name for name in ("fusion", "single", "workflows", "planned")},
+        "entrypoints": {name: name for name in ALGORITHMS},
     }
     async with run_stack(Simulator(models), change) as stack:
         yield stack
