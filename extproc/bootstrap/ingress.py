@@ -15,7 +15,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from extproc.bootstrap import local_replies, stats
+from extproc.bootstrap import forwarding, local_replies, stats
 from extproc.bootstrap.messages import (
     MIB,
     address,
@@ -26,7 +26,6 @@ from extproc.bootstrap.messages import (
     watched_file,
 )
 from extproc.bootstrap.processors import CLUSTER
-from extproc.bootstrap.routes import CREDENTIALS
 from extproc.config import Config
 
 PREFIX = "x-looper-"
@@ -141,16 +140,11 @@ def _processor(config: Config) -> ext_proc.ExternalProcessor:
         # Whatever the processor answers: a route chosen before it spoke is never used.
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.CLEAR,
         metadata_options=ext_proc.MetadataOptions(
-            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=["looper"])
+            forwarding_namespaces=forwarding.metadata(config),
+            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=["looper"]),
         ),
-        request_attributes=["request.id", "xds.route_name"],
-        forward_rules=ext_proc.HeaderForwardingRules(
-            disallowed_headers=matcher.ListStringMatcher(
-                patterns=[
-                    matcher.StringMatcher(exact=name, ignore_case=True) for name in CREDENTIALS
-                ]
-            )
-        ),
+        request_attributes=forwarding.attributes(config),
+        forward_rules=forwarding.header_rules(config),
         mutation_rules=mutation.HeaderMutationRules(
             disallow_all=True, allow_expression=matcher.RegexMatcher(regex=writable_regex())
         ),

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import assert_never
 
 from google.protobuf.message import DecodeError
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Value as ProtobufValue
 
 from extproc.errors import Overtaken, ProtocolError
 from extproc.protocol._pb.ext_proc_pb2 import (
@@ -31,6 +33,7 @@ from extproc.protocol.actions import (
     StreamData,
 )
 from extproc.protocol.events import (
+    METADATA,
     BodyMode,
     Event,
     RequestBody,
@@ -39,10 +42,12 @@ from extproc.protocol.events import (
     ResponseBody,
     ResponseHeaders,
     ResponseTrailers,
+    Value,
 )
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 NAMESPACE = "looper"
+_ATTRIBUTES = "envoy.filters.http.ext_proc"
 MAX_CHUNK = 62_000
 """Bytes of body in one message; Envoy asks for no more than 64 KiB."""
 
@@ -81,14 +86,50 @@ def decode_first(message: bytes) -> RequestHeaders:
         name = _name(config.response_body_mode)
         raise ProtocolError(f"response_body_mode {name} is not supported: use NONE or STREAMED")
     headers = request.request_headers
-    return RequestHeaders(_headers(headers), headers.end_of_stream, mode, metered)
+    return RequestHeaders(
+        _headers(headers), headers.end_of_stream, mode, metered, _attributes(request)
+    )
 
 
 def _headers(message: HttpHeaders) -> dict[str, str]:
-    return {
-        header.key: (header.raw_value or header.value.encode()).decode("utf-8", "replace")
-        for header in message.headers.headers
-    }
+    """By name; a header that came several times is one value."""
+    headers: dict[str, str] = {}
+    for header in message.headers.headers:
+        value = (header.raw_value or header.value.encode()).decode("utf-8", "replace")
+        key = header.key
+        headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    return headers
+
+
+def _attributes(request: ProcessingRequest) -> dict[str, Value]:
+    """Most filters send none, and only those that signals ask for."""
+    attributes: dict[str, Value] = {}
+    if _ATTRIBUTES in request.attributes:
+        attributes |= _struct(request.attributes[_ATTRIBUTES])
+    if request.HasField("metadata_context"):
+        namespaces = request.metadata_context.filter_metadata
+        attributes[METADATA] = {name: _struct(namespaces[name]) for name in namespaces}
+    return attributes
+
+
+def _struct(struct: Struct) -> dict[str, Value]:
+    return {name: _value(value) for name, value in struct.fields.items()}
+
+
+def _value(value: ProtobufValue) -> Value:
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            return value.number_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return _struct(value.struct_value)
+        case "list_value":
+            return [_value(each) for each in value.list_value.values]
+        case _:
+            return None
 
 
 def _name(mode: ProcessingMode.BodySendMode) -> str:

@@ -105,12 +105,14 @@ async def run_stack(
     shipped: bool = False,
     runs_file: bool = False,
     edit: Callable[[Path], None] | None = None,
+    processor_change: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
     `edit` may change Envoy's files, whose folder it is given, before Envoy reads them.
 
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
+    With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
     With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
     async with AsyncExitStack() as stack:
@@ -139,6 +141,7 @@ async def run_stack(
             _install_shipped(envoy_folder, config, models)
         if edit is not None:
             edit(envoy_folder)
+        path.write_text(yaml.safe_dump({**config, **(processor_change or {})}))
         processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
         await processor.start()
         stack.push_async_callback(processor.stop)

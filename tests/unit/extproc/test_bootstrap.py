@@ -26,11 +26,15 @@ Yaml = dict[str, Any]
 
 
 def config(
-    *models: str, envoy: str = "{}", egress: str = "unix:/run/e.sock", more: str = ""
+    *models: str,
+    envoy: str = "{}",
+    egress: str = "unix:/run/e.sock",
+    more: str = "",
+    recipe: str = RECIPE,
 ) -> Config:
     listed = "".join(f"\n  - {model}" for model in models or (MODEL,))
     text = f"version: 1\negress: {egress}\nenvoy: {envoy}\n{more}\nmodels:{listed}\n"
-    text += f"recipes: {{r: {RECIPE}}}\nentrypoints: {{looper/auto: r}}\n"
+    text += f"recipes: {{r: {recipe}}}\nentrypoints: {{looper/auto: r}}\n"
     return parse_config(text, "test.yaml")
 
 
@@ -238,13 +242,51 @@ def test_no_credential_of_a_client_reaches_a_model(listener: str) -> None:
     assert rendered.table(listener)["most_specific_header_mutations_wins"] is True
 
 
-def test_processor_does_not_see_credentials() -> None:
-    """What proves a client's identity is hidden from the processor."""
-    rules = made().filters("ingress")["looper.ext_proc"]["forward_rules"]
+NEEDED = {
+    *(":method", ":path", "content-encoding", "looper-debug"),
+    *("x-request-id", "traceparent", "tracestate", ":status", "content-type"),
+}
+"""Headers that the processor reads itself, of requests and of answers."""
 
-    hidden = {pattern["exact"] for pattern in rules["disallowed_headers"]["patterns"]}
-    assert hidden == set(CREDENTIALS)
-    assert all(pattern["ignore_case"] for pattern in rules["disallowed_headers"]["patterns"])
+
+def forwarded(**signals: dict[str, Any]) -> tuple[set[str], list[str], list[str]]:
+    """What the filter sends: names of headers, attributes, namespaces."""
+    recipe = json.dumps({**yaml.safe_load(RECIPE), "signals": signals})
+    filter_ = Rendered(config(recipe=recipe)).filters("ingress")["looper.ext_proc"]
+    rules = filter_["forward_rules"]
+    assert set(rules) == {"allowed_headers"}
+    patterns = rules["allowed_headers"]["patterns"]
+    assert all(pattern["ignore_case"] for pattern in patterns)
+    namespaces = filter_["metadata_options"].get("forwarding_namespaces", {})
+    return (
+        {pattern["exact"] for pattern in patterns},
+        filter_.get("request_attributes", []),
+        namespaces.get("untyped", []),
+    )
+
+
+def test_processor_sees_only_what_it_needs() -> None:
+    """Without signals that ask for more, a handful of headers; of credentials, none."""
+    headers, attributes, namespaces = forwarded()
+
+    assert headers == NEEDED
+    assert not headers & set(CREDENTIALS)
+    assert (attributes, namespaces) == ([], [])
+
+
+def test_signals_have_what_they_ask_for_forwarded() -> None:
+    """Headers, attributes and namespaces of dynamic metadata, each once and no others."""
+    headers, attributes, namespaces = forwarded(
+        a={"type": "header", "name": "X-Tenant", "exists": True},
+        b={"type": "header", "name": "authorization", "prefix": "Basic "},
+        c={"type": "attribute", "name": "xds.route_name", "equals": "r"},
+        d={"type": "attribute", "name": "xds.route_name", "equals": "s"},
+        e={"type": "attribute", "metadata": "envoy.filters.http.jwt_authn", "exists": True},
+    )
+
+    assert headers == NEEDED | {"x-tenant", "authorization"}
+    assert attributes == ["xds.route_name"]
+    assert namespaces == ["envoy.filters.http.jwt_authn"]
 
 
 @pytest.mark.parametrize(

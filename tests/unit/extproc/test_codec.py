@@ -1,4 +1,5 @@
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -324,6 +325,28 @@ def first_message(
 
 
 class TestDecodeFirst:
+    def test_a_header_that_comes_several_times_is_one_value(self) -> None:
+        """As HTTP has it: what came last does not hide what came first."""
+        event = decode_first(
+            first_message(headers=(("x-role", b"a"), ("x", b""), ("x-role", b"b")))
+        )
+        assert event.headers == {"x-role": "a, b", "x": ""}
+
+    def test_attributes_and_metadata_are_plain_values(self) -> None:
+        """Whatever kinds Envoy knows; numbers are those of JSON."""
+        said: dict[str, Any] = {
+            "claims": {"plan": "gold", "groups": ["a", 1.5, None, {"b": True}], "n": 3, "no": []}
+        }
+        request = pb.ProcessingRequest.FromString(first_message())
+        request.attributes["envoy.filters.http.ext_proc"].update({"xds.route_name": "chat"})
+        request.metadata_context.filter_metadata["jwt"].update(said)
+        event = decode_first(request.SerializeToString())
+        assert event.attributes == {"xds.route_name": "chat", "metadata": {"jwt": said}}
+
+    def test_without_any_there_are_none(self) -> None:
+        """Which is how it is unless a signal asks."""
+        assert decode_first(first_message()).attributes == {}
+
     @pytest.mark.parametrize(
         ("wire", "mode"),
         [

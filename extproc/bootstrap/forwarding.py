@@ -1,0 +1,42 @@
+"""What Envoy tells the processor of a request: what the processor itself needs, and what signals ask for."""
+
+from collections.abc import Iterator
+
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+
+from extproc.config import Config
+from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
+from looper.run import FORWARDED
+
+_OWN = (":method", ":path", "content-encoding", "looper-debug", *FORWARDED)
+_OF_ANSWERS = (":status", "content-encoding", "content-type")
+"""The same rules hold for the headers of answers, where these are metered."""
+
+
+def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
+    """No header that is not named here leaves Envoy, least of all what clients prove themselves with."""
+    asked = {signal.name for signal in _signals(config) if isinstance(signal, HeaderConfig)}
+    names = [*dict.fromkeys((*_OWN, *_OF_ANSWERS, *sorted(asked)))]
+    patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
+    return ext_proc.HeaderForwardingRules(
+        allowed_headers=matcher.ListStringMatcher(patterns=patterns)
+    )
+
+
+def attributes(config: Config) -> list[str]:
+    """The attributes that signals ask for."""
+    asked = (signal.name for signal in _signals(config) if isinstance(signal, AttributeConfig))
+    return sorted({name for name in asked if name is not None})
+
+
+def metadata(config: Config) -> ext_proc.MetadataOptionsMetadataNamespaces | None:
+    """The namespaces that signals ask for."""
+    asked = (signal.metadata for signal in _signals(config) if isinstance(signal, AttributeConfig))
+    namespaces = sorted({namespace for namespace in asked if namespace is not None})
+    return ext_proc.MetadataOptionsMetadataNamespaces(untyped=namespaces) if namespaces else None
+
+
+def _signals(config: Config) -> Iterator[SignalConfig]:
+    for recipe in config.recipes.values():
+        yield from recipe.signals.values()
