@@ -37,6 +37,7 @@ from extproc.protocol.events import (
 )
 from extproc.reply import Answering, Reply, error_reply, reply_for, said_of
 from extproc.respond import respond
+from extproc.routing import first_that_takes, takes, written_for
 from extproc.runtime import Runtime
 from extproc.signals import Subject
 from looper.budget import Ledger
@@ -50,7 +51,7 @@ from looper.errors import (
     ModelNotFound,
     Overloaded,
 )
-from looper.messages import map_ids
+from looper.models import Model
 from looper.run import FORWARDED, Deadline, Run, drive, seeded
 from looper.single import SingleConfig
 from looper.trace import Trace
@@ -190,8 +191,10 @@ class Exchange:
         match decision.action:
             case Canned() as canned:
                 await self._say(canned, request, facts)
-            case SingleConfig(model=name) if decision.is_routed:
-                await self._route(request, name, facts)
+            case SingleConfig() as single if decision.is_routed:
+                models = self._runtime.models
+                model = first_that_takes(request, single.ranked(request), models)
+                await self._route(request, model, facts)
             case _:
                 await self._loop(request, decision, facts)
 
@@ -202,12 +205,10 @@ class Exchange:
         except ModelNotFound:
             await self._release(request.body)
             return
-        match policy.decisions[-1]:
-            case Decision(name=name, algorithm=SingleConfig(model=model_name)) if (
-                len(policy.decisions) == 1
-            ):
+        match policy.decisions:
+            case [Decision(name=name, algorithm=SingleConfig(main=main))]:
                 facts: Metadata = {"decision": name, "recipe": policy.name, "algorithm": "single"}
-                await self._route(request, model_name, facts)
+                await self._route(request, self._runtime.models[main], facts)
             case _:
                 raise ChatOnly(
                     f"The model `{request.model}` answers chat completions only.", param="model"
@@ -224,21 +225,16 @@ class Exchange:
 
     # ... or one model, by Envoy's own route...
 
-    async def _route(self, request: Request, name: str, facts: Metadata) -> None:
+    async def _route(self, request: Request, model: Model, facts: Metadata) -> None:
         """Have Envoy route the request to a model, with that model's own name in the body."""
-        model = self._runtime.models[name]
         run = secrets.token_hex(8)
-        metadata = {**facts, "model": name, "run": run}
+        metadata = {**facts, "model": model.name, "run": run}
         self._facts |= metadata
         if self._opening.metered:
             self._meter = AnswerMeter(request, model)
-        changes = dict(self._meter.request_changes) if self._meter is not None else {}
-        if isinstance(request, ChatRequest) and model.dialect.tool_call_ids != "any":
-            messages = request.members["messages"]
-            mapped = map_ids(messages, model.dialect.tool_call_ids)
-            changes |= {"messages": mapped} if mapped is not messages else {}
-        body = request.with_model(model.upstream, changes)
-        set_headers: Headers = ((names.MODEL, name), (names.RUN, run))
+        changes = self._meter.request_changes if self._meter is not None else {}
+        body = written_for(model, request, changes)
+        set_headers: Headers = ((names.MODEL, model.name), (names.RUN, run))
         if self._trailers:
             set_headers = (*set_headers, (names.TRAILERS, "1"))
         await self._channel.send(Rewrite(set_headers, body, metadata, trailers=self._trailers))
@@ -252,9 +248,10 @@ class Exchange:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
             except Overloaded:
-                if decision.overload is None:
+                stand_in = runtime.models.get(decision.overload or "")
+                if stand_in is None or not takes(request, stand_in):
                     raise
-                await self._route(request, decision.overload, {**facts, "outcome": "overload"})
+                await self._route(request, stand_in, {**facts, "outcome": "overload"})
                 return
             run = self._begin(request, decision, str(facts["recipe"]))
             answering = Answering(

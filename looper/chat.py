@@ -1,6 +1,6 @@
 """A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from types import MappingProxyType
@@ -69,9 +69,22 @@ class Request:
             raise InvalidField("The body has no `model`.", param="model")
         return cls(object)
 
-    def with_model(self, name: str, changes: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
-        """The body with another model's name in it, perhaps other members too, and every other byte as it was."""
-        return self._object.edited({"model": msgspec.json.encode(name), **changes})
+    def with_model(
+        self,
+        name: str,
+        changes: Mapping[str, bytes] = MappingProxyType({}),
+        without: Iterable[str] = (),
+    ) -> bytes:
+        """The body with another model's name in it, other members changed or left out, every other byte as it was."""
+        object = self._object
+        last: str | None = None
+        for each in without:
+            if each in self.members:
+                object = (
+                    object if last is None else JsonObject.parse(object.edited({}, without=last))
+                )
+                last = each
+        return object.edited({"model": msgspec.json.encode(name), **changes}, without=last)
 
 
 class ChatRequest(Request):

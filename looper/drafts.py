@@ -12,14 +12,15 @@ import msgspec
 from looper.calls import Call, Role
 from looper.chat import Capability, ChatRequest
 from looper.contract import NO_TERMS, Terms
-from looper.dialects import STANDARD
+from looper.dialects import STANDARD, Effort
 from looper.messages import speak
 from looper.models import Model
 from looper.tokens import estimate
 
 # Members that the runtime sets for itself, whatever the client asked for.
 _OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
-_LIMITS = ("max_completion_tokens", "max_tokens")
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""The names of the token limit. The first one holds where both are given."""
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
 PRIVATE_OUTPUT = 4096
 """Tokens that a private stage may answer with, unless it says otherwise."""
@@ -60,13 +61,7 @@ class Draft:
 
     def unsuitable(self) -> str | None:
         """Why the model cannot take this; None if it can, as far as is known."""
-        model = self.model
-        if model.capabilities is not None and (lacks := self.needs - model.capabilities):
-            return sorted(lacks)[0]
-        window = model.context_window
-        if window is not None and self.input_tokens + min(256, window // 4) > window:
-            return "context_window"
-        return None
+        return self.model.lacks(self.needs, self.input_tokens)
 
     def call(self, max_tokens: int | None, retries: int = 0) -> Call:
         """The call, in the model's dialect and with this limit on its output."""
@@ -74,7 +69,7 @@ class Draft:
         members: Members = {
             name: value
             for name, value in self.members.items()
-            if name not in _LIMITS
+            if name not in LIMITS
             and name not in dialect.drop
             and (dialect.open or name in STANDARD)
         }
@@ -82,7 +77,7 @@ class Draft:
         members["messages"] = speak(self.members["messages"], dialect)
         if max_tokens is not None:
             members[dialect.max_tokens] = max_tokens
-        _say_effort(members, dialect.effort)
+        say_effort(members, dialect.effort)
         if self.stream:
             members["stream"] = True
             if "stream_options" not in dialect.drop:
@@ -98,7 +93,7 @@ class Draft:
             if name in dialect.drop or not (dialect.open or name in STANDARD)
         }
         said = self.members.get("reasoning_effort")
-        if said is not None and not _can_say_effort(said, dialect.effort):
+        if said is not None and not can_say_effort(said, dialect.effort):
             dropped.add("reasoning_effort")
         return sorted(dropped)
 
@@ -232,7 +227,7 @@ def _uses_tools(request: ChatRequest) -> bool:
     return any(message.role in ("tool", "function") for message in request.messages)
 
 
-def _say_effort(members: Members, how: str) -> None:
+def say_effort(members: Members, how: Effort) -> None:
     """Say how much to think in the way that the upstream understands."""
     if "reasoning_effort" not in members or how == "reasoning_effort":
         return
@@ -250,7 +245,7 @@ def _effort(said: Any) -> str | None:
     return effort if isinstance(effort, str) else None
 
 
-def _can_say_effort(said: Any, how: str) -> bool:
+def can_say_effort(said: Any, how: Effort) -> bool:
     """Whether an upstream can be told how much to think."""
     effort = _effort(said)
     if how == "thinking_budget":

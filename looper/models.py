@@ -132,6 +132,20 @@ class Model(Setting):
         return self.rating.get("default") if isinstance(self.rating, dict) else self.rating
 
     @property
+    def declared_dialect(self) -> Dialect | None:
+        """Its dialect, if the configuration says which one that is."""
+        return self.dialect if "dialect" in self.model_fields_set else None
+
+    def lacks(self, needs: frozenset[Capability], input_tokens: int) -> str | None:
+        """Why it cannot take a request that needs this and is that long; None if it can, as far as is known."""
+        if self.capabilities is not None and (missing := needs - self.capabilities):
+            return sorted(missing)[0]
+        window = self.context_window
+        if window is not None and input_tokens + min(256, window // 4) > window:
+            return "context_window"
+        return None
+
+    @property
     def general_rating(self) -> float:
         """The rating over all categories; 0 where it is unknown."""
         return self.known_rating or 0.0

@@ -1,0 +1,101 @@
+"""How a request is written that Envoy routes to one model: whose it is, and what is said there by another name."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from looper.calls import CallFailed, Failure
+from looper.chat import ChatRequest, Request
+from looper.dialects import Dialect
+from looper.drafts import LIMITS, can_say_effort, say_effort
+from looper.failures import why_no_answer
+from looper.messages import map_ids
+from looper.models import Model
+
+_MOST_TOKENS_PER_BYTE = 0.5
+"""Of all texts, emoji have the most: two in four bytes."""
+
+_EFFORT = ("reasoning_effort", "chat_template_kwargs", "thinking")
+"""Members in which one dialect or another says how much to think."""
+
+
+def takes(request: ChatRequest, model: Model) -> bool:
+    """Whether a model can take a request, as far as is known."""
+    return _lacks(request, model) is None
+
+
+def first_that_takes(
+    request: ChatRequest, names: Iterable[str], models: Mapping[str, Model]
+) -> Model:
+    """The first of the models that can take a request. Raises the client's error if none can."""
+    failures: list[CallFailed] = []
+    for name in names:
+        if (lacks := _lacks(request, models[name])) is None:
+            return models[name]
+        failures.append(CallFailed(Failure.UNSUITABLE, reason=lacks, attempts=0))
+    raise why_no_answer(failures)
+
+
+def _lacks(request: ChatRequest, model: Model) -> str | None:
+    if model.capabilities is None and model.context_window is None:
+        return None
+    return model.lacks(request.needs, _length(request, model))
+
+
+def _length(request: ChatRequest, model: Model) -> int:
+    """The request's tokens, estimated only if they might be too many for the model."""
+    window = model.context_window
+    least = len(request.body) * _MOST_TOKENS_PER_BYTE
+    if window is None or ("vision" not in request.needs and least < window // 2):
+        return 0
+    return request.prompt_tokens
+
+
+def written_for(model: Model, request: Request, changes: Mapping[str, bytes]) -> bytes:
+    """The body as it goes to a model: its own name for it, and, in a dialect that is declared, its way to say things.
+
+    What it does not take at all is left to it to refuse: no wish of a client's is dropped without a word.
+    """
+    dialect = model.declared_dialect
+    if dialect is None or not isinstance(request, ChatRequest):
+        return request.with_model(model.upstream, changes)
+    limit, limit_without = _limit(request, dialect)
+    effort, effort_without = _effort(request, dialect)
+    return request.with_model(
+        model.upstream,
+        {**_messages(request, dialect), **limit, **effort, **changes},
+        (*limit_without, *effort_without),
+    )
+
+
+def _messages(request: ChatRequest, dialect: Dialect) -> dict[str, bytes]:
+    """The conversation, if it has ids of tool calls that have to be others."""
+    if dialect.tool_call_ids == "any":
+        return {}
+    messages = request.members["messages"]
+    mapped = map_ids(messages, dialect.tool_call_ids)
+    return {} if mapped is messages else {"messages": mapped}
+
+
+def _limit(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], list[str]]:
+    """The token limit under the one name that the model knows."""
+    said = [name for name in LIMITS if bytes(request.members.get(name, b"null")) != b"null"]
+    if not said or said == [dialect.max_tokens]:
+        return {}, []
+    others = [name for name in LIMITS if name != dialect.max_tokens]
+    return {dialect.max_tokens: bytes(request.members[said[0]])}, others
+
+
+def _effort(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], list[str]]:
+    """How much to think, as the model wants to be told; what it cannot be told stays as it is."""
+    said = request.members.get("reasoning_effort")
+    if said is None or not can_say_effort(said, dialect.effort):
+        return {}, []
+    before: dict[str, Any] = {
+        name: request.members[name] for name in _EFFORT if name in request.members
+    }
+    after = dict(before)
+    say_effort(after, dialect.effort)
+    new = {name: msgspec.json.encode(value) for name, value in after.items() if name not in before}
+    return new, [name for name in before if name not in after]
