@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Self
 
 from extproc.decisions.namespace import Namespace
 from extproc.decisions.projections import Partition, Projected, Projections, Readings, Score
@@ -69,6 +71,12 @@ class Policy:
     async def decide(self, subject: Subject) -> Decided:
         """The decision for a request: the first that fires. There always is one."""
         return self.judge(subject, await self.read(subject))
+
+    def reading(self, signals: Signals) -> Self:
+        """The same policy with other ears: `signals` are read in place of its own, by the same names."""
+        other = copy(self)
+        other.signals = signals
+        return other
 
     async def read(self, subject: Subject) -> Readings:
         """What the signals say; only those that a decision needs are asked."""

@@ -45,6 +45,9 @@ class LanguageConfig(SignalSetting):
         default=0.5, description="the part of the text that is written in one of them"
     )
 
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(sorted(LANGUAGES))
+
     def build(self) -> "LanguageSignal":
         return LanguageSignal(self)
 
