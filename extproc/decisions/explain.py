@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from extproc.decisions.engine import Decided, Policy, fires, is_chosen
+from extproc.decisions.engine import Decided, Policy, fires
 from extproc.decisions.projections import Partition, Score
 from extproc.decisions.recipe import Decision
 from extproc.decisions.rules import All, Any_, AnyRule, Not, Truths, holds
@@ -188,7 +188,9 @@ def _verdict(decision: Decision, decided: Decided, subject: Subject, *, answered
     held = True if decision.when is None else holds(decision.when, truths)
     if held is False:
         return "does not hold"
-    return "unknown" if is_chosen(decision, subject) else "for other conversations"
+    if held is None and decision.on_unknown != "act":
+        return "unknown"
+    return "for other conversations"
 
 
 def _rule(rule: AnyRule, truths: Truths) -> RuleFound:
