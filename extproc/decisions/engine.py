@@ -78,6 +78,12 @@ class Policy:
         other.signals = signals
         return other
 
+    def alone(self) -> Self:
+        """The same policy where nobody can be asked."""
+        other = copy(self)
+        other._egress = None
+        return other
+
     async def read(self, subject: Subject) -> Readings:
         """What the signals say; only those that a decision needs are asked."""
         deadline = asyncio.get_running_loop().time() + self._patience

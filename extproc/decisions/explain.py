@@ -212,8 +212,8 @@ def _action(decision: Decision, subject: Subject, models: Mapping[str, Model]) -
     priced = worst.microusd is not None and not worst.unpriced
     return Action(
         decision=decision.name,
-        algorithm=decision.algorithm.type,
-        models=tuple(dict.fromkeys(name for _, name in decision.algorithm.members())),
+        algorithm=decision.label,
+        models=tuple(dict.fromkeys(name for _, name in decision.members())),
         calls=worst.calls,
         tokens=worst.tokens,
         cost_usd=f"{usd(worst.microusd):f}" if priced and worst.microusd is not None else None,
