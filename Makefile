@@ -38,7 +38,7 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 
 .PHONY: test
 test: $(VENV)/.ready ## Every test tier
-	@tests/system.sh kubectl=kubernetes-client
+	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl
 	$(BIN)/python -m pytest tests/unit tests/contract tests/envoy tests/clients
 
 .PHONY: test-fast

@@ -150,6 +150,42 @@ class DeadlineExceeded(LooperError):
     retry = False
 
 
+class StateExpired(InvalidRequest):
+    """Tools were answered for a run that is not there any more, or never was."""
+
+    status = 410
+    code = "state_expired"
+
+
+class StateOutdated(StateExpired):
+    """The run cannot go on under the configuration as it is now."""
+
+    code = "state_outdated"
+
+
+class StateMismatch(InvalidRequest):
+    """The answers of tools are not those that a run waits for, or not from the client that it belongs to."""
+
+    status = 409
+    code = "state_mismatch"
+    retry = False
+
+
+class StateBusy(StateMismatch):
+    """Another request has gone on with the run and has not ended, or not yet been given up."""
+
+    code = "state_busy"
+    retry = True
+
+
+class StateUnavailable(LooperError):
+    """The store of paused runs cannot be reached."""
+
+    status = 503
+    code = "state_unavailable"
+    retry = True
+
+
 class Overloaded(LooperError):
     """This process has as much to do as it may."""
 

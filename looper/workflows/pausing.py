@@ -1,0 +1,184 @@
+"""Runs that wait for the client: what is kept of one, whose it is, and who may go on with it."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+
+import msgspec
+
+from looper.budget import Amount, Ledger
+from looper.errors import StateBusy, StateExpired, StateMismatch
+from looper.run import Deadline
+from looper.workflows.ids import Forged, Ids, is_ours
+from looper.workflows.state import StateSettings, Store
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a run comes from: what must be the same when it goes on."""
+
+    run: str
+    model: str
+    recipe: str
+    decision: str
+    identity: str | None
+    """A digest: whose the run is."""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a run has taken over its turns."""
+
+    calls: int = 0
+    tokens: int = 0
+    microusd: str = "0"
+    seconds: float = 0.0
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.calls, self.tokens, Decimal(self.microusd))
+
+
+class Paused(msgspec.Struct, frozen=True):
+    """A run that waits: `calls` are the ids that the client has, `work` is the pattern's own."""
+
+    origin: Origin
+    spent: Spent
+    calls: list[str]
+    work: msgspec.Raw
+
+
+_paused = msgspec.json.Decoder(Paused)
+
+
+class States:
+    """The paused runs of a process, or of all that share a store."""
+
+    def __init__(
+        self, settings: StateSettings, store: Store, keys: Sequence[bytes] | None = None
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._ids = Ids(keys or [secrets.token_bytes(32)])
+
+    def pause(self, origin: Origin, before: Spent, ledger: Ledger, deadline: Deadline) -> "Pause":
+        """The place where a run that begins, or goes on, may come to wait."""
+        return Pause(self._store, self._ids, origin, before, ledger, deadline.now())
+
+    async def find(self, ids: Sequence[str], model: str, identity: str | None) -> "Waiting":
+        """The run that waits for just these calls. Raises StateMismatch and StateExpired."""
+        state = self._state(ids)
+        stored = await self._store.get(state)
+        if stored is None:
+            raise _expired()
+        paused = _paused.decode(stored)
+        if paused.origin.identity != digest(identity) or paused.origin.model != model:
+            raise _mismatch()
+        if sorted(ids) != sorted(paused.calls):
+            raise _mismatch()
+        return Waiting(state, paused)
+
+    def _state(self, ids: Sequence[str]) -> str:
+        """The one state that all of these ids belong to."""
+        try:
+            states = {self._ids.read(id) for id in ids}
+        except Forged:
+            raise _mismatch() from None
+        if len(states) != 1 or len(set(ids)) != len(ids):
+            raise _mismatch()
+        (state,) = states
+        if state is None:
+            raise _mismatch()
+        return state
+
+    @asynccontextmanager
+    async def claimed(self, waiting: "Waiting", holder: str) -> AsyncIterator[None]:
+        """Have a run for oneself until the block ends. If it ends well the run cannot be had again; else it can.
+
+        Raises StateBusy and StateExpired.
+        """
+        match await self._store.claim(waiting.state, holder):
+            case "gone":
+                raise _expired()
+            case "busy":
+                after = max(1, round(self._settings.lease.total_seconds()))
+                raise StateBusy("Another request is going on with this run.", retry_after=after)
+            case "held":
+                pass
+        try:
+            yield
+        except BaseException:
+            await asyncio.shield(self._store.release(waiting.state, holder))
+            raise
+        await self._store.finish(waiting.state, holder)
+
+    async def keep_claimed(self, waiting: "Waiting", holder: str) -> None:
+        """Claim it again and again, until this is cancelled: a lease is short, so that the death of a process is."""
+        while True:
+            await asyncio.sleep(self._settings.lease.total_seconds() / 3)
+            await self._store.claim(waiting.state, holder)
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A paused run that was found."""
+
+    state: str
+    paused: Paused
+
+
+class Pause:
+    """Where a run may come to wait: gives out the ids of its calls, and keeps what it needs to go on."""
+
+    def __init__(
+        self, store: Store, ids: Ids, origin: Origin, before: Spent, ledger: Ledger, began: float
+    ) -> None:
+        self._store = store
+        self._ids = ids
+        self._state = ids.state()
+        self._origin = origin
+        self._before = before
+        self._ledger = ledger
+        self._began = began
+        self._calls: list[str] = []
+
+    def call(self) -> str:
+        """An id for a call of a tool."""
+        id = self._ids.make(self._state, len(self._calls))
+        self._calls.append(id)
+        return id
+
+    async def keep(self, work: bytes) -> None:
+        """Keep what the run needs to go on. Before that the client must not learn that it may."""
+        now = asyncio.get_running_loop().time()
+        spent = self._ledger.spent + self._before.amount
+        paused = Paused(
+            origin=self._origin,
+            spent=Spent(
+                spent.calls,
+                spent.tokens,
+                str(spent.microusd),
+                self._before.seconds + now - self._began,
+            ),
+            calls=self._calls,
+            work=msgspec.Raw(work),
+        )
+        await self._store.put(self._state, msgspec.json.encode(paused))
+
+
+def digest(identity: str | None) -> str | None:
+    """Enough of an identity to know it again."""
+    return None if identity is None else hashlib.sha256(identity.encode()).hexdigest()
+
+
+def answers_ours(ids: Sequence[str]) -> bool:
+    """Whether any of these ids has the form of ours, so that they must all belong to one of our runs."""
+    return any(map(is_ours, ids))
+
+
+def _expired() -> StateExpired:
+    return StateExpired("The run that these tools were called for is over or has expired.")
+
+
+def _mismatch() -> StateMismatch:
+    return StateMismatch("These are not the answers of tools that a run of yours waits for.")

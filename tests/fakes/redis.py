@@ -1,0 +1,115 @@
+"""A real redis-server for tests, on a socket or a port of its own, and gone when the test is over."""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.envoy import free_port
+
+READY_SECONDS = 10
+
+
+@dataclass(slots=True)
+class RedisServer:
+    """Where it listens, and the process, which a test may stop and start again."""
+
+    url: str
+    arguments: list[str]
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        with self.log.open("ab") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                binary(), *self.arguments, stdout=output, stderr=output
+            )
+        async with asyncio.timeout(READY_SECONDS):
+            while "ready to accept connections" not in self.log.read_text().lower():
+                assert self.process.returncode is None, self.log.read_text()
+                await asyncio.sleep(0.01)
+
+    async def stop(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        self.log.write_text("")
+
+
+def binary() -> str:
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed")
+    return found
+
+
+@asynccontextmanager
+async def run_redis(folder: Path, *, password: str | None = None) -> AsyncIterator[RedisServer]:
+    """Redis on a Unix socket in `folder`, whose path must be short."""
+    socket = folder / "redis.sock"
+    arguments = ["--port", "0", "--unixsocket", str(socket), *_common(folder)]
+    if password is not None:
+        arguments += ["--requirepass", password]
+    async with _running(RedisServer(f"unix://{socket}", arguments, folder / "redis.log")) as server:
+        yield server
+
+
+@asynccontextmanager
+async def run_redis_tls(folder: Path, *, password: str) -> AsyncIterator[RedisServer]:
+    """Redis over TLS alone, with a certificate of a CA of its own: `ca.pem` in `folder`."""
+    make_certificates(folder)
+    port = free_port()
+    arguments = [
+        *("--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1"),
+        *("--tls-cert-file", str(folder / "server.pem")),
+        *("--tls-key-file", str(folder / "server.key")),
+        *("--tls-ca-cert-file", str(folder / "ca.pem"), "--tls-auth-clients", "no"),
+        *("--requirepass", password),
+        *_common(folder),
+    ]
+    url = f"rediss://localhost:{port}/0"
+    async with _running(RedisServer(url, arguments, folder / "redis.log")) as server:
+        yield server
+
+
+def _common(folder: Path) -> list[str]:
+    return ["--save", "", "--appendonly", "no", "--dir", str(folder)]
+
+
+@asynccontextmanager
+async def _running(server: RedisServer) -> AsyncIterator[RedisServer]:
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def make_certificates(folder: Path) -> None:
+    """A CA, and a certificate of it for `localhost`."""
+    extensions = folder / "extensions"
+    extensions.write_text("subjectAltName=DNS:localhost\n")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    _openssl(
+        folder,
+        *("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"),
+        *("-subj", "/CN=test CA", "-addext", "basicConstraints=critical,CA:TRUE"),
+        *("-addext", "keyUsage=critical,keyCertSign"),
+    )
+    _openssl(
+        folder, "req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"
+    )
+    _openssl(
+        folder,
+        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2"),
+        *("-CAcreateserial", "-extfile", str(extensions), "-out", "server.pem"),
+    )
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
