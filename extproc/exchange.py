@@ -52,7 +52,8 @@ from looper.errors import (
     Overloaded,
 )
 from looper.models import Model
-from looper.run import FORWARDED, Deadline, Run, drive, seeded
+from looper.propagation import forwarded
+from looper.run import Deadline, Run, drive, seeded
 from looper.single import SingleConfig
 from looper.trace import Trace
 
@@ -275,7 +276,6 @@ class Exchange:
             await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
     def _begin(self, request: ChatRequest, decision: Decision, recipe: str) -> Run:
-        headers = self._opening.headers
         planned = self._runtime.planned_calls[recipe, decision.name]
         return Run(
             id=secrets.token_hex(8),
@@ -284,7 +284,7 @@ class Exchange:
             ledger=Ledger(decision.budget, self._runtime.purse, planned_calls=planned),
             deadline=Deadline.after(decision.budget.deadline.total_seconds()),
             random=seeded(request),
-            headers={name: headers[name] for name in FORWARDED if name in headers},
+            headers=forwarded(self._opening.headers, self._runtime.config.forward_headers),
             terms=self._runtime.terms(recipe, decision.name, request),
             trace=Trace(full=self._runtime.runs.full),
         )

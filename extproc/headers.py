@@ -11,4 +11,39 @@ TRAILERS = "x-looper-trailers"
 """Set on a routed request that ends with trailers, which must not be retried."""
 
 
+CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
+"""Request headers that a client proves itself with: neither the processor nor a backend sees them."""
+
+NOT_FOR_BACKENDS = (
+    *CREDENTIALS,
+    # An account that belongs to the credential just removed: beside ours it makes providers refuse the call.
+    "openai-organization",
+    "openai-project",
+    # The client's address is no business of a provider.
+    "x-forwarded-for",
+    "x-envoy-external-address",
+    "x-envoy-internal",
+    # Envoy reads the usage of an answer in passing, which it cannot if the answer is compressed.
+    "accept-encoding",
+    "looper-debug",
+)
+"""Request headers that every route takes away, beside our own."""
+
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"}
+    | {"upgrade", "host", "expect", "content-length", "content-type", "content-encoding"}
+)
+_RESERVED = ("x-looper-", "x-envoy-", "x-forwarded-", ":")
+
+
+def check_forwardable(name: str) -> str:
+    """Raise ValueError for a header that must not go from a client to a backend."""
+    name = name.lower()
+    if name in NOT_FOR_BACKENDS or name.startswith(_RESERVED):
+        raise ValueError(f"{name} is never forwarded: Envoy's routes take it away")
+    if name in _OF_THE_CONNECTION:
+        raise ValueError(f"{name} is never forwarded: it belongs to one connection, or one body")
+    return name
+
+
 OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE, TRAILERS)

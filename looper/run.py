@@ -23,12 +23,10 @@ from looper.fanout import Round, Stop, fan_out, never
 from looper.heard import Heard
 from looper.model_json import NotRead, read_json
 from looper.models import Model
+from looper.propagation import child
 from looper.trace import CallRecord, Trace
 
 T = TypeVar("T", bound=BaseModel)
-
-FORWARDED = ("x-request-id", "traceparent", "tracestate")
-"""Of the client's headers, those that go with every call."""
 
 
 class Client(Protocol):
@@ -91,10 +89,11 @@ class Run:
             except CallFailed as error:
                 return record.end(Result(draft.model, draft.role, "not_started", error=error))
             heard = Heard(draft.input_tokens, grant)
+            headers, record.span = child(self.headers)
             try:
                 answer, heard.attempts = await self.client.complete(
                     draft.call(grant.max_tokens, grant.retries),
-                    self.headers,
+                    headers,
                     deadline=self._until(draft, until),
                 )
                 heard.add(answer)
@@ -134,9 +133,10 @@ class Run:
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
             heard = Heard(draft.input_tokens, grant)
+            headers, record.span = child(self.headers)
             try:
                 call = draft.call(grant.max_tokens, grant.retries)
-                chunks = self.client.stream(call, self.headers, deadline=self._until(draft, until))
+                chunks = self.client.stream(call, headers, deadline=self._until(draft, until))
                 async with aclosing(chunks) as arriving:
                     async for chunk, heard.attempts in arriving:
                         record.spoke(chunk)

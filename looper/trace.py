@@ -28,6 +28,7 @@ class CallRecord:
     reason: str | None = None
     status: int | None = None
     number: int = 0
+    span: str | None = None
     score: float | None = None
     verdict: str | None = None
     usage: Usage | None = None
@@ -144,6 +145,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "first_token": None if first is None else round(first - record.started, 4),
         "reason": record.reason,
         "status": record.status,
+        "span": record.span,
         "score": None if record.score is None else round(record.score, 6),
         "verdict": record.verdict,
         "usage": None if record.usage is None else record.usage.to_dict(),

@@ -1,4 +1,4 @@
-"""What Envoy tells the processor of a request: what the processor itself needs, and what signals ask for."""
+"""What Envoy tells the processor of a request: what it needs itself, what goes with calls, what signals ask for."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,8 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc.config import Config
 from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
-from looper.run import FORWARDED
 
-_OWN = (":method", ":path", "content-encoding", "looper-debug", *FORWARDED)
+_OWN = (":method", ":path", "content-encoding", "looper-debug")
 _OF_ANSWERS = (":status", "content-encoding", "content-type")
 """The same rules hold for the headers of answers, where these are metered."""
 
@@ -17,7 +16,7 @@ _OF_ANSWERS = (":status", "content-encoding", "content-type")
 def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
     """No header that is not named here leaves Envoy, least of all what clients prove themselves with."""
     asked = {signal.name for signal in _signals(config) if isinstance(signal, HeaderConfig)}
-    names = [*dict.fromkeys((*_OWN, *_OF_ANSWERS, *sorted(asked)))]
+    names = [*dict.fromkeys((*_OWN, *config.forward_headers, *_OF_ANSWERS, *sorted(asked)))]
     patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
     return ext_proc.HeaderForwardingRules(
         allowed_headers=matcher.ListStringMatcher(patterns=patterns)

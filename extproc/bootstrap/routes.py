@@ -15,26 +15,10 @@ from extproc.config import Config
 from looper.errors import LooperError, ModelNotFound
 from looper.models import Model
 
-CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
-"""Request headers that a client proves itself with: neither the processor nor a backend sees them."""
-
 _API = "/v1/"
 """Where clients see the API; the path of a model's URL stands in its place upstream."""
 
-_FROM_CLIENT = (
-    *CREDENTIALS,
-    # An account that belongs to the credential just removed: beside ours it makes providers refuse the call.
-    "openai-organization",
-    "openai-project",
-    # The client's address is no business of a provider.
-    "x-forwarded-for",
-    "x-envoy-external-address",
-    "x-envoy-internal",
-    # Envoy reads the usage of an answer in passing, which it cannot if the answer is compressed.
-    "accept-encoding",
-    "looper-debug",
-    *headers.OWN,
-)
+_FROM_CLIENT = (*headers.NOT_FOR_BACKENDS, *headers.OWN)
 _FROM_BACKEND = ("set-cookie", "alt-svc", "openai-organization", "openai-project", *headers.OWN)
 
 _DECIDED = (

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from extproc.config.included import RecipeOrInclude
+from extproc.headers import check_forwardable
 from extproc.runs import TraceSettings
 from looper.budget import Ceiling
 from looper.models import Model
+from looper.propagation import FORWARDED
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
 
 
@@ -33,6 +35,11 @@ def _check_egress(egress: str) -> str:
 
 Address = Annotated[str, AfterValidator(check_address)]
 Egress = Annotated[str, AfterValidator(_check_egress)]
+
+
+ForwardedHeader = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"), AfterValidator(check_forwardable)
+]
 
 
 class Limits(Setting):
@@ -79,6 +86,9 @@ class Config(Setting):
     version: Literal[1]
     egress: Egress = Field(description="where model calls go: unix:/path, or http://host:port")
     heartbeat: SomeTime = timedelta(seconds=10)
+    forward_headers: tuple[ForwardedHeader, ...] = Field(
+        default=FORWARDED, description="headers of a client that go with every call of a team"
+    )
     debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
     trace: TraceSettings = TraceSettings()

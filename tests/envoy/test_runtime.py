@@ -69,6 +69,7 @@ async def running() -> AsyncIterator[Stack]:
         "limits": {"max_runs": 1, "max_waiting": 0},
         "heartbeat": "200ms",
         "debug": True,
+        "forward_headers": ["x-tenant", "traceparent"],
     }
     async with run_stack(simulated(), change) as stack:
         yield stack
@@ -134,6 +135,33 @@ async def test_a_fallback_answers_before_the_first_byte(
     assert answer.headers["x-looper-algorithm"] == "single"
     if not stream:
         assert answer.headers["x-looper-outcome"] == "fallback"
+
+
+async def test_calls_carry_the_headers_that_are_named_and_continue_the_trace(stack: Stack) -> None:
+    """Each call is a span of its own; nothing else of the client's reaches a backend."""
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {
+        "X-Tenant": "acme",
+        "traceparent": f"00-{trace}-00f067aa0ba902b7-01",
+        "tracestate": "v=1",
+        "x-other": "o",
+        "authorization": "Bearer sk-secret",
+    }
+    stack.simulator.fault("first", Status(status=500))
+    asked = {"model": "looper/fallbacks", "messages": [{"role": "user", "content": "hi"}]}
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=asked, headers=headers
+    ) as response:
+        assert response.status == 200
+
+    first, second = (call.headers for call in stack.simulator.calls)
+    for sent in (first, second):
+        assert sent["x-tenant"] == "acme"
+        assert sent["traceparent"].startswith(f"00-{trace}-")
+        assert sent["traceparent"].endswith("-01")
+        assert not {"tracestate", "x-other", "authorization"} & sent.keys()
+    spans = {sent["traceparent"].split("-")[2] for sent in (first, second)}
+    assert len(spans | {"00f067aa0ba902b7"}) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from extproc.bootstrap import render, write
-from extproc.bootstrap.routes import CREDENTIALS
 from extproc.config import Config, load_config, parse_config
 from extproc.generation import generation
-from extproc.headers import OWN
+from extproc.headers import CREDENTIALS, OWN
+from looper.propagation import FORWARDED
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = "{decisions: [{name: default, algorithm: {type: single, model: m}}]}"
@@ -272,6 +272,14 @@ def test_processor_sees_only_what_it_needs() -> None:
     assert headers == NEEDED
     assert not headers & set(CREDENTIALS)
     assert (attributes, namespaces) == ([], [])
+
+
+def test_processor_sees_what_goes_with_calls() -> None:
+    """The headers that the configuration names are forwarded to it, in place of the default ones."""
+    filter_ = Rendered(config(more="forward_headers: [X-Tenant]")).filters("ingress")
+    rules = filter_["looper.ext_proc"]["forward_rules"]["allowed_headers"]
+    headers = {pattern["exact"] for pattern in rules["patterns"]}
+    assert headers == (NEEDED - set(FORWARDED)) | {"x-tenant"}
 
 
 def test_signals_have_what_they_ask_for_forwarded() -> None:

@@ -107,6 +107,9 @@ def chat(model: str = "looper/auto", text: str = "hi", **members: Any) -> bytes:
     return json.dumps({"model": model, "messages": messages, **members}).encode()
 
 
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
 def error_of(response: Respond) -> dict[str, Any]:
     error: dict[str, Any] = json.loads(response.body)["error"]
     return error
@@ -541,14 +544,25 @@ class TestLoop:
         """A trace is continued; credentials and anything else of the client's stay here."""
         client = ScriptedClient(SCRIPT)
         headers = {
-            "x-request-id": "r", "traceparent": "t", "tracestate": "s",
+            "x-request-id": "r", "traceparent": TRACEPARENT, "tracestate": "s", "x-tenant": "acme",
             "authorization": "Bearer secret", "cookie": "c", "x-looper-model": "small",
         }  # fmt: skip
         await exchanged(runtime(client), opening(headers=headers), loop())
-        assert all(
-            asked.headers == {"x-request-id": "r", "traceparent": "t", "tracestate": "s"}
+        spans = {asked.headers["traceparent"] for asked in client.asked}
+        assert len(spans) == 4
+        assert {span.split("-")[1] for span in spans} == {TRACEPARENT.split("-")[1]}
+        rest = [
+            {name: value for name, value in asked.headers.items() if name != "traceparent"}
             for asked in client.asked
-        )
+        ]
+        assert rest == [{"x-request-id": "r", "tracestate": "s"}] * 4
+
+    async def test_other_headers_go_with_each_call_if_the_configuration_says_so(self) -> None:
+        client = ScriptedClient(SCRIPT)
+        config = parse_config(f"forward_headers: [X-Tenant]\n{CONFIG}", "test.yaml")
+        headers = {"x-request-id": "r", "x-tenant": "acme", "authorization": "Bearer secret"}
+        await exchanged(build(config, client), opening(headers=headers), loop())
+        assert [asked.headers for asked in client.asked] == [{"x-tenant": "acme"}] * 4
 
     @timeless
     async def test_the_deadline_is_the_decisions(self) -> None:

@@ -1,0 +1,40 @@
+"""What of a client's headers goes with the calls that are made for it."""
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+
+FORWARDED = ("x-request-id", "traceparent", "tracestate")
+"""The headers that go with every call unless the configuration says otherwise."""
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+
+
+def forwarded(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """The named ones of `headers`. A trace that is not W3C's is not continued."""
+    kept = {name: headers[name] for name in names if name in headers}
+    traced = _read(kept.pop("traceparent", ""))
+    if traced is None:
+        kept.pop("tracestate", None)
+        return kept
+    return {**kept, "traceparent": traced}
+
+
+def child(headers: Mapping[str, str]) -> tuple[Mapping[str, str], str | None]:
+    """The headers of one call: in a trace, with a span of its own, which is returned too."""
+    parent = headers.get("traceparent")
+    if parent is None:
+        return headers, None
+    version, trace, _, flags = parent.split("-")
+    span = secrets.token_hex(8)
+    return {**headers, "traceparent": f"{version}-{trace}-{span}-{flags}"}, span
+
+
+def _read(text: str) -> str | None:
+    """A traceparent in the version that we know; None if it is none. What later versions add is left out."""
+    found = _TRACEPARENT.fullmatch(text)
+    if found is None or (text.startswith("00") and found[4] is not None):
+        return None
+    return f"00-{found[1]}-{found[2]}-{found[3]}"
