@@ -27,7 +27,6 @@ from extproc.bootstrap.messages import (
 )
 from extproc.bootstrap.processors import CLUSTER
 from extproc.config import Config
-from extproc.headers import CREDENTIALS
 
 PREFIX = "x-looper-"
 """Of headers that only the processor may set."""
