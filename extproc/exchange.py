@@ -9,6 +9,7 @@ import structlog
 
 from extproc import headers as names
 from extproc.decisions.canned import Canned
+from extproc.decisions.engine import Decided
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
@@ -197,7 +198,7 @@ class Exchange:
                 model = first_that_takes(request, single.ranked(request), models)
                 await self._route(request, model, facts)
             case _:
-                await self._loop(request, decision, facts)
+                await self._loop(request, decided)
 
     async def _resolve(self, request: Request) -> None:
         """Something else that names a model: ours are resolved where one model answers, the rest passes."""
@@ -242,9 +243,9 @@ class Exchange:
 
     # ... or a team, whose answer we write in Envoy's place.
 
-    async def _loop(self, request: ChatRequest, decision: Decision, facts: Metadata) -> None:
+    async def _loop(self, request: ChatRequest, decided: Decided) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
-        runtime = self._runtime
+        runtime, decision, facts = self._runtime, decided.decision, decided.facts
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
@@ -254,7 +255,7 @@ class Exchange:
                     raise
                 await self._route(request, stand_in, {**facts, "outcome": "overload"})
                 return
-            run = self._begin(request, decision, str(facts["recipe"]))
+            run = self._begin(request, decided)
             answering = Answering(
                 request=request,
                 run=run,
@@ -275,7 +276,8 @@ class Exchange:
             await self._channel.begin()
             await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
-    def _begin(self, request: ChatRequest, decision: Decision, recipe: str) -> Run:
+    def _begin(self, request: ChatRequest, decided: Decided) -> Run:
+        decision, recipe = decided.decision, decided.recipe
         planned = self._runtime.planned_calls[recipe, decision.name]
         return Run(
             id=secrets.token_hex(8),
@@ -286,6 +288,7 @@ class Exchange:
             random=seeded(request),
             headers=forwarded(self._opening.headers, self._runtime.config.forward_headers),
             terms=self._runtime.terms(recipe, decision.name, request),
+            bands=decided.bands,
             trace=Trace(full=self._runtime.runs.full),
         )
 

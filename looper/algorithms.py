@@ -5,12 +5,14 @@ from typing import Annotated
 from pydantic import Field
 
 from looper.fusion import FusionConfig
+from looper.ratings import RatingsConfig
 from looper.remom import RemomConfig
 from looper.single import SingleConfig
 from looper.workflows import WorkflowsConfig
 
 AlgorithmConfig = Annotated[
-    SingleConfig | RemomConfig | FusionConfig | WorkflowsConfig, Field(discriminator="type")
+    SingleConfig | RatingsConfig | RemomConfig | FusionConfig | WorkflowsConfig,
+    Field(discriminator="type"),
 ]
 
 
@@ -22,6 +24,7 @@ def is_routed(algorithm: AlgorithmConfig) -> bool:
 __all__ = [
     "AlgorithmConfig",
     "FusionConfig",
+    "RatingsConfig",
     "RemomConfig",
     "SingleConfig",
     "WorkflowsConfig",

@@ -149,3 +149,8 @@ class Model(Setting):
     def general_rating(self) -> float:
         """The rating over all categories; 0 where it is unknown."""
         return self.known_rating or 0.0
+
+    def rating_for(self, category: str | None) -> float | None:
+        """The rating in a category, else the one over all; None where it is unknown."""
+        in_category = self.rating.get(category or "") if isinstance(self.rating, dict) else None
+        return self.known_rating if in_category is None else in_category

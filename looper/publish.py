@@ -1,10 +1,12 @@
 """The stage that writes the answer: one model's words, handed on as they come or in one piece."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
 from looper.calls import CallFailed, Failure, nothing_said
-from looper.chat import Choice, Completion
+from looper.chat import ChatRequest, Choice, Completion
 from looper.deltas import bits
 from looper.drafts import Draft
 from looper.events import Delta, Event, Finish
@@ -81,3 +83,29 @@ def _is_blank(event: Event) -> bool:
     if not isinstance(event, Delta):
         return False
     return event.kind == "logprobs" or (event.kind == "content" and not event.value.strip())
+
+
+async def as_asked(events: AsyncGenerator[Event], request: ChatRequest) -> AsyncGenerator[Event]:
+    """Events without the probabilities that were asked for in our own interest, and not in the client's."""
+    async with aclosing(events) as heard:
+        async for event in heard:
+            if not (isinstance(event, Delta) and event.kind == "logprobs"):
+                yield event
+            elif request.logprobs:
+                yield replace(event, value=_with_alternatives(event.value, request.top_logprobs))
+
+
+def _with_alternatives(logprobs: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """Probabilities with no more alternatives beside each token than so many."""
+    return {name: _shortened(entries, count) for name, entries in logprobs.items()}
+
+
+def _shortened(entries: Any, count: int) -> Any:
+    if not isinstance(entries, list):
+        return entries
+    return [
+        {**entry, "top_logprobs": entry["top_logprobs"][:count]}
+        if isinstance(entry, dict) and isinstance(entry.get("top_logprobs"), list)
+        else entry
+        for entry in entries
+    ]

@@ -76,6 +76,8 @@ class Run:
     random: Random
     headers: Mapping[str, str] = field(default_factory=dict)
     terms: Terms = NO_TERMS
+    bands: Mapping[str, str] = field(default_factory=dict)
+    """What the decision's projections made of the request, by their names."""
     fence: str = field(default_factory=lambda: secrets.token_hex(8))
     trace: Trace = field(default_factory=Trace)
     say: Callable[[Progress], Awaitable[None]] = silent

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
@@ -63,6 +63,32 @@ def answer_span(tokens: Sequence[Token]) -> float | None:
 def agreement(agreeing: int, voters: int) -> float | None:
     """The share of voters that agree, shrunk toward a half: one voter alone says little, ten say much."""
     return (agreeing + 1) / (voters + 2) if voters else None
+
+
+ALTERNATIVES: Mapping[str, int] = {"avg_logprob": 0, "answer_span": 0, "margin": 2, "hybrid": 2}
+"""How many alternatives beside each token a method needs."""
+
+
+def token_score(
+    method: str,
+    choice: Choice,
+    value: object = None,
+    *,
+    which: TokenFilter = "tool_call_args",
+    weights: tuple[float, float] = (0.5, 0.5),
+) -> float | None:
+    """The score of an answer, which as its contract reads it says `value`."""
+    match method:
+        case "avg_logprob":
+            return avg_logprob(answer_tokens(choice, which))
+        case "margin":
+            return margin(answer_tokens(choice, which))
+        case "hybrid":
+            return hybrid(answer_tokens(choice, which), *weights)
+        case "answer_span":
+            return answer_span(span_tokens(choice, value))
+        case _:
+            return None
 
 
 # --- The tokens -------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What a team's answers count as in a vote, and which of them speaks for the team."""
 
 import json
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -89,6 +89,14 @@ def electorate_of(models: Sequence[Model], contract: Contract[Any] | None) -> El
     return rated({model.name: model.known_rating for model in models}, options)
 
 
+Feature = Callable[[Result, Value | None], float | None]
+
+
+def nothing_more(result: Result, value: Value | None) -> float | None:
+    """The feature of an answer about which nothing more is known."""
+    return None
+
+
 _UNHEARD = ("cancelled", "not_started")
 
 
@@ -111,14 +119,16 @@ class Vote:
         electorate: Electorate,
         contract: Contract[Any] | None,
         asked: Sequence[str] = (),
+        feature: Feature = nothing_more,
     ) -> "Vote":
-        """A vote on `results`. `asked` are the models that are asked in all, if that is more."""
-        values = tuple(value_of(result, contract) for result in results)
-        same = same_by(contract)
-        ballots = _ballots(results, values, asked or [result.model.name for result in results])
-        transitive = contract is None or contract.transitive
-        verdict = decide(ballots, electorate, same)
-        return cls(tuple(results), values, ballots, electorate, verdict, same, transitive)
+        """A vote on `results`. `asked` are the models that are asked in all, if that is more; `feature` is how sure a
+        member was of what it said, in logits beyond what it usually is.
+        """
+        cast = Ballots(contract, asked or [result.model.name for result in results], feature)
+        ballots = tuple(cast.cast(result) for result in results)
+        verdict = decide(ballots, electorate, cast.same)
+        values = tuple(ballot.value for ballot in ballots)
+        return cls(tuple(results), values, ballots, electorate, verdict, cast.same, cast.transitive)
 
     @property
     def silent(self) -> int:
@@ -188,11 +198,33 @@ class Vote:
         return [best, *(each for each in results if each is not best)]
 
 
-def _ballots(
-    results: Sequence[Result], values: Sequence[Value | None], asked: Sequence[str]
-) -> tuple[Ballot[Value], ...]:
-    """A ballot for each result; who is asked several times has as many shares of one vote."""
-    return tuple(
-        Ballot(result.model.name, value, share=1 / max(1, asked.count(result.model.name)))
-        for result, value in zip(results, values, strict=True)
-    )
+class Ballots:
+    """Casts ballots for answers. What an answer says is read once, however often it is asked for.
+
+    `asked` are the models that are asked in all: who is asked several times has as many shares of one vote.
+    """
+
+    def __init__(
+        self,
+        contract: Contract[Any] | None,
+        asked: Sequence[str],
+        feature: Feature = nothing_more,
+    ) -> None:
+        self.same = same_by(contract)
+        self.transitive = contract is None or contract.transitive
+        self._contract = contract
+        self._shares = {name: 1 / asked.count(name) for name in set(asked)}
+        self._feature = feature
+        self._cast: dict[int, tuple[Result, Ballot[Value]]] = {}
+
+    def share(self, name: str) -> float:
+        return self._shares.get(name, 1.0)
+
+    def cast(self, result: Result) -> Ballot[Value]:
+        """The ballot of an answer."""
+        if id(result) not in self._cast:
+            value = value_of(result, self._contract)
+            name = result.model.name
+            ballot = Ballot(name, value, self._feature(result, value), self.share(name))
+            self._cast[id(result)] = result, ballot  # which keeps the id its own
+        return self._cast[id(result)][1]

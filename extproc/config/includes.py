@@ -113,6 +113,11 @@ class _Inclusion:
         path = (*self.path, *below)
         self.problems.append((Place(self.source.name, self.source.line(path), path), text))
 
+    @property
+    def _context(self) -> dict[str, Path]:
+        """Files that a recipe names are in the configuration's folder."""
+        return {"folder": Path(self.source.name).parent}
+
     # Reading the other file...
 
     def _read(self, include: str) -> YamlSource:
@@ -140,7 +145,7 @@ class _Inclusion:
 
     def _recipe_file(self, other: YamlSource) -> RecipeFile | None:
         try:
-            return RecipeFile.model_validate(other.data)
+            return RecipeFile.model_validate(other.data, context=self._context)
         except ValidationError as error:
             self.problems += explain(error, other)
             return None
@@ -151,7 +156,8 @@ class _Inclusion:
         recipe = deepcopy(file.recipe)
         named = self._named(file)
         try:
-            checked = _Alone.model_validate({"recipes": {"it": recipe}}).recipes["it"]
+            alone = {"recipes": {"it": recipe}}
+            checked = _Alone.model_validate(alone, context=self._context).recipes["it"]
         except ValidationError as error:
             place = YamlSource(
                 other.name,

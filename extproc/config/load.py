@@ -57,7 +57,7 @@ def parse(text: str, name: str) -> Loaded:
 def _validate(expanded: Expanded) -> Config:
     source, problems = expanded.source, list(expanded.problems)
     try:
-        config = Config.model_validate(source.data)
+        config = Config.model_validate(source.data, context={"folder": Path(source.name).parent})
     except ValidationError as error:
         problems += explain(error, source)
     if problems:

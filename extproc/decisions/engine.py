@@ -41,6 +41,12 @@ class Decided:
             facts[f"{SHADOW}.{decision.name}"] = 1
         return facts
 
+    @property
+    def bands(self) -> Mapping[str, str]:
+        """What each projection made of the request, by name: a score its band, a partition its winner."""
+        levels = {name: level.band for name, level in self.projected.levels.items() if level.band}
+        return {name: shape.winner for name, shape in self.projected.shapes.items()} | levels
+
 
 _BAND, _SHAPE, SHADOW = "band", "shape", "shadow"
 """What keys of facts begin with, before the name of a score, a partition, or a decision on trial."""

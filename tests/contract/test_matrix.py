@@ -32,13 +32,18 @@ STAGES = {
     "worker": ("workflows", "w1"),
     "verifier": ("workflows", "w-verifier"),
     "written": ("workflows", "w-final"),
+    "member": ("ratings", "r1"),
+    "rater": ("judged", "r-judge"),
 }
 """Stage: the decision that runs it, and the model that nothing but this stage calls."""
 
-WHOLE = ("panel", "proposer", "judge", "planner", "worker", "verifier")
+WHOLE = ("panel", "proposer", "judge", "planner", "worker", "verifier", "member", "rater")
 """Stages whose answers are never streamed to the client."""
 
-MODELS = ("p1", "p2", "j", "f", "s", "t", "w1", "w2", "w-planner", "w-verifier", "w-final")
+MODELS = (
+    "p1", "p2", "j", "f", "s", "t", "w1", "w2", "w-planner", "w-verifier", "w-final",
+    "r1", "r2", "r-judge",
+)  # fmt: skip
 ALGORITHMS: dict[str, Any] = {
     "single": {"type": "single", "model": "s", "fallbacks": ["t"]},
     "fusion": {
@@ -46,6 +51,13 @@ ALGORITHMS: dict[str, Any] = {
         "analysis_models": ["p1", "p2"],
         "judge_model": "j",
         "final_model": "f",
+    },
+    "ratings": {"type": "ratings", "models": ["r1", "r2"]},
+    "judged": {
+        "type": "ratings",
+        "models": ["r1", "r2"],
+        "aggregate": "judge",
+        "judge_model": "r-judge",
     },
     "remom": {
         "type": "remom",

@@ -1,7 +1,7 @@
 """Models that answer by script, in place of the egress client."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -60,7 +60,14 @@ class InTurn:
     steps: tuple["Step", ...]
 
 
-Step = str | Completion | CallFailed | Hang | Crash | After | Attempts | Stream | InTurn
+@dataclass(frozen=True)
+class Answers:
+    """What the model does follows from what it is asked."""
+
+    to: Callable[["Asked"], "Step"]
+
+
+Step = str | Completion | CallFailed | Hang | Crash | After | Attempts | Stream | InTurn | Answers
 """What a model does when it is called. Text comes complete or as a stream, however it is asked for."""
 
 
@@ -203,6 +210,8 @@ class ScriptedClient(Client):
     ) -> AsyncIterator[Step]:
         step = self._next_step(call.model.name)
         asked = Asked(call, dict(headers), deadline, streamed)
+        if isinstance(step, Answers):
+            step = step.to(asked)
         self.asked.append(asked)
         if self.journal is not None:
             self.journal.append(asked)

@@ -1,0 +1,98 @@
+"""Which of several answers to publish: by vote, by likeness, or by a judge who is told nothing of their models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from looper.calls import Result
+from looper.chat import ChatRequest
+from looper.events import Outcome
+from looper.judge import judge
+from looper.models import Model
+from looper.run import Run
+from looper.votes import Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Answers, the one to publish first, and how probably that one is right, where it is known."""
+
+    results: Sequence[Result]
+    confidence: float | None = None
+    outcome: Outcome = "ok"
+
+
+def voted(vote: Vote, run: Run) -> Ranking:
+    """By what the answers say. Free texts, which say nothing comparable, by how like the others they are."""
+    ranked = vote.ranked()
+    values = {id(each): value for each, value in zip(vote.results, vote.values, strict=True)}
+    chances = {id(each): vote.probability(values[id(each)]) for each in ranked}
+    for each in ranked:
+        silent = values[id(each)] is None
+        place = "winner" if each is ranked[0] else "silent" if silent else _place(each, vote)
+        run.trace.score(each, chances[id(each)], place)
+    return Ranking(ranked, chances[id(ranked[0])] and vote.verdict.confidence)
+
+
+def _place(each: Result, vote: Vote) -> str:
+    leading = next(vote.groups(), [])
+    return "agrees" if any(each is other for other in leading) else "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Who judges, by what, and how: `rating_weight` is the points for a rating of 1."""
+
+    model: Model
+    rubric: str | None
+    rating_weight: float
+    recheck_within: float
+    until: float
+
+
+async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ranking | None:
+    """By a judge's scores, to which each model's rating is added. None if the judge gives none that can be used.
+
+    Each distinct answer is judged once, by the best member's words. The two best are judged again in the other order
+    if they are close, as judges prefer what they read first, or last.
+    """
+    distinct = [group[0] for group in vote.groups()]
+    if len(distinct) < 2:
+        return voted(vote, run)
+    shown = run.random.sample(distinct, len(distinct))
+    scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
+    if scores is None:
+        return None
+    points = _Points(vote, bench, dict(zip(map(id, shown), scores, strict=True)))
+    first, second, *_ = points.sorted(distinct)
+    if points.total(first) - points.total(second) < bench.recheck_within:
+        # Whichever of the two stood first stands second now.
+        pair = [each for each in reversed(shown) if each is first or each is second]
+        again = await judge(request, run, bench.model, pair, bench.rubric, until=bench.until)
+        points.hear(pair, again or [])
+    best = points.sorted(distinct)
+    for each in distinct:
+        place = "winner" if each is best[0] else "other"
+        run.trace.score(each, points.given[id(each)] / 10, place)
+    rest = [each for each in vote.ranked() if id(each) not in points.given]
+    return Ranking([*best, *rest])
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """What a judge gave to each answer so far."""
+
+    vote: Vote
+    bench: Bench
+    given: dict[int, float]
+
+    def total(self, each: Result) -> float:
+        rating = self.vote.electorate[each.model.name].rating
+        return self.given[id(each)] + self.bench.rating_weight * rating
+
+    def hear(self, results: Sequence[Result], scores: Sequence[float]) -> None:
+        """The mean of this and of what was given before."""
+        for each, score in zip(results, scores, strict=False):
+            self.given[id(each)] = (self.given[id(each)] + score) / 2
+
+    def sorted(self, results: Sequence[Result]) -> list[Result]:
+        return sorted(results, key=self.total, reverse=True)

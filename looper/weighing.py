@@ -1,0 +1,65 @@
+"""What a pattern knows of its members before they speak: fitted weights from a file, or else their ratings."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, ValidationInfo
+
+from looper.aggregate import Electorate, Weights, WeightsError, rated, read_weights
+from looper.calls import Result
+from looper.models import Model
+from looper.scoring import ALTERNATIVES, token_score
+from looper.settings import Setting
+
+
+def _read(value: object, info: ValidationInfo) -> object:
+    if not isinstance(value, str):
+        return value
+    folder = (info.context or {}).get("folder", ".")
+    try:
+        return read_weights(Path(folder, value))
+    except WeightsError as error:
+        raise ValueError("; ".join(error.problems)) from None
+
+
+WeightsFile = Annotated[Weights, BeforeValidator(_read, json_schema_input_type=str)]
+"""The path of a file that `looper calibrate` wrote, from the configuration's folder."""
+
+
+class Weighing(Setting):
+    """Whose word counts for how much: settings of every pattern that has its members vote."""
+
+    weights: WeightsFile | None = Field(
+        default=None, description="a file that `looper calibrate` wrote; without one, ratings count"
+    )
+    category: str | None = Field(
+        default=None, description="the projection whose band is the category of a request"
+    )
+
+    def electorate(
+        self,
+        names: Iterable[str],
+        models: Mapping[str, Model],
+        *,
+        options: int | None = None,
+        category: str | None = None,
+    ) -> Electorate:
+        """Who of these votes, and with what weight."""
+        asked = list(dict.fromkeys(names))
+        if self.weights is not None:
+            return self.weights.electorate(asked, category)
+        return rated({name: models[name].rating_for(category) for name in asked}, options)
+
+    @property
+    def alternatives(self) -> int | None:
+        """How many alternatives beside each token a member's word is weighed by; None if no probabilities count."""
+        return ALTERNATIVES.get(self.weights.sureness_from or "") if self.weights else None
+
+    def feature(self, result: Result, value: object) -> float | None:
+        """How sure a member was of an answer that says `value`, beyond what it usually is, in logits."""
+        weights = self.weights
+        if weights is None or weights.sureness_from is None or result.completion is None:
+            return None
+        score = token_score(weights.sureness_from, result.completion.choices[0], value)
+        return weights.feature(result.model.name, weights.sureness_from, score)
