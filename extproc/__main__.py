@@ -179,6 +179,35 @@ def cost(path: Path, prompt_tokens: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--all", "everything", is_flag=True, help="Show the probes that passed as well.")
+@click.option("--strict", is_flag=True, help="Fail as well if a decision is reached by no probe.")
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of tables.")
+@click.option(
+    "--junit", type=click.Path(path_type=Path), default=None, help="Also write JUnit's XML there."
+)
+def probe(
+    paths: tuple[Path, ...], everything: bool, strict: bool, as_json: bool, junit: Path | None
+) -> None:
+    """Ask configurations or recipes their probes: NAME.yaml those of NAME.probes.yaml beside it."""
+    from rich.console import Console
+
+    from extproc import probe_report, probing, telemetry
+
+    telemetry.set_up("critical")
+    with _reporting():
+        reports = [asyncio.run(probing.probe(path)) for path in paths]
+    if junit is not None:
+        junit.write_bytes(probe_report.as_junit(reports))
+    if as_json:
+        click.echo(probe_report.as_json(reports))
+    else:
+        Console().print(probe_report.as_tables(reports, everything=everything))
+    failed = any(each.failed or (strict and each.unreached) for each in reports)
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration."""
     import json

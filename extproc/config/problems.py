@@ -3,21 +3,23 @@
 from collections.abc import Iterator
 from difflib import get_close_matches
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from extproc.config.model import Config
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import Problem, YamlSource
 
 
-def explain(error: ValidationError, source: YamlSource) -> list[Problem]:
+def explain(
+    error: ValidationError, source: YamlSource, model: type[BaseModel] = Config
+) -> list[Problem]:
     """Pydantic's errors where they were written, with a suggestion for a misspelt key."""
     problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
-            text = _misspelt(item["loc"], source)
+            text = _misspelt(item["loc"], model)
         problems.setdefault(path, text)  # of the members of a union, the first says enough
     return source.placed(
         (path, text)
@@ -61,14 +63,14 @@ def _is_index(value: object, part: str | int) -> bool:
     return isinstance(value, list) and isinstance(part, int) and part < len(value)
 
 
-def _misspelt(loc: tuple[str | int, ...], source: YamlSource) -> str:
-    close = get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
+def _misspelt(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
+    close = get_close_matches(str(loc[-1]), _keys_beside(loc, model), n=1)
     return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
 
 
-def _keys_beside(loc: tuple[str | int, ...]) -> list[str]:
+def _keys_beside(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
     """The keys that the schema knows beside the last part of `loc`, found by walking the JSON schema."""
-    schema = Config.model_json_schema(by_alias=True)
+    schema = model.model_json_schema(by_alias=True)
     nodes = [schema]
     for part in loc[:-1]:
         nodes = [inner for node in nodes for inner in _descend(node, part, schema)] or nodes

@@ -10,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from extproc.decisions.engine import Policy
+from extproc.decisions.probe import Probes
 from extproc.decisions.projections import ProjectionConfig
 from extproc.decisions.recipe import Recipe
 from extproc.signals import Subject
@@ -60,3 +61,10 @@ async def test_the_example_does_what_is_said_of_it(text: str, expected: dict[str
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     decided = await policy.decide(Subject(ChatRequest.parse(json.dumps(body).encode())))
     assert expected.items() <= decided.facts.items()
+
+
+def test_the_recipes_readme_shows_probes_that_load() -> None:
+    """As it is written there."""
+    readme = (README.parents[1] / "recipes" / "README.md").read_text()
+    (shown,) = (block for block in blocks(readme) if "probes" in block)
+    assert len(Probes.model_validate(shown).probes) == 2
