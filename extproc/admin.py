@@ -1,28 +1,49 @@
-"""The processor's own HTTP interface, on a socket or the loopback address: health, and what runs did."""
+"""The processor's own HTTP interface, on a socket or the loopback address: health, configuration, what runs did."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
+from extproc import metrics
 from extproc.decisions.explain import explain
 from extproc.errors import ProtocolError
-from extproc.runtime import Runtime
+from extproc.lag import Lag
+from extproc.process import Process
+from extproc.reload import Reloads
 from extproc.signals import Subject
+from extproc.versions import Versions
 from looper.chat import ChatRequest
 from looper.errors import BodyTooLarge, LooperError
 
-_RUNTIME: web.AppKey[Callable[[], Runtime]] = web.AppKey("runtime")
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What there is to tell of a process."""
+
+    versions: Versions
+    reloads: Reloads
+    lag: Lag
+
+    @property
+    def process(self) -> Process:
+        return self.versions.process
+
+
+_FACTS: web.AppKey[Facts] = web.AppKey("facts", Facts)
 
 
 @asynccontextmanager
-async def admin(runtime: Callable[[], Runtime], address: str) -> AsyncIterator[None]:
+async def admin(facts: Facts, address: str) -> AsyncIterator[None]:
     """Serve while the context is open."""
     app = web.Application()
-    app[_RUNTIME] = runtime
+    app[_FACTS] = facts
     app.router.add_get("/healthz", _health)
+    app.router.add_get("/config", _config)
+    app.router.add_get("/metrics", _metrics)
     app.router.add_get("/runs", _runs)
     app.router.add_get("/runs/{run}", _run)
     app.router.add_get("/load", _load)
@@ -49,28 +70,46 @@ async def _health(request: web.Request) -> web.Response:
     return web.Response(text="ok\n")
 
 
+async def _config(request: web.Request) -> web.Response:
+    """Which configuration is at work, what is wrong with the file if it is another, and which one Envoy runs."""
+    facts = request.app[_FACTS]
+    return _json(
+        {
+            "generation": facts.versions.newest.generation,
+            "since": facts.reloads.since,
+            "valid": facts.reloads.is_valid,
+            "problems": facts.reloads.problems,
+            "envoy": {"generation": facts.versions.envoy, "stale": facts.versions.is_stale},
+        }
+    )
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """The same and more for Prometheus."""
+    facts = request.app[_FACTS]
+    text = metrics.render(facts.versions, facts.reloads, facts.lag)
+    return web.Response(body=text.encode(), headers={"content-type": metrics.CONTENT_TYPE})
+
+
 async def _runs(request: web.Request) -> web.Response:
     """The last runs, the newest first."""
-    runtime: Runtime = request.app[_RUNTIME]()
-    return _json(list(runtime.runs))
+    return _json(list(request.app[_FACTS].process.runs))
 
 
 async def _run(request: web.Request) -> web.Response:
     """One run by its id, which answers carry in x-looper-run."""
-    runtime: Runtime = request.app[_RUNTIME]()
-    record = runtime.runs.find(request.match_info["run"])
+    record = request.app[_FACTS].process.runs.find(request.match_info["run"])
     return _json(record) if record is not None else _json({"error": "unknown run"}, 404)
 
 
 async def _load(request: web.Request) -> web.Response:
     """What is under way."""
-    runtime: Runtime = request.app[_RUNTIME]()
-    admission = runtime.admission
+    process = request.app[_FACTS].process
     return _json(
         {
-            "open_runs": admission.open,
-            "waiting": admission.waiting,
-            "inflight_bytes": runtime.outflow.total,
+            "open_runs": process.admission.open,
+            "waiting": process.admission.waiting,
+            "inflight_bytes": process.outflow.total,
         }
     )
 
@@ -80,20 +119,21 @@ async def _explain(request: web.Request) -> web.Response:
 
     `?recipe=NAME` is what Envoy's route would say. Signals that ask a model do ask it.
     """
-    runtime: Runtime = request.app[_RUNTIME]()
-    try:
-        body = await _read(request, runtime.config.limits.max_body)
-        asked = ChatRequest.parse(body)
-        policy = runtime.policy(asked.model, request.query.get("recipe"))
-    except LooperError as error:
-        return web.Response(
-            body=error.to_json(), status=error.status, content_type="application/json"
-        )
-    except ProtocolError:
-        return _json({"error": "unknown recipe"}, 404)
-    headers = {name.lower(): value for name, value in request.headers.items()}
-    found = await explain(policy, Subject(asked, headers), runtime.models)
-    return _json(found)
+    versions = request.app[_FACTS].versions
+    # The configuration that the next exchange would begin with.
+    with versions.begin(versions.envoy) as runtime:
+        try:
+            body = await _read(request, runtime.config.limits.max_body)
+            asked = ChatRequest.parse(body)
+            policy = runtime.policy(asked.model, request.query.get("recipe"))
+        except LooperError as error:
+            return web.Response(
+                body=error.to_json(), status=error.status, content_type="application/json"
+            )
+        except ProtocolError:
+            return _json({"error": "unknown recipe"}, 404)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        return _json(await explain(policy, Subject(asked, headers), runtime.models))
 
 
 async def _read(request: web.Request, limit: int) -> bytes:

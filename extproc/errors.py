@@ -1,7 +1,8 @@
 """Errors of the Envoy side that never reach a client."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 
 
 class ProtocolError(Exception):
@@ -17,11 +18,15 @@ class Overtaken(Exception):
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; one line for each problem, in the order of the file."""
+    """A configuration that cannot be used; one line for each problem, in the order of the file.
 
-    def __init__(self, problems: list[str]) -> None:
+    `files` are those that it includes, in which the problem may be.
+    """
+
+    def __init__(self, problems: list[str], files: Sequence[Path] = ()) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.files = tuple(files)
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

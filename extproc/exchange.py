@@ -268,13 +268,18 @@ class Exchange:
                 debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
             )
             self._answering = answering
-            stack.callback(lambda: runtime.runs.add(request, run, self._facts))
+            stack.callback(self._remember, request, run)
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             pattern = runtime.pattern(str(facts["recipe"]), decision.name)
             heartbeat = runtime.config.heartbeat.total_seconds()
             await self._channel.begin()
             await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
+
+    def _remember(self, request: ChatRequest, run: Run) -> None:
+        """A run has ended, one way or another."""
+        self._runtime.process.tally.add(run.ledger, self._facts)
+        self._runtime.runs.add(request, run, self._facts)
 
     def _begin(self, request: ChatRequest, decided: Decided) -> Run:
         decision, recipe = decided.decision, decided.recipe

@@ -7,6 +7,9 @@ DECISION = "x-looper-decision"
 ALGORITHM = "x-looper-algorithm"
 OUTCOME = "x-looper-outcome"
 RECIPE = "x-looper-recipe"
+GENERATION = "x-looper-generation"
+"""Of the configuration from which Envoy's routes were made: initial metadata of its streams to us."""
+
 TRAILERS = "x-looper-trailers"
 """Set on a routed request that ends with trailers, which must not be retried."""
 
@@ -46,4 +49,4 @@ def check_forwardable(name: str) -> str:
     return name
 
 
-OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE, TRAILERS)
+OWN = (MODEL, ROLE, RUN, DECISION, ALGORITHM, OUTCOME, RECIPE, TRAILERS, GENERATION)

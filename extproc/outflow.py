@@ -7,12 +7,12 @@ class Outflow:
     """Bytes that all answers under way have handed to Envoy, which keeps what slow clients have not read."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self.total = 0
 
     def add(self, size: int) -> None:
         """Raises Overloaded if that is more than the process may hand over."""
-        if self.total + size > self._limit:
+        if self.total + size > self.limit:
             raise Overloaded("Too much is being written to clients.", retry_after=1)
         self.total += size
 

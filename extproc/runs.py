@@ -5,7 +5,7 @@ import logging
 import queue
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
@@ -42,6 +42,8 @@ class Runs:
         self._settings = settings
         self._ring: deque[dict[str, Any]] = deque(maxlen=settings.keep)
         self._sink: logging.Logger | None = None
+        self._is_writing = False
+        self._files = ExitStack()
 
     @property
     def full(self) -> bool:
@@ -74,26 +76,59 @@ class Runs:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Write to the file while the block lasts."""
-        if self._settings.file is None:
-            yield
-            return
-        path = Path(self._settings.file)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
-        sink = logging.Logger("looper.runs", logging.INFO)  # of our own: not in logging's tree
-        sink.addHandler(QueueHandler(lines))
-        handler = RotatingFileHandler(
-            path,
-            maxBytes=self._settings.max_bytes,
-            backupCount=self._settings.files,
-            encoding="utf-8",
-        )
-        listener = QueueListener(lines, handler)
-        listener.start()
-        self._sink = sink
+        self._is_writing = True
         try:
+            self._open()
             yield
         finally:
+            self._is_writing = False
             self._sink = None
-            listener.stop()
-            handler.close()
+            self._files.close()
+
+    def follow(self, settings: TraceSettings) -> None:
+        """Other settings from now on. The last runs are kept, as many as there is room for.
+
+        Raises OSError for a file that cannot be written; then nothing has changed.
+        """
+        before, self._settings = self._settings, settings
+        if self._is_writing and _file(settings) != _file(before):
+            try:
+                self._open()
+            except OSError:
+                self._settings = before
+                raise
+        self._ring = deque(self._ring, maxlen=settings.keep)
+
+    def _open(self) -> None:
+        with ExitStack() as stack:
+            sink = stack.enter_context(_sink(self._settings))
+            self._files.close()
+            self._files = stack.pop_all()
+        self._sink = sink
+
+
+def _file(settings: TraceSettings) -> tuple[object, ...]:
+    return settings.file, settings.max_bytes, settings.files
+
+
+@contextmanager
+def _sink(settings: TraceSettings) -> Iterator[logging.Logger | None]:
+    """Where lines for the file go, while the block lasts: to a thread, which writes them."""
+    if settings.file is None:
+        yield None
+        return
+    path = Path(settings.file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(
+        path, maxBytes=settings.max_bytes, backupCount=settings.files, encoding="utf-8"
+    )
+    lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()
+    sink = logging.Logger("looper.runs", logging.INFO)  # of our own: not in logging's tree
+    sink.addHandler(QueueHandler(lines))
+    listener = QueueListener(lines, handler)
+    listener.start()
+    try:
+        yield sink
+    finally:
+        listener.stop()
+        handler.close()

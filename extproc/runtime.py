@@ -12,6 +12,7 @@ from extproc.decisions.public import recipe_for
 from extproc.decisions.recipe import Decision
 from extproc.errors import ProtocolError
 from extproc.outflow import Outflow
+from extproc.process import Process
 from extproc.runs import Runs
 from extproc.signals import Egress
 from looper.admission import Admission
@@ -38,10 +39,23 @@ class Runtime:
     planned_calls: Mapping[tuple[str, str], int]
     agreed: Mapping[tuple[str, str], Terms]
     models_answer: bytes
-    admission: Admission
-    purse: Purse
-    outflow: Outflow
-    runs: Runs
+    process: Process
+
+    @property
+    def admission(self) -> Admission:
+        return self.process.admission
+
+    @property
+    def purse(self) -> Purse:
+        return self.process.purse
+
+    @property
+    def outflow(self) -> Outflow:
+        return self.process.outflow
+
+    @property
+    def runs(self) -> Runs:
+        return self.process.runs
 
     def policy(self, model: str, recipe: str | None) -> Policy:
         """The policy for a request: of the recipe that Envoy's route names, else of the one that its model leads to.
@@ -74,9 +88,8 @@ class Runtime:
         return agreed if wanted is None else replace(agreed, contract=wanted)
 
 
-def build(config: Config, client: Client) -> Runtime:
-    """Make a configuration ready for work."""
-    limits = config.limits
+def build(config: Config, client: Client, process: Process | None = None) -> Runtime:
+    """Make a configuration ready for work, in a process that may be at work already."""
     models = {model.name: model for model in config.models}
     egress = Egress(client, models)
     policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
@@ -110,14 +123,7 @@ def build(config: Config, client: Client) -> Runtime:
         },
         agreed=terms,
         models_answer=_models_answer(config),
-        admission=Admission(
-            limits.max_runs,
-            max_waiting=limits.max_waiting,
-            patience=limits.patience.total_seconds(),
-        ),
-        purse=Purse(limits.ceiling),
-        outflow=Outflow(limits.max_inflight_bytes),
-        runs=Runs(config.trace),
+        process=process or Process.of(config),
     )
 
 

@@ -3,17 +3,21 @@
 import asyncio
 import gc
 import signal
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import structlog
 
-from extproc.admin import admin
-from extproc.config import Config, warnings
-from extproc.runtime import build
+from extproc.admin import Facts, admin
+from extproc.config import Loaded, warnings
+from extproc.config.watch import Watched
+from extproc.lag import Lag
+from extproc.reload import Reloads
 from extproc.server import serving
-from looper.client import EgressClient
+from extproc.versions import at_work
 
 _log = structlog.get_logger()
 
@@ -29,9 +33,12 @@ class Service:
     grace: float
 
 
-async def serve(config: Config, service: Service, ready: Callable[[], None]) -> None:
+async def serve(
+    loaded: Loaded, path: Path, service: Service, ready: Callable[[], None], interval: float
+) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is called once Envoy can connect.
 
+    The file at `path`, from which `loaded` is, is looked at every `interval` seconds; a new version is put to work.
     The end is planned: health says NOT_SERVING first, so that Envoy sends new exchanges elsewhere for `drain`
     seconds; then no more are taken, and those that are open have `grace` seconds to finish.
     """
@@ -40,21 +47,33 @@ async def serve(config: Config, service: Service, ready: Callable[[], None]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(EgressClient(config.egress))
-        runtime = build(config, client)
-        stack.enter_context(runtime.runs.writing())
+        versions = await stack.enter_async_context(at_work(loaded.config))
+        facts = Facts(versions, Reloads(), Lag())
+        stack.enter_context(versions.process.runs.writing())
         if service.admin is not None:
-            await stack.enter_async_context(admin(lambda: runtime, service.admin))
-        async with serving(
-            lambda: runtime, service.listen, service.health, service.grace
-        ) as health:
+            await stack.enter_async_context(admin(facts, service.admin))
+        health = await stack.enter_async_context(
+            serving(versions.begin, service.listen, service.health, service.grace)
+        )
+        watched = Watched(path, loaded.files)
+        async with _beside(facts.reloads.follow(watched, versions, interval), facts.lag.measure()):
             gc.freeze()  # what is there now stays: the collector need not look at it again
-            for warning in warnings(config):
+            for warning in warnings(loaded.config):
                 _log.warning("config", problem=warning)
             _log.info("serving", listen=list(service.listen), health=service.health)
             ready()
             await stop.wait()
-            _log.info("draining", seconds=service.drain)
-            await health.set_serving(False)
-            await asyncio.sleep(service.drain)
+        _log.info("draining", seconds=service.drain)
+        await health.set_serving(False)
+        await asyncio.sleep(service.drain)
     _log.info("stopped")
+
+
+@asynccontextmanager
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do what never ends beside the block, as long as that lasts."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in work]
+        yield
+        for task in tasks:
+            task.cancel()

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,16 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from extproc import headers as names
 from extproc.errors import Overtaken, ProtocolError
 from extproc.exchange import Exchange, wave_through
 from extproc.protocol.actions import Action
 from extproc.protocol.codec import METHOD, decode, decode_first, encode
 from extproc.protocol.events import BodyMode, Event
-from extproc.runtime import Runtime
+from extproc.versions import Begin
 
 _log = structlog.get_logger()
 
-_RECIPE = "x-looper-recipe"
 _OPTIONS = (
     # A message in body mode BUFFERED holds a whole body; limits.max_body is what bounds it.
     ("grpc.max_receive_message_length", -1),
@@ -59,10 +59,10 @@ class GrpcChannel:
 
 
 class Processor:
-    """Serves Envoy's streams, each with the runtime that is current when it begins."""
+    """Serves Envoy's streams, each with the runtime that it begins with."""
 
-    def __init__(self, runtime: Callable[[], Runtime]) -> None:
-        self._runtime = runtime
+    def __init__(self, begin: Begin) -> None:
+        self._begin = begin
 
     def handler(self) -> grpc.GenericRpcHandler:
         # Without (de)serializers the handler gets bytes, and the codec alone knows protobuf.
@@ -91,21 +91,25 @@ class Processor:
             return
         opening = decode_first(first)
         channel.mode = opening.mode
-        exchange = Exchange(self._runtime(), channel, opening, _recipe(context))
-        try:
-            await exchange.run()
-        except ProtocolError:
-            raise
-        except Exception:
-            _log.exception("exchange.crashed")
-            await exchange.last_resort()
+        said = _said(context)
+        with self._begin(said.get(names.GENERATION)) as runtime:
+            exchange = Exchange(runtime, channel, opening, said.get(names.RECIPE))
+            try:
+                await exchange.run()
+            except ProtocolError:
+                raise
+            except Exception:
+                _log.exception("exchange.crashed")
+                await exchange.last_resort()
 
 
-def _recipe(context: grpc.aio.ServicerContext[bytes, bytes]) -> str | None:
-    for name, value in context.invocation_metadata() or ():
-        if name == _RECIPE:
-            return str(value) or None
-    return None
+def _said(context: grpc.aio.ServicerContext[bytes, bytes]) -> dict[str, str]:
+    """What Envoy's configuration says of the stream, in its initial metadata."""
+    return {
+        name: str(value)
+        for name, value in context.invocation_metadata() or ()
+        if value and name in (names.RECIPE, names.GENERATION)
+    }
 
 
 class Health:
@@ -126,7 +130,7 @@ class Health:
 
 @asynccontextmanager
 async def serving(
-    runtime: Callable[[], Runtime], listen: Sequence[str], health_address: str | None, grace: float
+    begin: Begin, listen: Sequence[str], health_address: str | None, grace: float
 ) -> AsyncIterator[Health]:
     """Listen at every address while the context is open; on leaving, give open exchanges `grace` seconds.
 
@@ -141,7 +145,7 @@ async def serving(
         servers = []
         for address in listen:
             server = grpc.aio.server(options=_OPTIONS)
-            server.add_generic_rpc_handlers((Processor(runtime).handler(),))
+            server.add_generic_rpc_handlers((Processor(begin).handler(),))
             health_service.add_to(server)
             await _start(server, address, stack)
             servers.append(server)

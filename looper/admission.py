@@ -16,11 +16,20 @@ class Admission:
     """
 
     def __init__(self, max_runs: int, *, max_waiting: int, patience: float) -> None:
-        self._free = max_runs
+        self._max_runs = max_runs
+        self._free = max_runs  # less than none, if fewer are allowed than are open
         self._max_waiting = max_waiting
         self._patience = patience
         self._queues: dict[str, deque[asyncio.Future[None]]] = {}
         self.open = 0
+
+    def resize(self, max_runs: int, *, max_waiting: int, patience: float) -> None:
+        """Other limits from now on. Runs that are open go on, and who waits keeps his place and his patience."""
+        self._free += max_runs - self._max_runs
+        self._max_runs = max_runs
+        self._max_waiting = max_waiting
+        self._patience = patience
+        self._call_up()
 
     @property
     def waiting(self) -> int:
@@ -65,7 +74,11 @@ class Admission:
                 del self._queues[recipe]
 
     def _leave(self) -> None:
-        while self._queues:
+        self._free += 1
+        self._call_up()
+
+    def _call_up(self) -> None:
+        while self._free > 0 and self._queues:
             recipe = next(iter(self._queues))
             queue = self._queues.pop(recipe)
             turn = queue.popleft()
@@ -73,8 +86,7 @@ class Admission:
                 self._queues[recipe] = queue  # behind the others: its turn comes after theirs
             if not turn.done():
                 turn.set_result(None)
-                return
-        self._free += 1
+                self._free -= 1
 
 
 def overloaded() -> Overloaded:

@@ -97,6 +97,12 @@ class Purse:
         self._spent = NOTHING
         self._reserved = NOTHING
 
+    def limit(self, ceiling: Ceiling) -> None:
+        """Another ceiling from now on. What was spent under the last one counts."""
+        self._limits = Limits.of(ceiling)
+        self._seconds = ceiling.per.total_seconds()
+        self._ends = min(self._ends, self._clock() + self._seconds)
+
     def reserve(self, worst: Amount) -> bool:
         self._turn()
         if self._limits.exceeded(self._spent + self._reserved + worst):

@@ -1,5 +1,6 @@
 """Envoy's side of a configuration: the files that make Envoy route, call and count as the config says."""
 
 from extproc.bootstrap.files import render, write
+from extproc.bootstrap.watch import Follower, watch
 
-__all__ = ["render", "write"]
+__all__ = ["Follower", "render", "watch", "write"]

@@ -25,7 +25,7 @@ from extproc.bootstrap.messages import (
     seconds,
     watched_file,
 )
-from extproc.bootstrap.processors import CLUSTER
+from extproc.bootstrap.processors import CLUSTER, FILTER
 from extproc.config import Config
 
 PREFIX = "x-looper-"
@@ -120,7 +120,7 @@ def _filters(config: Config) -> list[hcm.HttpFilter]:
     return [
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
         http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
-        http_filter("looper.ext_proc", _processor(config)),
+        http_filter(FILTER, _processor(config)),
         *(() if is_metered(config) else usage),
         http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]

@@ -9,6 +9,9 @@ from extproc.bootstrap.messages import address, endpoints, host_and_port, is_ip,
 from extproc.config import Config
 
 CLUSTER = "looper_ext_proc"
+FILTER = "looper.ext_proc"
+"""The filter's name, by which routes refer to it."""
+
 PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 

@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Any
 
 from extproc import headers
 from extproc.bootstrap.local_replies import UnknownPath
 from extproc.bootstrap.messages import header, literal, names, pack, seconds
+from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
 from extproc.config import Config
 from looper.errors import LooperError, ModelNotFound
@@ -28,8 +31,11 @@ _DECIDED = (
 )
 
 
-def ingress(config: Config) -> route.RouteConfiguration:
-    """Clients' requests: with the processor's `x-looper-model` to a model, without it nowhere."""
+def ingress(config: Config, generation: str) -> route.RouteConfiguration:
+    """Clients' requests: with the processor's `x-looper-model` to a model, without it nowhere.
+
+    The processor hears of each request which generation of routes it will follow.
+    """
     # A retry of what ends with trailers would send its body twice (seen with 1.40, in full duplex), so such
     # requests, which the processor marks, have a route of their own without any.
     marked = [_to_model(model, with_trailers=True) for model in config.models]
@@ -41,6 +47,14 @@ def ingress(config: Config) -> route.RouteConfiguration:
         response_headers_to_add=[
             header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
         ],
+        filters={FILTER: pack(_telling(generation))},
+    )
+
+
+def _telling(generation: str) -> ext_proc.ExtProcPerRoute:
+    said = core.HeaderValue(key=headers.GENERATION, value=generation)
+    return ext_proc.ExtProcPerRoute(
+        overrides=ext_proc.ExtProcOverrides(grpc_initial_metadata=[said])
     )
 
 
@@ -60,6 +74,7 @@ def _table(
     routes: Sequence[route.Route],
     *,
     response_headers_to_add: Sequence[core.HeaderValueOption] = (),
+    filters: dict[str, Any] | None = None,
     include_attempt_count_in_response: bool = False,
 ) -> route.RouteConfiguration:
     host = route.VirtualHost(
@@ -70,6 +85,7 @@ def _table(
         request_body_buffer_limit=config.limits.max_body,
         # For every route at once, so that no route can be without it.
         request_headers_to_remove=names(_FROM_CLIENT),
+        typed_per_filter_config=filters or {},
         response_headers_to_remove=names(_FROM_BACKEND),
         response_headers_to_add=list(response_headers_to_add),
         include_attempt_count_in_response=include_attempt_count_in_response,

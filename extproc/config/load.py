@@ -50,7 +50,7 @@ def parse(text: str, name: str) -> Loaded:
     config = _validate(expanded)
     problems = expanded.source.placed(check(config))
     if problems:
-        raise ConfigError(in_words(problems, name))
+        raise ConfigError(in_words(problems, name), expanded.files)
     return Loaded(config, expanded.source, expanded.files)
 
 
@@ -61,5 +61,5 @@ def _validate(expanded: Expanded) -> Config:
     except ValidationError as error:
         problems += explain(error, source)
     if problems:
-        raise ConfigError(in_words(problems, source.name))
+        raise ConfigError(in_words(problems, source.name), expanded.files)
     return config

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -114,7 +114,9 @@ async def processing(
     with TemporaryDirectory(prefix="lo-", dir="/tmp") as folder:
         address = listen or f"unix:{folder}/p.sock"
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(serving(lambda: runtime, [address], None, grace))
+            await stack.enter_async_context(
+                serving(lambda _: nullcontext(runtime), [address], None, grace)
+            )
             async with connected(address) as envoy:
                 yield Rig(models, envoy, address, stack)
 
@@ -1025,7 +1027,9 @@ async def test_all_addresses_stop_together() -> None:
     with TemporaryDirectory(prefix="lo-", dir="/tmp") as folder:
         addresses = [f"unix:{folder}/{number}.sock" for number in range(3)]
         async with AsyncExitStack() as clients, AsyncExitStack() as server:
-            await server.enter_async_context(serving(lambda: runtime, addresses, None, 0.2))
+            await server.enter_async_context(
+                serving(lambda _: nullcontext(runtime), addresses, None, 0.2)
+            )
             for address in addresses:
                 envoy = await clients.enter_async_context(connected(address))
                 stream = envoy.stream()
@@ -1045,7 +1049,9 @@ async def test_liveness_outlasts_what_is_open() -> None:
         async with AsyncExitStack() as stack:
             server = await stack.enter_async_context(AsyncExitStack())
             health = f"unix:{name}/health.sock"
-            await server.enter_async_context(serving(lambda: runtime, addresses, health, 5))
+            await server.enter_async_context(
+                serving(lambda _: nullcontext(runtime), addresses, health, 5)
+            )
             envoy = await stack.enter_async_context(connected(addresses[0]))
             kubelet = health_of(await stack.enter_async_context(connected(health)))
             watch = health_of(envoy).Watch(health_pb2.HealthCheckRequest(service="readiness"))

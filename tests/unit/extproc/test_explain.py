@@ -14,18 +14,19 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from extproc.__main__ import main
-from extproc.admin import admin
+from extproc.admin import Facts, admin
 from extproc.config import Config, parse_config
 from extproc.decisions.display import as_tree
 from extproc.decisions.engine import Policy
 from extproc.decisions.explain import DecisionFound, Explanation, RuleFound, explain
+from extproc.lag import Lag
 from extproc.offline import asking
-from extproc.runtime import build
+from extproc.reload import Reloads
 from extproc.signals import LocalSignal, Reading, Subject
 from extproc.signals.read import Question, Signals
+from extproc.versions import at_work
 from looper.chat import ChatRequest
 from tests.fakes.envoy import free_port
-from tests.fakes.models import ScriptedClient
 
 SECRET = "s3cr3t-of-the-user"
 CONFIG = """\
@@ -250,9 +251,8 @@ class TestCommand:
 
 @pytest.fixture
 async def port(config: Config) -> AsyncIterator[str]:
-    runtime = build(config, ScriptedClient({}))
     address = f"127.0.0.1:{free_port()}"
-    async with admin(lambda: runtime, address):
+    async with at_work(config) as versions, admin(Facts(versions, Reloads(), Lag()), address):
         yield f"http://{address}/explain"
 
 

@@ -325,3 +325,42 @@ def test_no_course_of_events_loses_or_wins_a_place(
         assert patient.refused == []
 
     test()
+
+
+class TestOtherLimits:
+    @timeless
+    async def test_more_let_in_those_who_wait(self) -> None:
+        """Who waits does not wait for a run to end once there is room."""
+        visitors = Visitors(gate(1))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(visitors.all(["a1", "a2", "a3"], seconds=10))
+            await asyncio.sleep(1)
+            visitors.gate.resize(3, max_waiting=100, patience=100)
+            await asyncio.sleep(1)
+            assert visitors.inside == 3
+        await visitors.proves_whole(3)
+
+    @timeless
+    async def test_fewer_let_nobody_in_until_enough_have_left(self) -> None:
+        """Runs that are open go on; the next begins when fewer than allowed are left."""
+        visitors = Visitors(gate(3))
+        async with asyncio.TaskGroup() as group:
+            for name, seconds in (("a1", 2.0), ("a2", 4.0), ("a3", 6.0), ("a4", 1.0)):
+                group.create_task(visitors.visit(name, seconds))
+            await asyncio.sleep(1)
+            visitors.gate.resize(1, max_waiting=100, patience=100)
+            await asyncio.sleep(4)
+            assert visitors.entered == ["a1", "a2", "a3"]
+        assert visitors.entered == ["a1", "a2", "a3", "a4"]
+        await visitors.proves_whole(1)
+
+    @timeless
+    async def test_fewer_may_wait(self) -> None:
+        """Nobody is sent away who waits already, and nobody more comes in."""
+        visitors = Visitors(gate(1))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(visitors.all(["a1", "a2"], seconds=10))
+            await asyncio.sleep(1)
+            visitors.gate.resize(1, max_waiting=0, patience=100)
+            await visitors.visit("b1")
+        assert (visitors.entered, visitors.refused) == (["a1", "a2"], ["b1"])

@@ -1,4 +1,5 @@
 import math
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -166,6 +167,20 @@ class TestPurse:
         ledger.settle(granted(ledger.reserve(FREE)), FREE)
         assert ledger.reserve(FREE) == "process"
         now = 3600.0
+        assert isinstance(ledger.reserve(FREE), Grant)
+
+    def test_keeps_what_was_spent_under_another_ceiling(self) -> None:
+        """A new ceiling is no new purse: what is gone is gone, until the time is over by the new one's measure."""
+        now = 0.0
+        purse = Purse(Ceiling(calls=2), lambda: now)
+        ledger = Ledger(Budget(calls=9), purse, planned_calls=9)
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        purse.limit(Ceiling(calls=1, per=timedelta(minutes=1)))
+        assert ledger.reserve(FREE) == "process"
+        purse.limit(Ceiling(calls=2, per=timedelta(minutes=1)))
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        assert ledger.reserve(FREE) == "process"
+        now = 60.0
         assert isinstance(ledger.reserve(FREE), Grant)
 
 

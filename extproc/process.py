@@ -1,0 +1,47 @@
+"""What is one for the whole process, whatever configuration is at work: limits on all runs, and what they left."""
+
+from dataclasses import dataclass, field
+
+from extproc.config import Config
+from extproc.outflow import Outflow
+from extproc.runs import Runs
+from extproc.tally import Tally
+from looper.admission import Admission
+from looper.budget import Purse
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Survives every reload: what is open, spent or remembered stays so."""
+
+    admission: Admission
+    purse: Purse
+    outflow: Outflow
+    runs: Runs
+    tally: Tally = field(default_factory=Tally)
+
+    @classmethod
+    def of(cls, config: Config) -> "Process":
+        limits = config.limits
+        return cls(
+            admission=Admission(
+                limits.max_runs,
+                max_waiting=limits.max_waiting,
+                patience=limits.patience.total_seconds(),
+            ),
+            purse=Purse(limits.ceiling),
+            outflow=Outflow(limits.max_inflight_bytes),
+            runs=Runs(config.trace),
+        )
+
+    def follow(self, config: Config) -> None:
+        """Have the limits of another configuration. Raises OSError for a file of runs that cannot be written."""
+        limits = config.limits
+        self.runs.follow(config.trace)
+        self.admission.resize(
+            limits.max_runs,
+            max_waiting=limits.max_waiting,
+            patience=limits.patience.total_seconds(),
+        )
+        self.purse.limit(limits.ceiling)
+        self.outflow.limit = limits.max_inflight_bytes

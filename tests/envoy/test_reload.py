@@ -1,0 +1,232 @@
+"""One edit of the configuration reaches processor and Envoy, while clients are served, and no request is lost."""
+
+import asyncio
+import os
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import yaml
+
+from tests.envoy.conftest import quick_models
+from tests.envoy.requests import TEAM, ask, chat
+from tests.fakes.stack import DEMO, Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LINGER = 1.0
+CLIENTS = 8
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the file as a mounted ConfigMap does: another inode takes its place."""
+    config = yaml.safe_load(path.read_text())
+    change(config)
+    other = path.with_suffix(".new")
+    other.write_text(yaml.safe_dump(config))
+    os.replace(other, path)
+
+
+async def admin(stack: Stack, path: str) -> Any:
+    connector = aiohttp.UnixConnector(str(stack.folder / "admin.sock"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get(f"http://admin{path}") as response,
+    ):
+        assert response.status == 200
+        return await (response.json() if path != "/metrics" else response.text())
+
+
+async def facts(stack: Stack) -> dict[str, float]:
+    lines = (await admin(stack, "/metrics")).splitlines()
+    pairs = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
+
+
+async def until(holds: Callable[[], Any], seconds: float = 15.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def watching(stack: Stack) -> AsyncIterator[None]:
+    """`looper envoy-config --watch` beside the stack."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc", "envoy-config", "-c", str(stack.processor.config)),
+        *("-o", str(stack.folder / "envoy"), "--watch", "--linger", str(LINGER)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        assert b"written" in await asyncio.wait_for(process.stdout.readline(), 15)
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+class Traffic:
+    """Clients that never stop asking, each for one model's answer and a team's in turn."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.statuses: Counter[int] = Counter()
+        self.failures: list[str] = []
+        self.stopped = False
+
+    async def client(self) -> None:
+        texts = ("hello", TEAM)
+        while not self.stopped:
+            for text in texts:
+                await self._ask(text)
+
+    async def _ask(self, text: str) -> None:
+        url = f"{self._stack.base_url}/chat/completions"
+        async with self._stack.session.post(url, json=chat(text)) as response:
+            body = await response.text()
+        self.statuses[response.status] += 1
+        if response.status != 200:
+            self.failures.append(f"{response.status} {dict(response.headers)} {body[:200]}")
+
+    @asynccontextmanager
+    async def flowing(self) -> AsyncIterator[None]:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(self.client())
+            yield
+            self.stopped = True
+
+
+def with_a_new_model(config: dict[str, Any]) -> None:
+    """The default moves to a model that Envoy has never heard of, and which joins the team."""
+    new = {**config["models"][0], "name": "new", "upstream_model": "newcomer"}
+    config["models"].append(new)
+    for decision in config["recipes"]["general"]["decisions"]:
+        if decision["algorithm"]["type"] == "single":
+            decision["algorithm"]["model"] = "new"
+        else:
+            decision["algorithm"]["analysis_models"].append("new")
+
+
+def with_another_route(config: dict[str, Any]) -> None:
+    """The default moves to a model that was there all the time."""
+    config["recipes"]["general"]["decisions"][-1]["algorithm"]["model"] = "large"
+
+
+def without_a_model(config: dict[str, Any]) -> None:
+    """The model that came last is gone again, from the team too."""
+    config["models"] = [model for model in config["models"] if model["name"] != "new"]
+    for decision in config["recipes"]["general"]["decisions"]:
+        if decision["algorithm"]["type"] != "single":
+            decision["algorithm"]["analysis_models"].remove("new")
+
+
+def quick_recipes() -> dict[str, Any]:
+    """The demo's recipes with short deadlines: a removed model can be reached until the last is over."""
+    recipes: dict[str, Any] = yaml.safe_load(DEMO.read_text())["recipes"]
+    for decision in recipes["general"]["decisions"]:
+        decision["budget"] = {"deadline": "3s"}
+    return recipes
+
+
+@pytest.mark.timeout(120)
+async def test_edits_lose_no_request() -> None:
+    """A new model, a changed route and a removed model arrive under load; every request is answered 200."""
+    models = quick_models()
+    models.models["newcomer"] = models.models["small"].model_copy(update={"name": "newcomer"})
+    async with run_stack(models, {"recipes": quick_recipes()}) as stack, watching(stack):
+        traffic = Traffic(stack)
+        clusters = stack.folder / "envoy" / "cds.yaml"
+
+        async def is_everywhere(before: str) -> bool:
+            said = await admin(stack, "/config")
+            return said["generation"] != before and not said["envoy"]["stale"]
+
+        async def is_let_go() -> bool:
+            return "model:new" not in clusters.read_text()
+
+        async with traffic.flowing():
+            for change in (with_a_new_model, with_another_route, without_a_model):
+                before = (await admin(stack, "/config"))["generation"]
+                edit(stack.processor.config, change)
+                await until(partial(is_everywhere, before))
+                await asyncio.sleep(0.5)
+            await until(is_let_go)
+            await asyncio.sleep(0.5)
+        said = await facts(stack)
+        served = Counter(call.model for call in stack.simulator.calls)
+
+    assert traffic.failures == []
+    assert set(traffic.statuses) == {200}
+    assert traffic.statuses[200] > 100
+    assert served["newcomer"] > 10
+    assert said["looper_config_valid"] == 1
+    assert said["looper_config_envoy_stale"] == 0
+    assert said['looper_config_reloads_total{result="ok"}'] == 3
+
+
+async def test_what_envoy_does_not_know_is_not_used() -> None:
+    """Without new routes a new model is waited for: the last configuration answers, and statistics say why."""
+    async with run_stack(quick_models(), {"recipes": quick_recipes()}) as stack:
+        assert (await ask(stack))[0] == 200
+        edit(stack.processor.config, with_a_new_model)
+
+        async def is_waiting() -> bool:
+            await ask(stack)
+            return (await facts(stack))["looper_config_envoy_stale"] == 1
+
+        await until(is_waiting)
+        async with stack.session.post(
+            f"{stack.base_url}/chat/completions", json=chat()
+        ) as response:
+            assert response.status == 200
+        said = await facts(stack)
+        asked = {call.model for call in stack.simulator.calls}
+        runs = await admin(stack, "/runs")
+
+    assert "newcomer" not in asked
+    assert said["looper_config_valid"] == 1
+    assert said["looper_open_runs"] == 0
+    labels = 'recipe="general",decision="panel",algorithm="fusion"'
+    assert said[f'looper_runs_total{{{labels},outcome="ok"}}'] == len(runs) > 1
+    assert said[f"looper_spend_microusd_total{{{labels}}}"] == sum(
+        run["cost_microusd"] for run in runs
+    )
+    assert 0 <= said["looper_event_loop_lag_seconds"] < 5
+
+
+async def test_a_bad_edit_changes_nothing() -> None:
+    """The last good configuration goes on answering, the log says what is wrong, and a mended file is used again."""
+
+    def break_(config: dict[str, Any]) -> None:
+        config["recipes"]["general"]["decisions"][-1]["algorithm"]["model"] = "smal"
+
+    async with run_stack(quick_models()) as stack:
+        before = stack.processor.config.read_text()
+        edit(stack.processor.config, break_)
+
+        async def is_refused() -> bool:
+            return (await facts(stack))["looper_config_valid"] == 0
+
+        async def is_good() -> bool:
+            return (await facts(stack))["looper_config_valid"] == 1
+
+        await until(is_refused)
+        status, _, _ = await ask(stack)
+        config = await admin(stack, "/config")
+        stack.processor.config.write_text(before)
+        await until(is_good)
+        log = stack.processor.log.read_text()
+
+    assert status == 200
+    assert not config["valid"]
+    (problem,) = config["problems"]
+    assert "unknown model 'smal': did you mean 'small'?" in problem
+    assert "unknown model 'smal'" in log

@@ -1,0 +1,150 @@
+"""Which configuration an exchange begins with, while file and Envoy change one after the other."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from extproc.config import Config, parse_config
+from extproc.generation import generation
+from extproc.versions import Versions, at_work
+from looper.errors import Overloaded
+
+TEXT = """
+version: 1
+egress: %(egress)s
+limits: {max_runs: %(max_runs)s, max_waiting: 0}
+models: [%(models)s]
+recipes: {general: {decisions: [{name: default, algorithm: {type: single, model: %(default)s}}]}}
+entrypoints: {looper/auto: general}
+"""
+
+
+def config(
+    *models: str, port: int = 1, egress: str = "unix:/tmp/none.sock", max_runs: int = 10
+) -> Config:
+    """A configuration with these models, the first of which answers."""
+    entries = ", ".join(f'{{name: {name}, url: "http://{name}:{port}/v1"}}' for name in models)
+    values = {"egress": egress, "models": entries, "default": models[0], "max_runs": max_runs}
+    return parse_config(TEXT % values, "looper.yaml")
+
+
+OLD = config("a", "b")
+WITH_A_NEW_MODEL = config("a", "b", "c")
+WITHOUT_A_MODEL = config("b")
+ANOTHER_DEFAULT = config("b", "a")
+MOVED = config("a", "b", port=2)
+
+
+@pytest_asyncio.fixture
+async def versions() -> AsyncIterator[Versions]:
+    async with at_work(OLD) as found:
+        yield found
+
+
+def begun(versions: Versions, envoy: Config | None) -> Config:
+    """The configuration of an exchange whose routes were made from `envoy`."""
+    with versions.begin(None if envoy is None else generation(envoy)) as runtime:
+        return runtime.config
+
+
+@pytest.mark.parametrize("new", [WITHOUT_A_MODEL, ANOTHER_DEFAULT], ids=["fewer", "same"])
+async def test_what_envoy_has_routes_for_is_used_at_once(versions: Versions, new: Config) -> None:
+    """A configuration that names no model unknown to Envoy need not wait for it."""
+    assert begun(versions, OLD) is OLD
+    await versions.add(new)
+    assert begun(versions, OLD) is new
+    assert versions.is_stale
+
+
+@pytest.mark.parametrize("new", [WITH_A_NEW_MODEL, MOVED], ids=["new", "moved"])
+async def test_a_model_without_a_route_is_waited_for(versions: Versions, new: Config) -> None:
+    """The last configuration stays in use for requests on routes that do not lead to all of the new one's models."""
+    assert begun(versions, OLD) is OLD
+    await versions.add(new)
+    assert begun(versions, OLD) is OLD
+    assert versions.is_stale
+    assert begun(versions, new) is new
+    assert not versions.is_stale
+
+
+async def test_workers_of_envoy_may_change_one_after_the_other(versions: Versions) -> None:
+    """Each request gets the configuration that goes with its own routes."""
+    await versions.add(WITH_A_NEW_MODEL)
+    seen = [begun(versions, envoy) for envoy in (OLD, WITH_A_NEW_MODEL) * 3]
+    assert seen == [OLD, WITH_A_NEW_MODEL] * 3
+
+
+async def test_several_edits_may_overtake_envoy(versions: Versions) -> None:
+    """What was edited twice before Envoy had the first is not used half."""
+    begun(versions, OLD)
+    await versions.add(WITH_A_NEW_MODEL)
+    await versions.add(config("d", "a"))
+    assert begun(versions, OLD) is OLD
+    assert begun(versions, WITH_A_NEW_MODEL) is not OLD
+
+
+async def test_an_envoy_that_says_nothing_is_believed_to_know(versions: Versions) -> None:
+    """Routes that were written by hand do not hold a configuration up, nor do those of an unknown generation."""
+    await versions.add(WITH_A_NEW_MODEL)
+    assert begun(versions, None) is WITH_A_NEW_MODEL
+    assert not versions.is_stale
+    with versions.begin("0123456789ab") as runtime:
+        assert runtime.config is WITH_A_NEW_MODEL
+    assert versions.is_stale
+
+
+async def test_an_exchange_keeps_what_it_began_with(versions: Versions) -> None:
+    """The runtime of an exchange is not that of the next, and its connection stays open until it ends."""
+    versions.skew = 0.0
+    begun(versions, OLD)
+    other = config("a", "b", egress="unix:/tmp/other.sock")
+    with versions.begin(generation(OLD)) as runtime:
+        client = runtime.client
+        await versions.add(other)
+        begun(versions, other)
+        await versions.tidy()
+        assert runtime.config is OLD
+        assert is_open(client)
+    await versions.tidy()
+    assert not is_open(client)
+
+
+def is_open(client: object) -> bool:
+    session = getattr(client, "_session", None)
+    return session is not None and not session.closed
+
+
+async def test_one_connection_serves_all_with_the_same_egress(versions: Versions) -> None:
+    """A reload that leaves `egress` alone leaves its connections alone as well."""
+    client = versions.newest.runtime.client
+    await versions.add(ANOTHER_DEFAULT)
+    assert versions.newest.runtime.client is client
+
+
+async def test_what_is_of_the_process_outlives_a_configuration(versions: Versions) -> None:
+    """Open runs count against the new limit, and nothing that is remembered is lost."""
+    process = versions.process
+    async with process.admission.run("general"):
+        await versions.add(config("a", "b", max_runs=1))
+        assert versions.newest.runtime.process is process
+        assert process.admission.open == 1
+        with pytest.raises(Overloaded):
+            async with process.admission.run("general"):
+                pass
+
+
+async def test_a_file_of_runs_that_cannot_be_written_changes_nothing(
+    versions: Versions, tmp_path: Path
+) -> None:
+    """What cannot be put to work on this machine is refused, and the last configuration stays whole."""
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    wrong = OLD.model_copy(
+        update={"trace": OLD.trace.model_copy(update={"file": f"{blocked}/runs.jsonl"})}
+    )
+    with versions.process.runs.writing():
+        with pytest.raises(OSError, match="file"):
+            await versions.add(wrong)
+        assert versions.newest.runtime.config is OLD
