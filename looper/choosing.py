@@ -52,8 +52,7 @@ class Bench:
 async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ranking | None:
     """By a judge's scores, to which each model's rating is added. None if the judge gives none that can be used.
 
-    Each distinct answer is judged once, by the best member's words. The two best are judged again in the other order
-    if they are close, as judges prefer what they read first, or last.
+    Each distinct answer is judged once, by the best member's words.
     """
     distinct = [group[0] for group in vote.groups()]
     if len(distinct) < 2:
@@ -62,12 +61,30 @@ async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ra
     scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
     if scores is None:
         return None
+    return await scored(vote, shown, scores, bench, request, run)
+
+
+async def scored(
+    vote: Vote,
+    shown: Sequence[Result],
+    scores: Sequence[float],
+    bench: Bench,
+    request: ChatRequest,
+    run: Run,
+) -> Ranking:
+    """By the scores of the answers that a judge was shown, one of each kind, in that order.
+
+    The two best are judged again in the other order if they are close, as judges prefer what they read first, or last.
+    """
+    distinct = [each for each in vote.ranked() if any(each is other for other in shown)]
     points = _Points(vote, bench, dict(zip(map(id, shown), scores, strict=True)))
-    first, second, *_ = points.sorted(distinct)
-    if points.total(first) - points.total(second) < bench.recheck_within:
+    top = points.sorted(distinct)[:2]
+    if len(top) == 2 and points.total(top[0]) - points.total(top[1]) < bench.recheck_within:
         # Whichever of the two stood first stands second now.
-        pair = [each for each in reversed(shown) if each is first or each is second]
-        again = await judge(request, run, bench.model, pair, bench.rubric, until=bench.until)
+        pair = [each for each in reversed(shown) if each is top[0] or each is top[1]]
+        again = await judge(
+            request, run, bench.model, pair, bench.rubric, until=bench.until, extra=True
+        )
         points.hear(pair, again or [])
     best = points.sorted(distinct)
     for each in distinct:

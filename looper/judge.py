@@ -1,6 +1,7 @@
 """A judge who scores answers blindly: numbered, nameless, in a seeded order, and close calls in the other order too."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -30,10 +31,12 @@ async def judge(
     rubric: str | None,
     *,
     until: float,
+    extra: bool = False,
 ) -> list[float] | None:
     """A score from 0 to 10 for each answer, as they were given here; None if the judge gives none that can be used.
 
-    The answers stand before the judge in the order of `answers`: whoever asks decides on it.
+    The answers stand before the judge in the order of `answers`: whoever asks decides on it. An `extra` judgement is
+    made only if the budget has a call more than the plan needs.
     """
     texts = [said(answer) for answer in answers]
     draft = private(
@@ -48,7 +51,7 @@ async def judge(
         ),
         schema=json_schema(Scores),
     )
-    judged = await run.ask_json(draft, Scores, until=until)
+    judged = await run.ask_json(replace(draft, extra=extra), Scores, until=until)
     if judged is None or len(judged.scores) != len(answers):
         return None
     return judged.scores

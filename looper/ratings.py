@@ -102,9 +102,9 @@ class RatingsConfig(Round, Weighing):
         if self.judge_model is None:
             return calls
         first = PlannedCall((self.judge_model,), "judge", len(asked), PRIVATE_OUTPUT)
-        again = replace(first, reads=2, need="perhaps")
         spare = replace(first, need="spare")
-        return (*calls, first, again, spare, replace(spare, reads=2))
+        again = replace(spare, reads=2)
+        return (*calls, first, spare, again, again)
 
     def build(self) -> "Ratings":
         return Ratings(self)

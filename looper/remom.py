@@ -14,7 +14,7 @@ from looper.aggregate.stopping import Outstanding
 from looper.calls import Result
 from looper.chat import ChatRequest
 from looper.conclude import Ending, conclude, present
-from looper.contract import Free, Reference, ReferenceConfig, canonical
+from looper.contract import Reference, ReferenceConfig
 from looper.cost import PlannedCall
 from looper.distribution import Distribution, distribute
 from looper.drafts import Draft, answering, private
@@ -26,7 +26,8 @@ from looper.models import Model
 from looper.references import Compaction, References
 from looper.run import Run
 from looper.settings import Setting
-from looper.votes import Value, Vote, electorate_of
+from looper.votes import Vote
+from looper.weighing import Weighing
 
 Style = Literal["direct", "stepwise", "program", "critique"]
 
@@ -46,7 +47,6 @@ STYLES: Mapping[Style, str | None] = {
 
 _FIRST_WAVE, _NEXT_WAVES = 3, 2
 _CERTAIN = 0.95
-_HIGH = 0.7
 _MOST_CALLS = 64
 
 
@@ -82,7 +82,7 @@ def _check_template(template: str) -> str:
 Template = Annotated[str, AfterValidator(_check_template)]
 
 
-class RemomConfig(Round, Compaction):
+class RemomConfig(Round, Compaction, Weighing):
     """`algorithm: {type: remom, models: […], breadth_schedule: [4]}`"""
 
     type: Literal["remom"]
@@ -233,7 +233,12 @@ class _Team:
         self._contract = None if isinstance(contract, Reference) else contract
         self._run = replace(run, terms=replace(run.terms, contract=self._contract))
         self._models = [run.models[name] for name in config.names]
-        self._electorate = electorate_of(self._models, self._contract)
+        self._electorate = config.electorate(
+            config.names,
+            run.models,
+            options=None if self._contract is None else self._contract.options,
+            category=run.bands.get(config.category or ""),
+        )
         self._asked: dict[str, int] = {}
 
     @property
@@ -244,6 +249,10 @@ class _Team:
     @property
     def _comparable(self) -> bool:
         return self._contract is not None and self._contract.comparable
+
+    @property
+    def _transitive(self) -> bool:
+        return self._contract is None or self._contract.transitive
 
     # A round...
 
@@ -280,12 +289,16 @@ class _Team:
         vote = self._vote(results, drafts)
         outstanding = _outstanding(results, drafts)
         return _certain(vote) or settled(
-            vote.ballots, outstanding, self._electorate, vote.same, transitive=vote.transitive
+            vote.ballots,
+            outstanding,
+            self._electorate,
+            vote.same,
+            transitive=self._transitive,
         )
 
     def _vote(self, results: Sequence[Result], drafts: Sequence[Draft]) -> Vote:
         asked = [draft.model.name for draft in drafts]
-        return Vote.on(results, self._electorate, self._contract, asked)
+        return Vote.on(results, self._electorate, self._contract, asked, self._config.feature)
 
     def agreed(self, vote: Vote) -> bool:
         """Whether a synthesis could only make it worse."""
@@ -317,6 +330,7 @@ class _Team:
             model,
             "proposer",
             instruction="\n\n".join(filter(None, (shown, style))) or None,
+            alternatives=self._config.alternatives,
             sample=turn,
             temperature=self._config.temperature,
             terms=self._run.terms,
@@ -399,17 +413,7 @@ class _Team:
         few = _usable(vote.results) < self._config.min_successful_responses
         outcome: Outcome = "degraded" if few else "ok"
         until = self._run.deadline.share(_FINAL_SHARE)
-        if not self._comparable:
-            return Ending(until, outcome)
-
-        def value(text: str) -> Value | None:
-            found = canonical(self._contract, text)
-            return None if isinstance(found, Free) else found
-
-        def invented(text: str) -> bool:
-            return vote.verdict.confidence >= _HIGH and vote.place(value(text)) is None
-
-        return Ending(until, outcome, lambda text: vote.probability(value(text)), invented)
+        return Ending(until, outcome, vote.weigh, vote.contradicts)
 
 
 def _certain(vote: Vote) -> bool:

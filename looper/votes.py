@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from looper.aggregate import Ballot, Electorate, Verdict, decide, rated
+from looper.aggregate import Ballot, Electorate, Verdict, decide
 from looper.aggregate.ballots import Same
 from looper.aggregate.medoid import Text, medoid
 from looper.calls import Result
 from looper.contract import Contract, Free, canonical
-from looper.models import Model
 
 Value = Hashable
 """What is compared: a contract's value, the calls of tools, or TEXT."""
@@ -83,12 +82,6 @@ def same_by(contract: Contract[Any] | None) -> Same[Value]:
     return same
 
 
-def electorate_of(models: Sequence[Model], contract: Contract[Any] | None) -> Electorate:
-    """Who of a team votes, and what each word counts for, by the models' ratings."""
-    options = None if contract is None else contract.options
-    return rated({model.name: model.known_rating for model in models}, options)
-
-
 Feature = Callable[[Result, Value | None], float | None]
 
 
@@ -97,6 +90,7 @@ def nothing_more(result: Result, value: Value | None) -> float | None:
     return None
 
 
+_SURE = 0.7
 _UNHEARD = ("cancelled", "not_started")
 
 
@@ -110,7 +104,7 @@ class Vote:
     electorate: Electorate
     verdict: Verdict[Value]
     same: Same[Value]
-    transitive: bool
+    contract: Contract[Any] | None
 
     @classmethod
     def on(
@@ -128,7 +122,12 @@ class Vote:
         ballots = tuple(cast.cast(result) for result in results)
         verdict = decide(ballots, electorate, cast.same)
         values = tuple(ballot.value for ballot in ballots)
-        return cls(tuple(results), values, ballots, electorate, verdict, cast.same, cast.transitive)
+        return cls(tuple(results), values, ballots, electorate, verdict, cast.same, contract)
+
+    @property
+    def comparable(self) -> bool:
+        """Whether answers are compared by what they say."""
+        return self.contract is not None and self.contract.comparable
 
     @property
     def silent(self) -> int:
@@ -160,6 +159,19 @@ class Vote:
         """How probably a value is right; None for one that nobody gave, and for free text."""
         place = None if value is TEXT else self.place(value)
         return None if place is None else self.verdict.groups[place].posterior
+
+    def weigh(self, text: str) -> float | None:
+        """How probably a text is right by what it says, whoever wrote it."""
+        return self.probability(self._said(text))
+
+    def contradicts(self, text: str) -> bool:
+        """Whether a text says what nobody of the team does, although the team is sure."""
+        sure = self.verdict.confidence >= _SURE
+        return sure and self.comparable and self.place(self._said(text)) is None
+
+    def _said(self, text: str) -> Value | None:
+        value = canonical(self.contract, text)
+        return TEXT if isinstance(value, Free) else value
 
     def groups(self) -> Iterator[list[Result]]:
         """The answers by what they say, the leading group first and in each the best-rated first.

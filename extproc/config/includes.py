@@ -272,10 +272,12 @@ def _decisions(recipe: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _replace(tree: Any, path: YamlPath, role: str, model: str) -> None:
-    """Put a model's name where a role's stands: a value, or the key of one."""
+    """Put a model's name where a role's stands: a value, the `model` of one with settings, or the key of one."""
     *above, last = path
     for part in above:
         tree = tree[part]
+    if isinstance(last, int) and isinstance(tree[last], dict):
+        tree, last = tree[last], "model"
     if tree[last] == role:
         tree[last] = model
         return

@@ -56,7 +56,7 @@ class TestGood:
         panel, default = config.recipes["general"].decisions
         assert isinstance(panel.algorithm, FusionConfig)
         assert isinstance(default.algorithm, SingleConfig)
-        assert panel.algorithm.analysis_models == ("small", "large")
+        assert [each.model for each in panel.algorithm.analysis_models] == ["small", "large"]
         assert config.entrypoints == {"looper/auto": "general"}
         assert config.limits.max_body == 32 << 20
         assert config.heartbeat.total_seconds() == 10

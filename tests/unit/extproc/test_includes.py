@@ -71,7 +71,7 @@ def test_a_file_beside_the_configuration_is_included_with_its_models_named(folde
     hard, code, default = load(folder, INCLUDE).recipes["mine"].decisions
 
     assert isinstance(hard.algorithm, FusionConfig)
-    assert hard.algorithm.analysis_models == ("small", "large")
+    assert [each.model for each in hard.algorithm.analysis_models] == ["small", "large"]
     assert (hard.algorithm.judge_model, hard.overload) == ("large", "small")
     assert isinstance(code.algorithm, SingleConfig)
     assert isinstance(default.algorithm, SingleConfig)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from looper.budget import Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Usage, WireUsage
+from looper.contract import ChoiceConfig, Contract, Terms
 from looper.cost import planned_calls
 from looper.errors import InvalidField, LooperError
 from looper.events import Delta, Done, Event, Finish, Progress
@@ -24,6 +25,8 @@ from tests.fakes.clock import timeless
 from tests.fakes.models import (
     USAGE,
     After,
+    Answers,
+    Asked,
     Attempts,
     Hang,
     ScriptedClient,
@@ -46,7 +49,7 @@ CATALOGUE: Mapping[str, Model] = {
 }
 DRAFTS = {"alpha": "draft of a", "beta": "draft of b", "gamma": "draft of c"}
 JUDGED = json.dumps(
-    {"consensus": ["all agree"], "winner": 2, "scores": [1, 2, 3], "agreement": 0.5}
+    {"consensus": ["all agree"], "winner": 2, "scores": [1, 9, 3], "agreement": 0.5}
 )
 SCRIPT: Mapping[str, Step] = {**DRAFTS, "judge": JUDGED, "final": "the answer"}
 FENCE = "0123456789abcdef"
@@ -73,9 +76,13 @@ def run_of(
     seconds: float = 100,
     seed: int = 1,
     models: Mapping[str, Model] = CATALOGUE,
+    contract: Contract[Any] | None = None,
 ) -> Run:
     ledger = Ledger(Budget(calls=calls))
-    return Run("r", models, client, ledger, Deadline.after(seconds), Random(seed), fence=FENCE)
+    return Run(
+        "r", models, client, ledger, Deadline.after(seconds), Random(seed),
+        fence=FENCE, terms=Terms(contract),
+    )  # fmt: skip
 
 
 async def events_of(
@@ -110,8 +117,9 @@ def done_of(events: list[Event]) -> Done:
 
 
 def order_of(prompt: str) -> list[str]:
-    """The drafts in the order in which a prompt shows them."""
-    return sorted(DRAFTS.values(), key=prompt.index)
+    """The drafts that a prompt shows, in their order."""
+    shown = (draft for draft in DRAFTS.values() if draft in prompt)
+    return sorted(shown, key=prompt.index)
 
 
 def script(**steps: Step) -> ScriptedClient:
@@ -781,10 +789,16 @@ class TestConfig:
         ]
 
     def test_knows_its_worst_case(self) -> None:
-        """The panel, the judge and the final model are called once each; asking the judge again is not planned for."""
+        """Panel, judge and final are planned for, asking the judge again is not; a panel that agrees needs neither."""
         config = FusionConfig(type="fusion", analysis_models=("a", "b"), judge_model="c")
         assert planned_calls(config.planned()) == 4
-        assert [call.need for call in config.planned()] == ["always"] * 3 + ["spare", "always"]
+        needs = [(call.role, call.need) for call in config.planned()]
+        assert needs == [
+            ("panel", "always"), ("panel", "always"),
+            ("judge", "perhaps"), ("judge", "spare"), ("judge", "spare"), ("final", "perhaps"),
+        ]  # fmt: skip
+        always = config.model_copy(update={"skip_judge_when": "never"})
+        assert sum(call.need == "always" for call in always.planned()) == 4
 
 
 class TestContextWindow:
@@ -809,3 +823,218 @@ class TestContextWindow:
         client = script(alpha=completion("<think>secretly</think>draft of a"))
         await events_of(client)
         assert "secretly" not in client.role("judge").prompt
+
+
+CHOICE = ChoiceConfig(type="choice", values=("A", "B", "C", "D"), render="ANSWER: {choice}").build()
+AGREED: Mapping[str, Step] = {"alpha": "It is A.", "beta": "I say A.", "gamma": "The answer is A."}
+SPLIT: Mapping[str, Step] = {"alpha": "It is A.", "beta": "It is B.", "gamma": "It is A."}
+
+
+async def held_to_a_choice(
+    client: ScriptedClient,
+    *,
+    pattern: Fusion | None = None,
+    models: Mapping[str, Model] = CATALOGUE,
+    **members: Any,
+) -> list[Event]:
+    run = run_of(client, models=models, contract=CHOICE)
+    return await events_of(client, pattern=pattern, run=run, **members)
+
+
+class TestAgreement:
+    @whole_and_streamed
+    async def test_a_panel_that_agrees_is_published_as_it_is(self, stream: bool) -> None:
+        """Nobody judges, nobody writes: the best-rated member's words, in the contract's form."""
+        client = script(**AGREED)
+        events = await held_to_a_choice(client, stream=stream)
+        assert [asked.role for asked in client.asked] == ["panel"] * 3
+        assert text_of(events) == "I say A.\n\nANSWER: A"
+        done = done_of(events)
+        assert done.outcome == "ok"
+        assert done.confidence is not None
+        assert done.confidence > 0.9
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            pytest.param({**AGREED, "gamma": "It is B."}, id="one-dissents"),
+            pytest.param({**AGREED, "gamma": "Who knows?"}, id="one-is-silent"),
+            pytest.param({**AGREED, "gamma": refused(500)}, id="one-fails"),
+            pytest.param({**AGREED, "gamma": completion("It is A", refusal="No.")}, id="one-refuses"),
+        ],
+    )  # fmt: skip
+    async def test_anything_less_is_judged(self, steps: Mapping[str, Step]) -> None:
+        """Silence is no agreement."""
+        client = script(**steps, final="ANSWER: A")
+        await held_to_a_choice(client)
+        assert [asked.role for asked in client.asked][3:5] == ["judge", "final"]
+
+    async def test_agreement_may_be_judged_all_the_same(self) -> None:
+        """`skip_judge_when: never`."""
+        client = script(**AGREED, final="ANSWER: A")
+        await held_to_a_choice(client, pattern=fusion(skip_judge_when="never"))
+        assert "judge" in client.names
+
+    @pytest.mark.parametrize(
+        ("sure", "judged"),
+        [("posterior>=0.6", False), ("posterior>=0.999", True), ("unanimous", True)],
+    )
+    async def test_a_probable_answer_may_be_enough(self, sure: str, judged: bool) -> None:
+        """`posterior>=x` publishes the leading group's answer even if somebody dissents."""
+        peers = {**CATALOGUE, **{name: model(name, rating=0.8) for name in DRAFTS}}
+        client = script(**SPLIT, final="ANSWER: A")
+        events = await held_to_a_choice(client, pattern=fusion(skip_judge_when=sure), models=peers)
+        assert ("judge" in client.names) is judged
+        assert text_of(events).endswith("ANSWER: A")
+
+    async def test_free_text_is_always_judged(self) -> None:
+        """Without a contract nothing says that two answers are one."""
+        client = script(alpha="the same", beta="the same", gamma="the same")
+        await events_of(client)
+        assert "judge" in client.names
+
+    async def test_with_tools_the_final_model_is_asked(self) -> None:
+        """An agreed answer might be a call of a tool, which only the final model can make."""
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+        client = script(**AGREED, final="ANSWER: A")
+        await held_to_a_choice(client, tools=tools)
+        assert "final" in client.names
+
+    async def test_what_is_said_twice_is_shown_once(self) -> None:
+        """Judge and final see one answer of each kind; how many are behind it is for the final model only."""
+        client = script(**SPLIT, final="ANSWER: A")
+        await held_to_a_choice(client)
+        judged, final = client.role("judge").prompt, client.role("final").prompt
+        assert "candidate 2" in judged
+        assert "candidate 3" not in judged
+        assert "(2 say this)" not in judged
+        assert "(2 say this)" in final
+        assert "word for word" in final
+
+
+class TestEscalation:
+    STRONGER: Mapping[str, Model] = {**CATALOGUE, "strong": model("strong", rating=0.95)}
+    ESCALATES: Mapping[str, Any] = {"on_disagreement": "escalate", "escalate_to": ["strong"]}
+
+    async def test_a_stronger_model_joins_a_panel_that_does_not_agree(self) -> None:
+        """It is asked as a member of the panel, before anybody judges."""
+        client = script(**SPLIT, strong="It is B.", final="ANSWER: B")
+        events = await held_to_a_choice(
+            client, pattern=fusion(**self.ESCALATES), models=self.STRONGER
+        )
+        assert [asked.name for asked in client.asked] == [
+            "alpha", "beta", "gamma", "strong", "judge", "final",
+        ]  # fmt: skip
+        assert Progress("escalation") in events
+
+    async def test_a_panel_that_agrees_does_not_escalate(self) -> None:
+        """Nobody else is paid for what is clear."""
+        client = script(**AGREED, strong="It is B.")
+        await held_to_a_choice(client, pattern=fusion(**self.ESCALATES), models=self.STRONGER)
+        assert "strong" not in client.names
+
+    @pytest.mark.parametrize(
+        "settings", [{"on_disagreement": "escalate"}, {"escalate_to": ["strong"]}]
+    )
+    def test_one_setting_needs_the_other(self, settings: dict[str, Any]) -> None:
+        """To escalate, there must be somebody to escalate to."""
+        with pytest.raises(ValidationError, match="go together"):
+            fusion(**settings)
+
+
+class TestMembers:
+    async def test_a_member_may_have_settings_of_its_own(self) -> None:
+        """Temperature, effort, a limit and a prompt hold for the one member."""
+        beta = {
+            "model": "beta", "temperature": 0.1, "reasoning_effort": "low", "max_tokens": 300,
+            "prompt": "Be a critic.",
+        }  # fmt: skip
+        client = script()
+        await events_of(client, pattern=fusion(analysis_models=["alpha", beta]), temperature=0.9)
+        alpha, other = (client.calls_of(name)[0] for name in ("alpha", "beta"))
+        assert (alpha.body["temperature"], other.body["temperature"]) == (0.9, 0.1)
+        assert "reasoning_effort" not in alpha.body
+        assert other.body["reasoning_effort"] == "low"
+        assert other.body["max_tokens"] == 300
+        assert other.prompt == "Be a critic."
+
+    async def test_a_model_may_be_asked_several_times(self) -> None:
+        """Each sample has a seed of its own."""
+        client = script()
+        await events_of(client, pattern=fusion(analysis_models=[{"model": "alpha", "samples": 3}]))
+        seeds = [asked.body.get("seed") for asked in client.calls_of("alpha")]
+        assert len(seeds) == len(set(seeds)) == 3
+
+
+class TestScores:
+    async def ranked(self, judged: Mapping[str, float], **settings: Any) -> tuple[str, list[str]]:
+        """What stands in for a final model that fails, after a judge who scores by what is said; and who was asked."""
+
+        def scores(asked: Asked) -> str:
+            return json.dumps({"scores": [judged[text] for text in order_of(asked.prompt)]})
+
+        client = script(final=refused(500), judge=Answers(scores))
+        events = await events_of(client, pattern=fusion(**settings))
+        return text_of(events), [asked.role for asked in client.asked]
+
+    async def test_the_best_scored_stands_in(self) -> None:
+        """Scores decide, wherever the answer stood."""
+        judged = {"draft of a": 9, "draft of b": 2, "draft of c": 1}
+        assert (await self.ranked(judged))[0] == "draft of a"
+
+    async def test_ratings_weigh_in(self) -> None:
+        """A judge that hardly sees a difference does not overrule what is known of the models."""
+        judged = {"draft of a": 7.1, "draft of b": 7.0, "draft of c": 1}
+        assert (await self.ranked(judged, recheck_within=0))[0] == "draft of b"
+        assert (await self.ranked(judged, recheck_within=0, rating_weight=0))[0] == "draft of a"
+
+    async def test_close_calls_are_judged_again(self) -> None:
+        """The two best, in the other order; whoever is far behind is not asked about again."""
+        judged = {"draft of a": 7.0, "draft of b": 7.0, "draft of c": 1}
+        _, roles = await self.ranked(judged)
+        assert roles.count("judge") == 2
+        _, roles = await self.ranked({**judged, "draft of a": 2})
+        assert roles.count("judge") == 1
+
+
+class TestFinalFallbacks:
+    @whole_and_streamed
+    async def test_the_next_model_writes_where_one_fails(self, stream: bool) -> None:
+        """Before its first word a final model is replaced by the next, and the outcome says so."""
+        models = {**CATALOGUE, "spare": model("spare")}
+        client = script(final=refused(500), spare="by the spare one")
+        run = run_of(client, models=models)
+        events = await events_of(
+            client, pattern=fusion(final_fallbacks=["spare"]), run=run, stream=stream
+        )
+        assert text_of(events) == "by the spare one"
+        assert done_of(events).outcome == "fallback"
+
+    async def test_behind_the_last_comes_the_panel(self) -> None:
+        """If all fail, the best of the panel is published."""
+        models = {**CATALOGUE, "spare": model("spare")}
+        client = script(final=refused(500), spare=refused(500))
+        events = await events_of(
+            client, pattern=fusion(final_fallbacks=["spare"]), run=run_of(client, models=models)
+        )
+        assert text_of(events) in DRAFTS.values()
+        assert done_of(events).outcome == "fallback"
+
+
+@whole_and_streamed
+async def test_a_final_model_must_not_invent(stream: bool) -> None:
+    """Where the panel is sure, a value that nobody gave gives way to the panel's."""
+    client = script(**AGREED, final="ANSWER: D")
+    events = await held_to_a_choice(client, pattern=fusion(skip_judge_when="never"), stream=stream)
+    assert text_of(events).endswith("ANSWER: A")
+    assert done_of(events).outcome == "fallback"
+
+
+async def test_who_is_of_the_panel_should_not_judge_it() -> None:
+    """It is allowed, and warned of."""
+    config = FusionConfig.model_validate(
+        {"type": "fusion", "analysis_models": ["a", "b"], "judge_model": "b", "final_model": "c"}
+    )
+    assert list(config.warnings(CATALOGUE)) == [
+        "judge_model: b is one of the panel, and may prefer its own answer"
+    ]

@@ -498,7 +498,8 @@ class TestConfig:
             "substitutes": (), "breadth_schedule": (4,), "model_distribution": "weighted",
             "styles": ("direct",), "adaptive": False, "compaction_strategy": "full",
             "compaction_tokens": 1000, "max_responses_per_round": None, "shuffle_seed": None,
-            "include_reasoning": False, "temperature": None, "synthesis_model": None,
+            "include_reasoning": False, "weights": None, "category": None,
+            "temperature": None, "synthesis_model": None,
             "synthesis_template": None, "reference_selection": False,
         }  # fmt: skip
 

@@ -4,10 +4,11 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from looper.aggregate import rated
 from looper.calls import Result
 from looper.chat import Completion
 from looper.contract import ContractConfig
-from looper.votes import TEXT, ToolCalls, Vote, electorate_of, value_of
+from looper.votes import TEXT, ToolCalls, Vote, value_of
 from tests.fakes.models import completion, model
 
 MODELS = [model("a", rating=0.7), model("b", rating=0.8), model("c", rating=0.75)]
@@ -34,7 +35,8 @@ def result(name: str, said: str | Completion | None) -> Result:
 def vote(said: Sequence[tuple[str, str | Completion | None]], settings: Any = CHOICE) -> Vote:
     held_to = None if settings is None else contract(settings)
     results = [result(name, text) for name, text in said]
-    return Vote.on(results, electorate_of(MODELS, held_to), held_to)
+    electorate = rated({each.name: each.known_rating for each in MODELS}, 4)
+    return Vote.on(results, electorate, held_to)
 
 
 class TestValues:
