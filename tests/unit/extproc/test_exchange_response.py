@@ -1,6 +1,7 @@
 """The answer of a routed request, as it comes by where the filter is set up for it."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from extproc.config import parse_config
 from extproc.exchange import wave_through
 from extproc.protocol.actions import (
     Action,
@@ -27,8 +29,10 @@ from extproc.protocol.events import (
     ResponseHeaders,
     ResponseTrailers,
 )
+from extproc.runtime import build
 from tests.fakes.channel import ScriptedChannel, body, exchanged, opening
-from tests.unit.extproc.test_exchange import chat, runtime
+from tests.fakes.models import ScriptedClient
+from tests.unit.extproc.test_exchange import CONFIG, chat, runtime
 
 FDS, BUFFERED = BodyMode.FULL_DUPLEX, BodyMode.BUFFERED
 both_modes = pytest.mark.parametrize("mode", BodyMode, ids=lambda mode: mode.value)
@@ -89,6 +93,30 @@ class TestRoutedChat:
             channel = await exchanged(runtime(), metered(mode=mode), body(request))
             sent = request[:-1].replace(b"looper/auto", b"qwen3-8b")
             assert channel.rewrite.body == sent + added
+
+    @both_modes
+    async def test_ids_of_tool_calls_fit_what_the_upstream_takes(self, mode: BodyMode) -> None:
+        """On the way there each id is one that fits, call and result still paired; those it gives are its own."""
+        strict = CONFIG.replace("name: small,", "name: small, dialect: mistral,")
+        id = "call_" + "x" * 30
+        called = {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        messages = [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": id, "content": "5"},
+        ]
+        request = chat(stream=True, messages=messages)
+        chunk = 'data: {"choices":[{"delta":{"tool_calls":[{"id":"AbCdEfGh1"}]}}],"usage":null}\n\n'
+        events = [*body(request), SSE, *pieces(chunk, "")]
+        works = build(parse_config(strict, "test.yaml"), ScriptedClient({}))
+        channel = await exchanged(works, metered(mode=mode), events)
+        sent = json.loads(channel.rewrite.body)
+        _, calling, answering = sent["messages"]
+        assert calling["tool_calls"][0]["id"] == answering["tool_call_id"]
+        assert re.fullmatch("[A-Za-z0-9]{9}", answering["tool_call_id"])
+        assert sent["stream_options"] == {"include_usage": True}
+        answers = [each.replacement for each in channel.sent if isinstance(each, PassResponseBody)]
+        assert b'"id":"AbCdEfGh1"' in b"".join(filter(None, answers))
 
     async def test_nothing_is_asked_for_where_the_answer_does_not_come_by(self) -> None:
         """In profile `fast` nothing changes but the name of the model."""
