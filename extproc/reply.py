@@ -68,11 +68,12 @@ class Answering:
         # A run that is cut short never says more than this: "started" is what statistics then count.
         return {**self.facts, "outcome": "started"}
 
-    def closing(self, outcome: str) -> Metadata:
+    def closing(self, done: Done | None) -> Metadata:
+        """What is known of a run in the end. `done` is its last event; None: it has failed."""
         ledger = self.run.ledger
         metadata = {
             **self.facts,
-            "outcome": outcome,
+            "outcome": "failed" if done is None else done.outcome,
             "calls": ledger.calls,
             "prompt_tokens": ledger.usage.prompt_tokens,
             "completion_tokens": ledger.usage.completion_tokens,
@@ -80,6 +81,8 @@ class Answering:
         }
         if ledger.usage.estimated:
             metadata |= {"estimated_tokens": ledger.usage.estimated}
+        if done is not None and done.confidence is not None:
+            metadata |= {"confidence_permille": round(1000 * done.confidence)}
         self.log |= metadata
         return metadata
 
@@ -87,22 +90,27 @@ class Answering:
         # What was paid for once would be paid for again, whatever the error is.
         retry = False if self.run.ledger.calls > 0 else error.retry
         body = error.to_json(self.run.trace.attempts())
-        return error_reply(error, retry, self.headers(), self.closing("failed"), body)
+        return error_reply(error, retry, self.headers(), self.closing(None), body)
 
-    def debug_facts(self, outcome: str) -> dict[str, Any]:
+    def debug_facts(self, done: Done) -> dict[str, Any]:
         ledger = self.run.ledger
         return {
             "run": self.run.id,
-            "outcome": outcome,
+            "outcome": done.outcome,
+            "confidence": done.confidence,
             "calls": ledger.calls,
             "cost_microusd": ledger.cost,
             "trace": self.run.trace.to_dict(),
         }
 
-    def debug_headers(self) -> Headers:
+    def debug_headers(self, done: Done) -> Headers:
         models = dict.fromkeys(record.model for record in self.run.trace.calls)
         stages = (f"{name};at={at * 1000:.0f}ms" for name, at in self.run.trace.stages)
+        sure = (
+            () if done.confidence is None else (("x-looper-confidence", f"{done.confidence:.3f}"),)
+        )
         return (
+            *sure,
             ("x-looper-models", ", ".join(models)),
             ("x-looper-calls", str(self.run.ledger.calls)),
             ("x-looper-cost-microusd", str(self.run.ledger.cost)),
@@ -151,9 +159,9 @@ class LiveReply:
                 await self._write(self._chunks.comment())
             case Done():
                 debug = self._answering.debug
-                facts = self._answering.debug_facts(event.outcome) if debug else None
+                facts = self._answering.debug_facts(event) if debug else None
                 before = self._chunks.facts(facts) if facts is not None else b""
-                await self._close(before + self._chunks.frames(event), event.outcome)
+                await self._close(before + self._chunks.frames(event), event)
             case _:
                 await self._write(self._chunks.frames(event))
 
@@ -165,18 +173,18 @@ class LiveReply:
             frames = self._chunks.opening() + frames
         await answering.send(StreamData(answering.count(frames)))
 
-    async def _close(self, frames: bytes, outcome: str) -> None:
+    async def _close(self, frames: bytes, done: Done | None) -> None:
         if not self._open:
             await self._write(b"")
         self._closed = True
-        await self._answering.send(CloseStream(frames, self._answering.closing(outcome)))
+        await self._answering.send(CloseStream(frames, self._answering.closing(done)))
 
     async def fail(self, error: LooperError) -> None:
         if self._closed:
             return
         if self._open:
             await self._close(
-                self._chunks.failed(error, self._answering.run.trace.attempts()), "failed"
+                self._chunks.failed(error, self._answering.run.trace.attempts()), None
             )
         else:
             self._closed = True
@@ -210,13 +218,11 @@ class WholeReply:
         else:
             kind, body = _SSE, self._chunks.opening() + b"".join(self._frames)
         answering = self._answering
-        debug = answering.debug_headers() if answering.debug else ()
+        debug = answering.debug_headers(done) if answering.debug else ()
         headers = (*kind, *answering.headers(done.outcome), *debug)
         body = answering.count(body)
         self._sent = True
-        await answering.send(
-            Respond(200, headers, body, "looper.answer", answering.closing(done.outcome))
-        )
+        await answering.send(Respond(200, headers, body, "looper.answer", answering.closing(done)))
 
     async def fail(self, error: LooperError) -> None:
         if not self._sent:
@@ -254,17 +260,17 @@ class PatientReply:
             self._closed = isinstance(event, Done)
             await self._whole.add(event)
         elif isinstance(event, Done):
-            await self._close(answering.count(self._answer.to_json()), event.outcome)
+            await self._close(answering.count(self._answer.to_json()), event)
 
-    async def _close(self, body: bytes, outcome: str) -> None:
+    async def _close(self, body: bytes, done: Done | None) -> None:
         self._closed = True
-        await self._answering.send(CloseStream(body, self._answering.closing(outcome)))
+        await self._answering.send(CloseStream(body, self._answering.closing(done)))
 
     async def fail(self, error: LooperError) -> None:
         if not self._open:
             await self._whole.fail(error)
         elif not self._closed:
-            await self._close(error.to_json(self._answering.run.trace.attempts()), "failed")
+            await self._close(error.to_json(self._answering.run.trace.attempts()), None)
 
 
 def reply_for(answering: Answering, *, live: bool) -> Reply:

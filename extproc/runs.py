@@ -4,17 +4,18 @@ import json
 import logging
 import queue
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from random import random
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
 from extproc.protocol.actions import Metadata
+from looper.calls import Answering
 from looper.chat import ChatRequest
 from looper.run import Run
 from looper.settings import ByteCount, Probability, Setting
@@ -33,6 +34,32 @@ class TraceSettings(Setting):
         default=64 << 20, description="of a file, before the next is begun"
     )
     files: int = Field(default=4, ge=1, le=1000, description="older files that are kept")
+
+
+_ANSWERING = get_args(Answering)
+
+
+def _budget(run: Run) -> dict[str, Any]:
+    """What the run could spend: the limits that it had."""
+    limits = run.ledger.limits
+    micro = None if limits.microusd is None else float(limits.microusd)
+    said = {"calls": limits.calls, "tokens": limits.tokens, "cost_microusd": micro}
+    return {name: limit for name, limit in said.items() if limit is not None}
+
+
+def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What each call's text says by the contract, as `answer`: equal answers are equal texts. And of how many."""
+    contract = run.terms.contract
+    if contract is None or not contract.comparable:
+        return {}
+    seen: list[tuple[Any, str]] = []
+    for call in calls:
+        value = contract.extract(call.get("text", ""))
+        if value is not None and call["role"] in _ANSWERING:
+            same = (text for other, text in seen if contract.same(other, value))
+            call["answer"] = next(same, None) or contract.render(value)
+            seen.append((value, call["answer"]))
+    return {} if contract.options is None else {"options": contract.options}
 
 
 class Runs:
@@ -64,11 +91,13 @@ class Runs:
         record: dict[str, Any] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             **facts,
+            "budget": _budget(run),
             "usage": run.ledger.usage.to_dict(),
             **run.trace.to_dict(),
         }
         if self.full:
             record["messages"] = json.loads(bytes(request.members["messages"]))
+            record |= _answers(run, record["calls"])
         self._ring.append(record)
         if self._sink is not None and random() < self._settings.sample:
             self._sink.info("%s", json.dumps(record, ensure_ascii=False, separators=(",", ":")))

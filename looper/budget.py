@@ -160,6 +160,10 @@ class Ledger:
         return math.ceil(self._spent.microusd)
 
     @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
     def spent(self) -> Amount:
         return self._spent
 

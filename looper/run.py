@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from looper.budget import Grant, Ledger
+from looper.budget import Grant, Ledger, cost
 from looper.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
 from looper.chat import ChatRequest, Completion
 from looper.client import Answer
@@ -154,7 +154,9 @@ class Run:
 
     def _settle(self, draft: Draft, heard: Heard, record: CallRecord) -> None:
         """Book what a call has taken, however it ended."""
-        record.usage = heard.usage
+        record.usage = usage = heard.usage
+        if usage is not None and draft.model.price is not None:
+            record.cost = cost(draft.model, usage.prompt_tokens, usage.completion_tokens)
         self.ledger.settle(heard.grant, draft.model, record.usage, attempts=heard.attempts)
 
     def _reserve(self, draft: Draft) -> Grant:

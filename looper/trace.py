@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Any
 
 from looper.calls import Result
@@ -32,6 +33,8 @@ class CallRecord:
     score: float | None = None
     verdict: str | None = None
     usage: Usage | None = None
+    cost: Decimal | None = None
+    """In micro-USD, at the model's own price."""
     dropped: tuple[str, ...] = ()
     agent: str | None = None
     text: str | None = None
@@ -149,6 +152,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "score": None if record.score is None else round(record.score, 6),
         "verdict": record.verdict,
         "usage": None if record.usage is None else record.usage.to_dict(),
+        "cost_microusd": None if record.cost is None else float(round(record.cost, 3)),
         "estimated": bool(record.usage and record.usage.estimated) or None,
         "text": record.text,
         "dropped": list(record.dropped) or None,

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from extproc.config import parse_config
 from extproc.errors import ProtocolError
@@ -828,6 +829,29 @@ class Says:
 
 
 ANSWER = (Delta("content", "hi"), Finish("stop"), Done(Usage(1, 2), "ok"))
+
+
+class TestConfidence:
+    @both_modes
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+    @pytest.mark.parametrize(
+        ("known", "told"), [(0.8237, 824), (0.0, 0), (1.0, 1000), (None, None)]
+    )
+    async def test_is_told_in_permille_where_it_is_known(
+        self, mode: BodyMode, stream: bool, known: float | None, told: int | None
+    ) -> None:
+        """To Envoy and in the log, with calls, usage, cost and outcome."""
+        done = Done(Usage(1, 2), "degraded", confidence=known)
+        pattern = Says(Delta("content", "hi"), Finish("stop"), done)
+        with capture_logs() as logs:
+            channel = await exchanged(
+                runtime(panel=pattern), opening(mode=mode), loop(stream=stream)
+            )
+        last = [each for each in channel.sent if isinstance(each, Respond | CloseStream)][-1]
+        assert last.metadata.get("confidence_permille") == told
+        assert last.metadata["outcome"] == "degraded"
+        (line,) = [log for log in logs if log["event"] == "exchange.finished"]
+        assert line.get("confidence_permille") == told
 
 
 class TestLastResort:
