@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from tests.bench import results as files
+from tests.bench import savings
 from tests.bench.cases import all_cases, chosen
 from tests.bench.echo import ROOT
 from tests.bench.litellm_proxy import install
@@ -109,6 +110,13 @@ def profile_command(target: str, seconds: int, native: bool, output: Path) -> No
         _finish(profile(target, seconds, output, _console(), native=native))
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
+
+
+@main.command("savings")
+@click.option("--questions", default=200, show_default=True, type=click.IntRange(1, 5000))
+def savings_command(questions: int) -> None:
+    """Show what early stops of teams save, with their accuracy beside it. Needs neither Envoy nor a quiet machine."""
+    savings.show(_finish(savings.play(questions)), _console())
 
 
 def _finish(work: Coroutine[Any, Any, T]) -> T:
