@@ -15,7 +15,6 @@ from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
 from extproc.protocol.actions import (
     Action,
-    Headers,
     Metadata,
     PassBody,
     PassHeaders,
@@ -190,13 +189,14 @@ class Exchange:
         subject = Subject(request, self._opening.headers, self._opening.attributes)
         decided = await policy.decide(subject)
         decision, facts = decided.decision, decided.facts
+        request = decision.parameters.applied(request)
         match decision.action:
             case Canned() as canned:
                 await self._say(canned, request, facts)
             case SingleConfig() as single if decision.is_routed:
                 models = self._runtime.models
                 model = first_that_takes(request, single.ranked(request), models)
-                await self._route(request, model, facts)
+                await self._route(request, model, facts, decision)
             case _:
                 await self._loop(request, decided)
 
@@ -208,9 +208,9 @@ class Exchange:
             await self._release(request.body)
             return
         match policy.decisions:
-            case [Decision(name=name, algorithm=SingleConfig(main=main))]:
+            case [Decision(name=name, algorithm=SingleConfig(main=main)) as decision]:
                 facts: Metadata = {"decision": name, "recipe": policy.name, "algorithm": "single"}
-                await self._route(request, self._runtime.models[main], facts)
+                await self._route(request, self._runtime.models[main], facts, decision)
             case _:
                 raise ChatOnly(
                     f"The model `{request.model}` answers chat completions only.", param="model"
@@ -227,7 +227,9 @@ class Exchange:
 
     # ... or one model, by Envoy's own route...
 
-    async def _route(self, request: Request, model: Model, facts: Metadata) -> None:
+    async def _route(
+        self, request: Request, model: Model, facts: Metadata, decision: Decision
+    ) -> None:
         """Have Envoy route the request to a model, with that model's own name in the body."""
         run = secrets.token_hex(8)
         metadata = {**facts, "model": model.name, "run": run}
@@ -235,11 +237,22 @@ class Exchange:
         if self._opening.metered:
             self._meter = AnswerMeter(request, model)
         changes = self._meter.request_changes if self._meter is not None else {}
-        body = written_for(model, request, changes)
-        set_headers: Headers = ((names.MODEL, model.name), (names.RUN, run))
-        if self._trailers:
-            set_headers = (*set_headers, (names.TRAILERS, "1"))
-        await self._channel.send(Rewrite(set_headers, body, metadata, trailers=self._trailers))
+        marks = ((names.TRAILERS, "1"),) if self._trailers else ()
+        await self._channel.send(
+            Rewrite(
+                (
+                    *decision.headers.set.items(),
+                    (names.MODEL, model.name),
+                    (names.RUN, run),
+                    *marks,
+                ),
+                written_for(model, request, changes, decision.parameters.governed),
+                metadata,
+                trailers=self._trailers,
+                appended=tuple(decision.headers.append.items()),
+                removed=decision.headers.remove,
+            )
+        )
 
     # ... or a team, whose answer we write in Envoy's place.
 
@@ -253,7 +266,7 @@ class Exchange:
                 stand_in = runtime.models.get(decision.overload or "")
                 if stand_in is None or not takes(request, stand_in):
                     raise
-                await self._route(request, stand_in, {**facts, "outcome": "overload"})
+                await self._route(request, stand_in, {**facts, "outcome": "overload"}, decision)
                 return
             run = self._begin(request, decided)
             answering = Answering(
@@ -291,7 +304,9 @@ class Exchange:
             ledger=Ledger(decision.budget, self._runtime.purse, planned_calls=planned),
             deadline=Deadline.after(decision.budget.deadline.total_seconds()),
             random=seeded(request),
-            headers=forwarded(self._opening.headers, self._runtime.config.forward_headers),
+            headers=decision.headers.applied(
+                forwarded(self._opening.headers, self._runtime.config.forward_headers)
+            ),
             terms=self._runtime.terms(recipe, decision.name, request),
             bands=decided.bands,
             trace=Trace(full=self._runtime.runs.full),

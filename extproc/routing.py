@@ -1,6 +1,6 @@
 """How a request is written that Envoy routes to one model: whose it is, and what is said there by another name."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Any
 
 import msgspec
@@ -52,10 +52,13 @@ def _length(request: ChatRequest, model: Model) -> int:
     return request.prompt_tokens
 
 
-def written_for(model: Model, request: Request, changes: Mapping[str, bytes]) -> bytes:
+def written_for(
+    model: Model, request: Request, changes: Mapping[str, bytes], ours: Set[str] = frozenset()
+) -> bytes:
     """The body as it goes to a model: its own name for it, and, in a dialect that is declared, its way to say things.
 
-    What it does not take at all is left to it to refuse: no wish of a client's is dropped without a word.
+    What it does not take at all is left to it to refuse, as no wish of a client's is dropped without a word; but for
+    the members that are `ours` to set.
     """
     dialect = model.declared_dialect
     if dialect is None or not isinstance(request, ChatRequest):
@@ -65,7 +68,7 @@ def written_for(model: Model, request: Request, changes: Mapping[str, bytes]) ->
     return request.with_model(
         model.upstream,
         {**_messages(request, dialect), **limit, **effort, **changes},
-        (*limit_without, *effort_without),
+        {*limit_without, *effort_without, *_not_taken(request, dialect, ours)},
     )
 
 
@@ -99,3 +102,13 @@ def _effort(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], l
     say_effort(after, dialect.effort)
     new = {name: msgspec.json.encode(value) for name, value in after.items() if name not in before}
     return new, [name for name in before if name not in after]
+
+
+def _not_taken(request: ChatRequest, dialect: Dialect, ours: Set[str]) -> Iterator[str]:
+    """The members that are ours to set, and that the model does not take."""
+    for name in ours & request.members.keys():
+        mute = name == "reasoning_effort" and not can_say_effort(
+            request.members[name], dialect.effort
+        )
+        if mute or name in dialect.drop:
+            yield name

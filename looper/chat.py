@@ -69,6 +69,14 @@ class Request:
             raise InvalidField("The body has no `model`.", param="model")
         return cls(object)
 
+    def read(self, name: str, type: Any) -> Any:
+        """A member's value; absent is null, where `type` allows it. Raises InvalidField for any other."""
+        return _read(self.members, name, type)
+
+    def changed(self, changes: Mapping[str, bytes]) -> Self:
+        """The request with other values for some members, and every other byte as it was."""
+        return type(self)(JsonObject.parse(self._object.edited(changes)))
+
     def with_model(
         self,
         name: str,

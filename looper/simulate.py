@@ -226,7 +226,9 @@ class Simulator:
         if request.method == "GET" and request.path.endswith("/models"):
             data = [_card(model) for model in self.models]
             return web.json_response({"object": "list", "data": data})
-        headers = {name.lower(): value for name, value in request.headers.items()}
+        headers = {
+            name.lower(): ", ".join(request.headers.getall(name)) for name in request.headers
+        }
         call = ReceivedCall(request.method, request.path_qs, headers, time.monotonic())
         delivery = await self._read(request, call)
         self.calls.append(call)

@@ -38,6 +38,11 @@ _MAX_CONNECTIONS = 10000
 _DAY = 86400
 
 
+_REGEX_SIZE = "re2.max_program_size.error_level"
+_LARGEST_REGEX = 10_000
+"""Envoy's own limit is 100, which a list of a dozen headers that may be written exceeds."""
+
+
 def render(config: Config, *, directory: str, lingering: Sequence[Model] = ()) -> dict[str, str]:
     """The files' texts under their names; `directory` is where Envoy will see the files.
 
@@ -102,6 +107,13 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
         ),
         dynamic_resources=bootstrap.BootstrapDynamicResources(
             cds_config=watched_file(directory, "cds.yaml")
+        ),
+        layered_runtime=bootstrap.LayeredRuntime(
+            layers=[
+                bootstrap.RuntimeLayer(
+                    name="looper", static_layer=Struct.from_dict({_REGEX_SIZE: _LARGEST_REGEX})
+                )
+            ]
         ),
         stats_config=stats.config(),
         stats_eviction_interval=seconds(_DAY),

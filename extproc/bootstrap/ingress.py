@@ -39,7 +39,7 @@ WRITABLE = (
     "x-should-retry",
     "x-accel-buffering",
 )
-"""Headers beside its own that the processor may write, to requests and to its own answers alike."""
+"""Headers beside its own, and those that decisions change, that the processor may write, to requests and to answers."""
 
 _MAX_ANSWER = 32 * MIB
 """Of an unstreamed answer, which Envoy holds while it reads its usage; a longer one is refused."""
@@ -146,14 +146,21 @@ def _processor(config: Config) -> ext_proc.ExternalProcessor:
         request_attributes=forwarding.attributes(config),
         forward_rules=forwarding.header_rules(config),
         mutation_rules=mutation.HeaderMutationRules(
-            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=writable_regex())
+            disallow_all=True, allow_expression=matcher.RegexMatcher(regex=writable_regex(config))
         ),
     )
 
 
-def writable_regex() -> str:
+def writable_regex(config: Config) -> str:
     """Matches a whole name. No header's name holds anything but hyphens that would need quoting."""
-    return "|".join([f"{PREFIX}.*", *(re.escape(name).replace(r"\-", "-") for name in WRITABLE)])
+    changed = {
+        name
+        for recipe in config.recipes.values()
+        for decision in recipe.decisions
+        for name in decision.headers.names
+    }
+    names = dict.fromkeys((*WRITABLE, *sorted(changed)))
+    return "|".join([f"{PREFIX}.*", *(re.escape(name).replace(r"\-", "-") for name in names)])
 
 
 def _grpc_service() -> core.GrpcService:

@@ -1,12 +1,14 @@
 """Recipes as they are written: named signals, and the decisions made from them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from extproc.decisions.canned import Canned, OnUnknown
+from extproc.decisions.mutations import NO_MUTATIONS, HeaderMutations
 from extproc.decisions.projections import Key, ProjectionConfig
 from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
@@ -15,11 +17,12 @@ from looper.budget import Budget
 from looper.contract import ContractConfig, OnViolation
 from looper.cost import PlannedCall
 from looper.models import Model
+from looper.parameters import Parameters
 from looper.settings import Name, Setting, SomeTime
 
 OF_MODELS = frozenset(
     {"contract", "contract_prompt", "on_violation", "budget", "overload", "progress", "usage"}
-    | {"keepalive"}
+    | {"keepalive", "parameters", "headers", "tools"}
 )
 """What a decision says of the models that answer, and cannot say where none does."""
 
@@ -40,6 +43,12 @@ class Decision(Setting):
     algorithm: AlgorithmConfig | None = Field(default=None, description="who answers, and how")
     respond: Canned | None = Field(
         default=None, description="the answer, if no model is to give it"
+    )
+    parameters: Parameters = Field(
+        default=Parameters(), description="what is set in the client's request, or bounded"
+    )
+    headers: HeaderMutations = Field(
+        default=NO_MUTATIONS, description="what is changed in the headers that models get"
     )
     contract: ContractConfig | None = Field(
         default=None, description="what every answer has to be, whatever the algorithm"
@@ -118,7 +127,11 @@ class Decision(Setting):
         """The calls that a run may make, those included that mend an answer which breaks its contract."""
         if self.algorithm is None:
             return ()
-        plan = self.algorithm.planned()
+        limit = self.parameters.max_tokens
+        plan = tuple(
+            call if limit is None or call.output else replace(call, output=limit.cap)
+            for call in self.algorithm.planned()
+        )
         if self.contract is None:
             return plan
         writers = [call for call in plan if call.role == "single"] or plan[-1:]

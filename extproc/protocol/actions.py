@@ -30,13 +30,16 @@ class PassTrailers:
 class Rewrite:
     """Let the request go on with these headers and this body, by the route that the headers choose.
 
-    `trailers` says that the request ended with trailers, which then end the new body as well.
+    `headers` stand in place of the client's, `appended` beside them, and `removed` ones go. `trailers` says that the
+    request ended with trailers, which then end the new body as well.
     """
 
     headers: Headers
     body: bytes
     metadata: Metadata
     trailers: bool = False
+    appended: Headers = ()
+    removed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

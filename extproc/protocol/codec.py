@@ -205,7 +205,7 @@ def _rewrite_duplex(action: Rewrite) -> Iterator[bytes]:
     response = ProcessingResponse()
     common = response.request_headers.response
     common.clear_route_cache = True
-    _set(common.header_mutation, action.headers)
+    _mutate(common.header_mutation, action)
     _put(response, action.metadata)
     yield response.SerializeToString()
     # With trailers to come, an end of stream on the body would hang the request.
@@ -219,7 +219,8 @@ def _rewrite_buffered(action: Rewrite) -> Iterator[bytes]:
     common = response.request_body.response
     common.clear_route_cache = True
     # Envoy refuses a body of another length than it was promised.
-    _set(common.header_mutation, (*action.headers, ("content-length", str(len(action.body)))))
+    _mutate(common.header_mutation, action)
+    _set(common.header_mutation, (("content-length", str(len(action.body))),))
     common.body_mutation.body = action.body
     _put(response, action.metadata)
     yield response.SerializeToString()
@@ -285,9 +286,17 @@ def _pass_response_body(action: PassResponseBody) -> bytes:
     return response.SerializeToString()
 
 
-def _set(mutation: HeaderMutation, headers: Headers) -> None:
+def _mutate(mutation: HeaderMutation, action: Rewrite) -> None:
+    _set(mutation, action.headers)
+    _set(mutation, action.appended, append=True)
+    mutation.remove_headers.extend(action.removed)
+
+
+def _set(mutation: HeaderMutation, headers: Headers, *, append: bool = False) -> None:
     for name, value in headers:
         option = mutation.set_headers.add()
+        if append:
+            option.append.value = True
         option.header.key = name
         option.header.raw_value = _clean(value)
 
