@@ -274,7 +274,7 @@ class Ratings:
         results = [each.result for each in candidates]
         nobody = all(each.state != "ok" for each in results)
         if nobody or (self._too_few(candidates, run) and self._config.below_quorum == "fail"):
-            raise why_no_answer(results)
+            raise why_no_answer(results, quorum=self._config.quorum)
 
     def _too_few(self, candidates: Sequence[Candidate], run: Run) -> bool:
         """Whether fewer have said something than must."""

@@ -185,7 +185,7 @@ class Remom:
             run.trace.stage(f"round {number}")
             latest = await team.round(number, breadth, vote)
             if self._failed(latest) or (vote is None and not _usable(latest.results)):
-                raise why_no_answer(latest.results)
+                raise why_no_answer(latest.results, quorum=self._config.quorum)
             if vote is not None and not _usable(latest.results):
                 run.trace.note(f"round {number} brought nothing: the one before it stands")
                 break

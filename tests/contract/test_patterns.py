@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ from looper.algorithms import AlgorithmConfig, SingleConfig
 from looper.budget import Budget, Ledger
 from looper.chat import ChatRequest
 from looper.client import EgressClient
+from looper.cost import PlannedCall
 from looper.errors import LooperError
 from looper.events import Delta, Done, Event, Finish
 from looper.models import Model
 from looper.run import Deadline, Pattern, Run, drive, seeded
-from looper.simulate import MODELS, AnyFault, Hang, Reset, Simulator, Status
+from looper.simulate import MODELS, AnyFault, Blank, Garbage, Hang, Reset, Simulator, Status
 from tests.contract.test_catalogue import ALGORITHMS, sections
 
 QUESTION = "What is the capital of Canada?"
@@ -103,6 +105,49 @@ async def test_usage_is_what_backends_billed(team: Team, kind: str, streamed: bo
     assert done.usage.completion_tokens == sum(usage["completion_tokens"] for usage in billed)
     assert len(billed) == team.simulator.count()
     assert ledger.calls == team.simulator.count()
+
+
+UPSETS: dict[str, AnyFault | None] = {
+    "good": None,
+    "failing": Status(status=500),
+    "blank": Blank(),
+    "talking": Garbage(kind="html"),
+}
+
+
+@pytest.mark.parametrize("upset", UPSETS)
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_every_call_was_planned(team: Team, kind: str, upset: str) -> None:
+    """Whatever happens, each call that is made has a place of its own in the plan, with its model and its role."""
+    plan = list(example(kind).planned())
+    assert any(call.need == "always" for call in plan)
+    for model in sorted(team.simulator.models):
+        team.simulator.reset()
+        team.simulator.fault(model, UPSETS[upset])
+        with suppress(LooperError):
+            await play(kind, team)
+
+        made = [(call.model, call.headers["x-looper-role"]) for call in team.simulator.calls]
+        assert made
+        assert not unplanned(made, plan), f"{model} {upset}"
+
+
+def unplanned(made: list[tuple[str, str]], plan: list[PlannedCall]) -> list[tuple[str, str]]:
+    """The calls that find no place in the plan that is not taken: those with the fewest places choose first."""
+
+    def places(model: str, role: str) -> list[PlannedCall]:
+        return [each for each in plan if model in each.models and each.role == role]
+
+    left = list(plan)
+    without: list[tuple[str, str]] = []
+    for model, role in sorted(made, key=lambda call: len(places(*call))):
+        free = [each for each in left if model in each.models and each.role == role]
+        if not free:
+            without.append((model, role))
+            continue
+        # Of the places that fit, the one that fits the fewest others, so that those find one as well.
+        left.remove(min(free, key=lambda each: len(each.models)))
+    return without
 
 
 @pytest.mark.parametrize("kind", LOOPS)
