@@ -91,7 +91,8 @@ class Runtime:
 def build(config: Config, client: Client, process: Process | None = None) -> Runtime:
     """Make a configuration ready for work, in a process that may be at work already."""
     models = {model.name: model for model in config.models}
-    egress = Egress(client, models)
+    process = process or Process.of(config)
+    egress = Egress(client, models, process.purse)
     policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
     public = {
         (model.name, name): Policy(name, recipe_for(model, recipe), egress)
@@ -123,7 +124,7 @@ def build(config: Config, client: Client, process: Process | None = None) -> Run
         },
         agreed=terms,
         models_answer=_models_answer(config),
-        process=process or Process.of(config),
+        process=process,
     )
 
 

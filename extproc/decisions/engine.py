@@ -61,6 +61,21 @@ def told_as(projection: Partition | Score) -> str:
             return f"{_BAND}.{projection.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """The remote signals that a decision hangs on. `by_projection`: a projection may say something without them."""
+
+    signals: frozenset[str]
+    by_projection: bool
+
+    @classmethod
+    def by(cls, decision: Decision, recipe: Recipe, remote: frozenset[str]) -> "Awaited":
+        used = [name for _, name in names(decision.when)] if decision.when is not None else []
+        projected = [name for name in used if name.partition(".")[0] in recipe.projections]
+        namespace = Namespace(recipe.signals, recipe.projections)
+        return cls(namespace.build(used)[1] & remote, bool(namespace.build(projected)[1] & remote))
+
+
 class Policy:
     """A recipe, ready to be asked. Without an `egress`, signals that ask models have no reading."""
 
@@ -73,6 +88,8 @@ class Policy:
         self.signals = Signals.build(
             {name: config for name, config in recipe.signals.items() if name in needed}
         )
+        remote = frozenset(question.name for question in self.signals.remote)
+        self._awaited = tuple(Awaited.by(each, recipe, remote) for each in self.decisions)
 
     async def decide(self, subject: Subject) -> Decided:
         """The decision for a request: the first that fires. There always is one."""
@@ -93,7 +110,21 @@ class Policy:
     async def read(self, subject: Subject) -> Readings:
         """What the signals say; only those that a decision needs are asked."""
         deadline = asyncio.get_running_loop().time() + self._patience
-        return await read_signals(self.signals, subject, deadline, self._egress)
+        return await read_signals(
+            self.signals, subject, deadline, self._egress, wanted=self.undecided
+        )
+
+    def undecided(self, readings: Readings) -> frozenset[str]:
+        """The remote signals that the decision still hangs on once the others have been read."""
+        truths = self.projections.project(readings).truths
+        wanted: frozenset[str] = frozenset()
+        for decision, awaited in zip(self.decisions, self._awaited, strict=True):
+            held = True if decision.when is None else holds(decision.when, truths)
+            if awaited.signals and (held is None or awaited.by_projection):
+                wanted |= awaited.signals
+            elif held and not decision.shadow and decision.percent == 100:
+                break
+        return wanted
 
     def judge(self, subject: Subject, readings: Readings) -> Decided:
         """The decision that follows from readings. Pure: the same ones, the same decision."""

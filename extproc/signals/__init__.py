@@ -11,6 +11,7 @@ from extproc.signals.conversation import ConversationConfig
 from extproc.signals.header import HeaderConfig
 from extproc.signals.keyword import KeywordConfig
 from extproc.signals.language import LanguageConfig
+from extproc.signals.model import ModelConfig
 from extproc.signals.request import RequestConfig
 from extproc.signals.structure import StructureConfig
 
@@ -22,7 +23,8 @@ SignalConfig = Annotated[
     | LanguageConfig
     | RequestConfig
     | HeaderConfig
-    | AttributeConfig,
+    | AttributeConfig
+    | ModelConfig,
     Field(discriminator="type"),
 ]
 
@@ -35,6 +37,7 @@ __all__ = [
     "KeywordConfig",
     "LanguageConfig",
     "LocalSignal",
+    "ModelConfig",
     "Reading",
     "RemoteSignal",
     "RequestConfig",

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from extproc.protocol.events import Value
 from extproc.signals.words import spelling
+from looper.budget import Purse
 from looper.chat import ChatRequest
 from looper.models import Model
 from looper.run import Client
@@ -75,6 +76,7 @@ class Egress:
 
     client: Client
     models: Mapping[str, Model]
+    purse: Purse | None = None
 
 
 class LocalSignal(Protocol):
@@ -106,3 +108,7 @@ class SignalSetting(Setting):
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """The models that it asks, each with its path below the signal: most kinds ask none."""
         yield from ()
+
+
+class RemoteSetting(SignalSetting):
+    """What every kind of signal can be told that has to ask somebody."""

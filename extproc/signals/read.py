@@ -1,18 +1,27 @@
 """Reads a recipe's signals: local ones on the spot, in their order; remote ones at once, until a deadline."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Self, TypeVar
 
 import structlog
+from structlog.contextvars import bound_contextvars
 
 from extproc.signals import SignalConfig
-from extproc.signals.base import Egress, LocalSignal, OnError, Reading, RemoteSignal, Subject
+from extproc.signals.base import (
+    Egress,
+    LocalSignal,
+    OnError,
+    Reading,
+    RemoteSetting,
+    RemoteSignal,
+    Subject,
+)
 
 _log = structlog.get_logger()
 
-INLINE = 128 * 1024
+INLINE = 32 * 1024
 """Bytes of a body whose local signals are read on the event loop; those of a larger one are read beside it."""
 
 S = TypeVar("S", LocalSignal, RemoteSignal)
@@ -49,11 +58,14 @@ class Signals:
 
     @classmethod
     def build(cls, configs: Mapping[str, SignalConfig]) -> Self:
-        return cls(
-            local=tuple(
-                Question(name, config.build(), config.on_error) for name, config in configs.items()
-            )
-        )
+        local: list[Question[LocalSignal]] = []
+        remote: list[Question[RemoteSignal]] = []
+        for name, config in configs.items():
+            if isinstance(config, RemoteSetting):
+                remote.append(Question(name, config.build(), config.on_error))
+            else:
+                local.append(Question(name, config.build(), config.on_error))
+        return cls(tuple(local), tuple(remote))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,18 +74,26 @@ class Signals:
 
 
 async def read_signals(
-    signals: Signals, subject: Subject, deadline: float, egress: Egress | None = None
+    signals: Signals,
+    subject: Subject,
+    deadline: float,
+    egress: Egress | None = None,
+    wanted: Callable[[Mapping[str, Reading]], Container[str]] | None = None,
 ) -> Mapping[str, Reading]:
     """The readings by name. A signal that fails or is late has none, unless its `on_error` says otherwise.
 
-    `deadline` is in the loop's time. Without an `egress` nobody can be asked, and remote signals fail.
+    `deadline` is in the loop's time. Without an `egress` nobody can be asked, and remote signals fail. `wanted` says
+    of which remote signals there is still need, given what the local ones say; default: of all.
     """
     if signals.local and len(subject.request.body) > INLINE:
         readings = await asyncio.to_thread(read_local, signals, subject)
     else:
         readings = read_local(signals, subject)
     if signals.remote:
-        readings |= await _read_remote(signals, subject, deadline, egress)
+        needed = signals.names if wanted is None else wanted(readings)
+        asked = [question for question in signals.remote if question.name in needed]
+        if asked:
+            readings |= await _read_remote(asked, subject, deadline, egress)
     return readings
 
 
@@ -96,12 +116,15 @@ class Unreachable(Exception):
 
 
 async def _read_remote(
-    signals: Signals, subject: Subject, deadline: float, egress: Egress | None
+    questions: Sequence[Question[RemoteSignal]],
+    subject: Subject,
+    deadline: float,
+    egress: Egress | None,
 ) -> dict[str, Reading]:
     async with asyncio.TaskGroup() as group:
         tasks = [
             (question.name, group.create_task(_ask(question, subject, deadline, egress)))
-            for question in signals.remote
+            for question in questions
         ]
     done = ((name, task.result()) for name, task in tasks)
     return {name: reading for name, reading in done if reading is not None}
@@ -113,7 +136,8 @@ async def _ask(
     try:
         if egress is None:
             raise Unreachable
-        async with asyncio.timeout_at(deadline):
-            return await question.signal.read(subject, egress, deadline)
+        with bound_contextvars(signal=question.name):
+            async with asyncio.timeout_at(deadline):
+                return await question.signal.read(subject, egress, deadline)
     except Exception as error:
         return question.failed(error)

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from extproc.signals import LocalSignal, Reading, SignalConfig, Subject
+from extproc.signals import LocalSignal, ModelConfig, Reading, SignalConfig, Subject
 from looper.chat import ChatRequest
 
 _config: TypeAdapter[SignalConfig] = TypeAdapter(SignalConfig)
@@ -22,7 +22,9 @@ def subject(*messages: str | dict[str, Any], **members: Any) -> Subject:
 
 def local(**settings: Any) -> LocalSignal:
     """A local signal, as a recipe would have it."""
-    return _config.validate_python(settings).build()
+    config = _config.validate_python(settings)
+    assert not isinstance(config, ModelConfig)
+    return config.build()
 
 
 def read(asked: str | Subject, **settings: Any) -> Reading:
