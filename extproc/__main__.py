@@ -134,7 +134,7 @@ def explain(
 
     if (text is None) == (request_file is None):
         raise click.UsageError("Give either TEXT or --request.")
-    telemetry.set_up("error")
+    telemetry.set_up("error", for_good=False)
     with _reporting():
         config = load_config(path)
         try:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -104,6 +105,7 @@ class Exchange:
         self._recipe = recipe
         self._trailers = False
         self._meter: AnswerMeter | None = None
+        self._routed: Request | None = None
         self._reply: Reply | None = None
         self._answering: Answering | None = None
         self._facts: dict[str, str | int] = {}
@@ -186,7 +188,12 @@ class Exchange:
     async def _chat(self, request: ChatRequest) -> None:
         """A chat completion: whatever the decision says is done with it."""
         policy = self._runtime.policy(request.model, self._recipe)
-        subject = Subject(request, self._opening.headers, self._opening.attributes)
+        subject = Subject(
+            request,
+            self._opening.headers,
+            self._opening.attributes,
+            self._runtime.process.correction.factor,
+        )
         decided = await policy.decide(subject)
         decision, facts = decided.decision, decided.facts
         request = decision.parameters.applied(request)
@@ -235,6 +242,7 @@ class Exchange:
         metadata = {**facts, "model": model.name, "run": run}
         self._facts |= metadata
         if self._opening.metered:
+            self._routed = request
             self._meter = AnswerMeter(request, model)
         changes = self._meter.request_changes if self._meter is not None else {}
         marks = ((names.TRAILERS, "1"),) if self._trailers else ()
@@ -293,6 +301,7 @@ class Exchange:
         """A run has ended, one way or another."""
         self._runtime.process.tally.add(run.ledger, self._facts)
         self._runtime.runs.add(request, run, self._facts)
+        self._learn(request, run.trace.whole_prompts())
 
     def _begin(self, request: ChatRequest, decided: Decided) -> Run:
         decision, recipe = decided.decision, decided.recipe
@@ -359,7 +368,14 @@ class Exchange:
         data = self._meter.feed(piece.data, piece.end_of_stream)
         report = self._meter.report()
         self._facts |= report
+        if isinstance(self._routed, ChatRequest) and "prompt_tokens" in report:
+            self._learn(self._routed, [int(report["prompt_tokens"])])
         return PassResponseBody(None if data == piece.data else data, report)
+
+    def _learn(self, request: ChatRequest, reported: Iterable[int]) -> None:
+        """How many tokens a prompt had by the word of those that were sent it."""
+        for tokens in reported:
+            self._runtime.process.correction.learn(request.prompt_tokens, tokens)
 
     async def _respond(self, body: bytes) -> None:
         await self._channel.send(

@@ -8,6 +8,7 @@ from extproc.runs import Runs
 from extproc.tally import Tally
 from looper.admission import Admission
 from looper.budget import Purse
+from looper.tokens import Correction
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Process:
     outflow: Outflow
     runs: Runs
     tally: Tally = field(default_factory=Tally)
+    correction: Correction = field(default_factory=Correction)
 
     @classmethod
     def of(cls, config: Config) -> "Process":

@@ -11,6 +11,7 @@ from looper.calls import Result
 from looper.chat import Completion, Usage
 from looper.drafts import Draft
 
+_WHOLE = ("single", "candidate", "panel", "member")
 _MAX_CALLS = 256
 _MAX_NOTES = 64
 _MAX_ATTEMPTS = 16
@@ -124,6 +125,12 @@ class Trace:
 
     def _now(self) -> float:
         return time.monotonic() - self.began
+
+    def whole_prompts(self) -> Iterator[int]:
+        """The tokens of each prompt that was the client's conversation and no more, by the models' own count."""
+        for record in self.calls:
+            if record.role in _WHOLE and record.state == "ok" and record.usage is not None:
+                yield record.usage.prompt_tokens
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for logs and the ring of runs."""

@@ -12,6 +12,7 @@ from extproc.signals.words import spelling
 from looper.budget import Purse
 from looper.chat import ChatRequest
 from looper.models import Model
+from looper.propagation import FORWARDED
 from looper.run import Client
 from looper.settings import Setting
 from looper.tokens import ends
@@ -77,6 +78,7 @@ class Egress:
     client: Client
     models: Mapping[str, Model]
     purse: Purse | None = None
+    forward_headers: tuple[str, ...] = FORWARDED
 
 
 class LocalSignal(Protocol):

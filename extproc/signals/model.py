@@ -22,7 +22,8 @@ from looper.drafts import Draft
 from looper.evidence import fenced
 from looper.model_json import NotRead, read_json
 from looper.models import Model
-from looper.run import FORWARDED, Deadline, Run
+from looper.propagation import forwarded
+from looper.run import Deadline, Run
 from looper.settings import Probability, SomeTime, Tokens
 from looper.tokens import ends, estimate, fit
 
@@ -129,7 +130,7 @@ class ModelSignal:
             ledger=Ledger(Budget(calls=1), egress.purse, planned_calls=1),
             deadline=Deadline(until),
             random=Random(0),
-            headers={name: subject.headers[name] for name in FORWARDED if name in subject.headers},
+            headers=forwarded(subject.headers, egress.forward_headers),
         )
         draft = self._draft(egress.models[self._config.model], text, run.fence)
         began = time.perf_counter()

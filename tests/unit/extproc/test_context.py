@@ -1,12 +1,18 @@
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from extproc.protocol.events import ResponseBody, ResponseHeaders
 from extproc.signals import Subject
+from looper.chat import WireUsage
 from looper.tokens import IMAGE, Correction, estimate
+from tests.fakes.channel import body, exchanged, opening
+from tests.fakes.models import ScriptedClient, Step, completion, in_turn
 from tests.fakes.subjects import read, subject
+from tests.unit.extproc.test_exchange import JUDGED, chat, runtime
 
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 100_000}}
 
@@ -88,3 +94,39 @@ class TestCalibration:
         for estimated, reported in reports:
             correction.learn(estimated, reported)
         assert 0.5 <= correction.factor <= 2.0
+
+
+TEXT = "team " + "word " * 150
+ESTIMATED = 193
+"""Tokens of a conversation of this text."""
+
+USAGE = WireUsage(prompt_tokens=2 * ESTIMATED, completion_tokens=5)
+
+
+class TestLearning:
+    """Models' reports reach the factor through exchanges."""
+
+    async def test_teams_report_of_what_their_members_were_sent(self) -> None:
+        """Two members of a panel were sent the conversation as it is; what the judge read is ours."""
+        says = completion("draft", usage=USAGE)
+        script: dict[str, Step] = {
+            "small": says,
+            "other": says,
+            "large": in_turn(JUDGED, "the answer"),
+        }
+        taught = runtime(ScriptedClient(script))
+        channel = await exchanged(taught, opening(), body(chat(text=TEXT)))
+        assert channel.respond.status == 200
+        assert taught.process.correction.factor == pytest.approx(2 ** (1 - 0.95**2), rel=0.001)
+
+    async def test_metered_answers_report(self) -> None:
+        """In the profile `metered`, of what one model was routed."""
+        answer = msgspec.json.encode(
+            {"choices": [], "usage": {"prompt_tokens": 2 * ESTIMATED, "completion_tokens": 5}}
+        )
+        headers = ResponseHeaders({":status": "200", "content-type": "application/json"})
+        taught = runtime()
+        first = replace(opening(), metered=True)
+        asked = body(chat("looper/plain", text=TEXT))
+        await exchanged(taught, first, [*asked, headers, ResponseBody(answer, True)])
+        assert taught.process.correction.factor == pytest.approx(2**0.05, rel=0.001)
