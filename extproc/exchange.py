@@ -200,9 +200,11 @@ class Exchange:
         match decision.action:
             case Canned() as canned:
                 await self._say(canned, request, facts)
+            case _ if decision.tools is not None and request.has_tools:
+                model = first_that_takes(request, [decision.tools.bypass], self._runtime.models)
+                await self._route(request, model, {**facts, "outcome": "bypass"}, decision)
             case SingleConfig() as single if decision.is_routed:
-                models = self._runtime.models
-                model = first_that_takes(request, single.ranked(request), models)
+                model = first_that_takes(request, single.ranked(request), self._runtime.models)
                 await self._route(request, model, facts, decision)
             case _:
                 await self._loop(request, decided)

@@ -209,6 +209,14 @@ class ChatRequest(Request):
         return "tools" in self.needs and bytes(self.members.get("tool_choice", b"")) != b'"none"'
 
     @cached_property
+    def has_tools(self) -> bool:
+        """Whether tools are in play: offered now, or called before."""
+        return "tools" in self.needs or any(
+            message.role in ("tool", "function") or _says(message.tool_calls)
+            for message in self.messages
+        )
+
+    @cached_property
     def choices(self) -> int:
         """How many choices the client asks for."""
         count = _read(self.members, "n", int | None)
@@ -217,7 +225,7 @@ class ChatRequest(Request):
 
 def _says(raw: msgspec.Raw | None) -> bool:
     """Whether a member that is a list has anything in it."""
-    return raw is not None and bytes(raw).translate(None, b" \t\n\r") not in (b"null", b"[]")
+    return raw is not None and bytes(raw).translate(None, b" \t\n\r") not in (b"", b"null", b"[]")
 
 
 class StreamOptions(msgspec.Struct, frozen=True):

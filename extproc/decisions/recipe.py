@@ -27,6 +27,12 @@ OF_MODELS = frozenset(
 """What a decision says of the models that answer, and cannot say where none does."""
 
 
+class ToolTurns(Setting):
+    """`tools: {bypass: NAME}`"""
+
+    bypass: str = Field(description="the model that answers whenever tools are in play")
+
+
 class Decision(Setting):
     """What to do with a request when `when` holds; without `when`, always."""
 
@@ -49,6 +55,9 @@ class Decision(Setting):
     )
     headers: HeaderMutations = Field(
         default=NO_MUTATIONS, description="what is changed in the headers that models get"
+    )
+    tools: ToolTurns | None = Field(
+        default=None, description="unset: tools are the algorithm's business"
     )
     contract: ContractConfig | None = Field(
         default=None, description="what every answer has to be, whatever the algorithm"
@@ -82,6 +91,8 @@ class Decision(Setting):
     def _acts_in_one_way(self) -> Self:
         if (self.algorithm is None) == (self.respond is None):
             raise ValueError("give exactly one of `algorithm` and `respond`")
+        if self.contract is not None and self.tools is not None:
+            raise ValueError("a `contract` holds for every answer, and `tools` sends some past it")
         if self.respond is not None:
             self._says_what_it_must(self.model_fields_set & OF_MODELS)
         return self
@@ -122,6 +133,8 @@ class Decision(Setting):
             yield ("algorithm", *below), name
         if self.overload is not None:
             yield ("overload",), self.overload
+        if self.tools is not None:
+            yield ("tools", "bypass"), self.tools.bypass
 
     def planned(self) -> tuple[PlannedCall, ...]:
         """The calls that a run may make, those included that mend an answer which breaks its contract."""

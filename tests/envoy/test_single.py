@@ -21,6 +21,8 @@ SHARES = [
 ]
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
+TEAM = {"type": "fusion", "analysis_models": ["small", "large"], "judge_model": "large"}
+
 
 def recipe(**single: Any) -> dict[str, Any]:
     return {"decisions": [{"name": "only", "algorithm": {"type": "single", **single}}]}
@@ -37,10 +39,13 @@ async def singles() -> AsyncIterator[Stack]:
         "recipes": {
             "shared": recipe(models=SHARES),
             "backed": recipe(models=SHARES[:2], fallbacks=["large"]),
+            "team": {
+                "decisions": [{"name": "only", "algorithm": TEAM, "tools": {"bypass": "other"}}]
+            },
             "small": recipe(model="small"),
             "other": recipe(model="other"),
         },
-        "entrypoints": {name: name for name in ("shared", "backed")}
+        "entrypoints": {name: name for name in ("shared", "backed", "team")}
         | {f"looper/{name}": name for name in ("small", "other")},
     }
     async with run_stack(quick_models(), change) as stack:
@@ -140,3 +145,16 @@ async def test_a_routed_model_is_spoken_to_in_its_dialect(singles: Stack) -> Non
     assert sent["chat_template_kwargs"] == {"enable_thinking": False}
     assert sent["temperature"] == 0.5
     assert not {"max_completion_tokens", "reasoning_effort"} & sent.keys()
+
+
+async def test_a_conversation_with_tools_may_bypass_a_team(singles: Stack) -> None:
+    """One model answers, by Envoy's route, with the tools that the client offers."""
+    singles.simulator.reset()
+    status, _ = await send(singles, "team", tools=[TOOL])
+
+    (call,) = singles.simulator.calls
+    assert (status, call.model) == (200, "other")
+    assert json.loads(call.body)["tools"] == [TOOL]
+
+    await send(singles, "team")
+    assert {call.model for call in singles.simulator.calls[1:]} == {"small", "large"}

@@ -85,7 +85,12 @@ recipes:
   strict:
     decisions:
       - {name: always, algorithm: {type: fusion, analysis_models: [small], judge_model: large}}
-entrypoints: {looper/auto: auto, looper/plain: plain, looper/strict: strict}
+  tools:
+    decisions:
+      - name: team
+        algorithm: {type: fusion, analysis_models: [small], judge_model: large}
+        tools: {bypass: other}
+entrypoints: {looper/auto: auto, looper/plain: plain, looper/strict: strict, looper/tools: tools}
 """
 
 JUDGED = '{"winner": 1, "agreement": 1}'
@@ -210,6 +215,47 @@ class TestRouting:
         """A recipe says how a public name is answered, not that any name is one."""
         channel = await exchanged(runtime(), opening(), body(chat("gpt-9")), recipe="plain")
         assert channel.only(Respond).status == 404
+
+
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+class TestToolTurns:
+    @both_modes
+    @pytest.mark.parametrize(
+        "members",
+        [
+            pytest.param({"tools": [TOOL]}, id="offered"),
+            pytest.param({"functions": [{"name": "f"}]}, id="functions"),
+            pytest.param(
+                {"messages": [
+                    {"role": "user", "content": "team"},
+                    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                    {"role": "tool", "tool_call_id": "c", "content": "1"},
+                ]},
+                id="called-before",
+            ),
+        ],
+    )  # fmt: skip
+    async def test_may_bypass_a_team(self, mode: BodyMode, members: dict[str, Any]) -> None:
+        """One model answers whenever tools are in play, and what was decided is said all the same."""
+        client = ScriptedClient({})
+        data = chat("looper/tools", text="team", **members)
+        channel = await exchanged(runtime(client), opening(mode=mode), body(data))
+        rewrite = channel.rewrite
+        assert json.loads(rewrite.body)["model"] == "other"
+        assert rewrite.metadata["algorithm"] == "fusion"
+        assert rewrite.metadata["outcome"] == "bypass"
+        assert client.asked == []
+
+    @pytest.mark.parametrize("members", [{}, {"tools": []}, {"tools": None}], ids=str)
+    async def test_are_none_without_tools(self, members: dict[str, Any]) -> None:
+        """An empty list of tools offers none."""
+        client = ScriptedClient(SCRIPT)
+        data = chat("looper/tools", **members)
+        await exchanged(runtime(client), opening(), body(data))
+        assert client.asked
 
 
 class TestReceiving:
@@ -418,7 +464,7 @@ class TestModels:
         assert ("content-type", "application/json") in response.headers
         assert listed["object"] == "list"
         names = [entry["id"] for entry in listed["data"]]
-        assert names == ["looper/auto", "looper/plain", "looper/strict", "open"]
+        assert names == ["looper/auto", "looper/plain", "looper/strict", "looper/tools", "open"]
         assert all(entry["object"] == "model" and entry["created"] > 0 for entry in listed["data"])
 
     async def test_a_query_does_not_matter(self) -> None:

@@ -272,6 +272,25 @@ WRONG = [
         id="tags-of-a-stand-in",
     ),
     pytest.param(
+        [US, OPEN_IS_US, answered_by("type: single, model: open", ", tools: {bypass: small}")],
+        f"{ONLY}.tools.bypass: {NOT_ALLOWED}",
+        id="tags-of-a-bypass",
+    ),
+    pytest.param(
+        [answered_by("type: single, model: open", ", tools: {bypass: smal}")],
+        f"{ONLY}.tools.bypass: unknown model 'smal': did you mean 'small'?",
+        id="bypass",
+    ),
+    pytest.param(
+        [
+            answered_by(
+                "type: single, model: open", ", tools: {bypass: open}, contract: {type: code}"
+            )
+        ],
+        f"{ONLY}: a `contract` holds for every answer",
+        id="contract-and-bypass",
+    ),
+    pytest.param(
         [("public: guarded", "public: plain"), ("  plain:\n", "  plain:\n    allow_tags: [eu]\n")],
         "models[1].public: the model 'open' has none of the tags",
         id="tags-of-a-public-model",
