@@ -900,6 +900,37 @@ class TestConfidence:
         assert line.get("confidence_permille") == told
 
 
+class TestEstimates:
+    @both_modes
+    async def test_all_that_tell_of_usage_agree(self, mode: BodyMode) -> None:
+        """A stream that breaks off among its thoughts is followed by another: both are paid for, one as an estimate."""
+        config = CONFIG.replace(
+            "{type: single, model: small}", "{type: single, model: small, fallbacks: [other]}"
+        )
+        broken = Stream([chunk(reasoning_content="hm" * 20)], CallFailed(Failure.BROKEN))
+        built = build(
+            parse_config(config, "test.yaml"), ScriptedClient({"small": broken, "other": "hi"})
+        )
+        asked = body(chat(stream=True, stream_options={"include_usage": True}))
+        channel = await exchanged(built, opening(mode=mode), asked)
+
+        last = [each for each in channel.sent if isinstance(each, Respond | CloseStream)][-1]
+        data = channel.streamed if isinstance(last, CloseStream) else last.body
+        usage = frames(data)[-1]["usage"]
+        (record,) = built.runs
+        first, second = record["calls"]
+        guessed = usage["looper"]["estimated_tokens"]
+        assert first["estimated"]
+        assert "estimated" not in second
+        assert first["usage"]["total_tokens"] == guessed == last.metadata["estimated_tokens"]
+        assert first["usage"]["completion_tokens"] == 10
+        assert second["usage"]["total_tokens"] == 15
+        assert usage["total_tokens"] == guessed + 15 == record["usage"]["total_tokens"]
+        for name in ("prompt_tokens", "completion_tokens"):
+            assert last.metadata[name] == usage[name] == record[name]
+        assert record["cost_microusd"] == first["usage"]["prompt_tokens"] + 2 * 10
+
+
 class TestLastResort:
     """After a mistake of ours the server calls `last_resort`."""
 
