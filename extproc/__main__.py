@@ -300,6 +300,46 @@ def up(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
     sys.exit(0 if right or not once else 1)
 
 
+@main.command()
+@CONFIG
+@click.option("--admin", default=None, help="Envoy's admin interface. Default: `envoy.admin`.")
+@click.option("--egress", default=None, help="Where to ask models. Default: `egress`.")
+@click.option(
+    "--only", type=click.Choice(["models", "envoy"]), default=None, help="Look at nothing else."
+)
+@click.option(
+    "--timeout", default=30.0, show_default=True, help="Seconds that a model has to answer."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of a table.")
+def doctor(
+    path: Path,
+    admin: str | None,
+    egress: str | None,
+    only: str | None,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """See whether models and Envoy are what a configuration takes them for. Asks each model a few words."""
+    from rich.console import Console
+
+    from extproc import doctor
+    from extproc.config import load_config
+
+    with _reporting():
+        config = load_config(path)
+    places = doctor.Places(
+        egress=None if only == "envoy" else egress or config.egress,
+        admin=None if only == "models" else admin or config.envoy.admin,
+        seconds=timeout,
+    )
+    findings = asyncio.run(doctor.examine(config, places))
+    if as_json:
+        click.echo(doctor.as_json(findings))
+    else:
+        Console().print(doctor.as_table(findings))
+    sys.exit(1 if doctor.has_failed(findings) else 0)
+
+
 def _say(path: Path, text: str) -> None:
     click.echo(f"{path}: {text}")
 

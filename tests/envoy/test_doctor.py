@@ -1,0 +1,183 @@
+"""`looper doctor` beside a real Envoy, whose models and settings are not what they should be."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from looper.simulate import Simulator
+from looper.simulated_faults import Blank, Hang, Status
+from looper.simulated_models import SimulatedModel
+from tests.envoy.conftest import quick_models
+from tests.fakes.stack import DEMO, Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+Findings = dict[tuple[str, str], dict[str, str]]
+Bootstrap = dict[str, Any]
+
+
+async def doctor(stack: Stack, *arguments: str) -> tuple[int, Findings]:
+    """Its exit status, and what it found by what it is about."""
+    status, text = await run(stack, "--json", *arguments)
+    data = json.loads(text)
+    found = {(each["about"], each["check"]): each for each in data["findings"]}
+    assert len(found) == len(data["findings"])
+    assert data["failed"] == (status == 1)
+    return status, found
+
+
+async def run(stack: Stack, *arguments: str) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc", "doctor", "-c", str(stack.processor.config)),
+        *("--timeout", "2", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), 40)
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def able(*capabilities: str) -> dict[str, Any]:
+    """The demo's models, each of which is said to be able to do this."""
+    models = yaml.safe_load(DEMO.read_text())["models"]
+    return {"models": [{**model, "capabilities": list(capabilities)} for model in models]}
+
+
+ALL = ("logprobs", "tools", "json_schema", "vision")
+
+
+async def test_a_sound_stack_is_sound() -> None:
+    """What `looper envoy-config` writes and models that do what is said of them have nothing to be mended."""
+    async with run_stack(quick_models(), able(*ALL)) as stack:
+        status, found = await doctor(stack)
+        _, table = await run(stack)
+
+    assert {key: each for key, each in found.items() if each["state"] != "ok"} == {}
+    assert status == 0
+    for name in ("small", "other", "third", "large"):
+        assert {check for about, check in found if about == name} == {
+            "answers",
+            "ingress route",
+            "egress route",
+            "breaker",
+            *ALL,
+        }
+    assert "stream_idle_timeout" in table
+
+
+async def test_models_that_misbehave_are_named() -> None:
+    """Each with what is wrong, and what to do about it; the others are not affected."""
+    models = quick_models()
+    put(models, "small", rejects=("logprobs", "tools"))
+    put(models, "other", fault=Status(status=401))
+    put(models, "third", fault=Hang())
+    put(models, "large", fault=Blank(kind="no_choices"))
+    async with run_stack(models, able("logprobs", "tools")) as stack:
+        status, found = await doctor(stack, "--only", "models")
+
+    assert status == 1
+    assert found["small", "answers"]["state"] == "ok"
+    assert found["small", "logprobs"]["state"] == "fail"
+    assert "capabilities" in found["small", "tools"]["advice"]
+    assert found["other", "answers"]["found"] == "status 401"
+    assert "api_key" in found["other", "answers"]["advice"]
+    assert found["other", "tools"]["state"] == "skipped"
+    assert found["third", "answers"]["found"] == "no answer within 2 s"
+    assert found["large", "answers"]["state"] == "fail"
+    assert not any(about.startswith("envoy") for about, _ in found)
+
+
+def put(models: Simulator, name: str, **changes: Any) -> None:
+    changed: SimulatedModel = models.models[name].model_copy(update=changes)
+    models.put(changed)
+
+
+def edited(change: Callable[[Bootstrap], None]) -> Callable[[Path], None]:
+    """Have Envoy start from another bootstrap file than ours."""
+
+    def edit(folder: Path) -> None:
+        path = folder / "bootstrap.yaml"
+        bootstrap = yaml.safe_load(path.read_text())
+        change(bootstrap)
+        path.write_text(yaml.safe_dump(bootstrap))
+
+    return edit
+
+
+def ingress_of(bootstrap: Bootstrap) -> dict[str, Any]:
+    (listener,) = (
+        each for each in bootstrap["static_resources"]["listeners"] if each["name"] == "ingress"
+    )
+    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return manager
+
+
+def impatient(bootstrap: Bootstrap) -> None:
+    manager = ingress_of(bootstrap)
+    manager["stream_idle_timeout"] = "10s"
+    manager["common_http_protocol_options"] = {"max_stream_duration": "20s"}
+    manager["http_filters"] = [
+        each for each in manager["http_filters"] if each["name"] != "envoy.filters.http.buffer"
+    ]
+    (cluster,) = (
+        each
+        for each in bootstrap["static_resources"]["clusters"]
+        if each["name"] == "looper_ext_proc"
+    )
+    cluster["circuit_breakers"] = {"thresholds": [{"max_requests": 10}]}
+
+
+async def test_clocks_and_limits_are_compared() -> None:
+    """An Envoy that ends requests before their deadlines do, or takes on less than the processor would."""
+    async with run_stack(quick_models(), edit=edited(impatient)) as stack:
+        status, found = await doctor(stack, "--only", "envoy")
+
+    listener, cluster = "envoy listener ingress", "envoy cluster looper_ext_proc"
+    assert status == 1
+    assert found[listener, "stream_idle_timeout"]["state"] == "fail"
+    assert "10 s; the longest deadline is" in found[listener, "stream_idle_timeout"]["found"]
+    assert found[listener, "max_stream_duration"]["state"] == "fail"
+    assert found[listener, "body limit"]["state"] == "warn"
+    assert found[cluster, "max_requests"]["state"] == "warn"
+    assert found[cluster, "max_retries"]["state"] == "warn"
+    assert found["small", "egress route"]["state"] == "ok"
+
+
+def with_another_model(path: Path) -> None:
+    config = yaml.safe_load(path.read_text())
+    config["models"].append({**config["models"][0], "name": "new"})
+    path.write_text(yaml.safe_dump(config))
+
+
+async def test_an_envoy_that_is_behind_is_noticed() -> None:
+    """Another generation is a warning, a model without a route an error."""
+    async with run_stack(quick_models()) as stack:
+        with_another_model(stack.processor.config)
+        status, found = await doctor(stack, "--only", "envoy")
+
+    assert status == 1
+    for part in ("clusters", "routes ingress", "routes egress", "bootstrap"):
+        assert found[f"envoy {part}", "generation"]["state"] == "warn"
+    assert found["new", "ingress route"]["state"] == "fail"
+    assert found["new", "egress route"]["found"] == "Envoy has none"
+    assert found["small", "egress route"]["state"] == "ok"
+
+
+async def test_what_cannot_be_reached_is_said() -> None:
+    """Neither an Envoy that is not there nor its egress is a stack trace."""
+    async with run_stack(quick_models()) as stack:
+        nowhere = ("--admin", "http://127.0.0.1:1", "--egress", "http://127.0.0.1:1")
+        status, found = await doctor(stack, *nowhere)
+        _, other = await doctor(stack, "--only", "envoy", "--admin", stack.ingress)
+
+    assert status == 1
+    assert found["envoy", "admin"]["state"] == "fail"
+    assert "egress" in found["small", "answers"]["advice"]
+    assert other["envoy", "admin"]["state"] == "fail"
