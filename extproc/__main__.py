@@ -83,7 +83,8 @@ def serve(
                 check_address(address)
     service = Service(listen, health, admin, drain, grace)
     try:
-        asyncio.run(serve(loaded, path, service, lambda: None, interval))
+        with _reporting():
+            asyncio.run(serve(loaded, path, service, lambda: None, interval, os.environ))
     except OSError as error:
         raise click.ClickException(str(error)) from None
 

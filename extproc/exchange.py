@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from typing import Protocol
 
@@ -10,7 +10,6 @@ import structlog
 
 from extproc import headers as names
 from extproc.decisions.canned import Canned
-from extproc.decisions.engine import Decided
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
@@ -41,6 +40,8 @@ from extproc.respond import respond
 from extproc.routing import first_that_takes, takes, written_for
 from extproc.runtime import Runtime
 from extproc.signals import Subject
+from extproc.states import identity
+from extproc.work import Work
 from looper.budget import Ledger
 from looper.chat import ChatRequest, Request
 from looper.errors import (
@@ -57,6 +58,8 @@ from looper.propagation import forwarded
 from looper.run import Deadline, Run, drive, seeded
 from looper.single import SingleConfig
 from looper.trace import Trace
+from looper.workflows.pausing import Origin, answers_ours, digest
+from looper.workflows.saved import ToolResult, load, tool_results
 
 _log = structlog.get_logger()
 
@@ -186,7 +189,11 @@ class Exchange:
     # Deciding...
 
     async def _chat(self, request: ChatRequest) -> None:
-        """A chat completion: whatever the decision says is done with it."""
+        """A chat completion: whatever the decision says is done with it, unless it answers a run that waits."""
+        results = tool_results(request)
+        if answers_ours([result.id for result in results]):
+            await self._resume(request, results)
+            return
         policy = self._runtime.policy(request.model, self._recipe)
         subject = Subject(
             request,
@@ -207,7 +214,9 @@ class Exchange:
                 model = first_that_takes(request, single.ranked(request), self._runtime.models)
                 await self._route(request, model, facts, decision)
             case _:
-                await self._loop(request, decided)
+                pattern = self._runtime.pattern(decided.recipe, decision.name)
+                work = Work(decided.recipe, decision, facts, decided.bands, pattern)
+                await self._loop(request, work)
 
     async def _resolve(self, request: Request) -> None:
         """Something else that names a model: ours are resolved where one model answers, the rest passes."""
@@ -266,19 +275,40 @@ class Exchange:
 
     # ... or a team, whose answer we write in Envoy's place.
 
-    async def _loop(self, request: ChatRequest, decided: Decided) -> None:
+    async def _resume(self, request: ChatRequest, results: Sequence[ToolResult]) -> None:
+        """Have a team go on that waited for these answers of tools: what to do with it was decided long ago."""
+        runtime = self._runtime
+        ids = [result.id for result in results]
+        waiting = await runtime.states.find(ids, request.model, self._owner())
+        origin = waiting.paused.origin
+        saved = load(waiting.paused.work)
+        decision, workflows = runtime.resumable(origin, saved)
+        request = decision.parameters.applied(request)
+        work = Work(
+            origin.recipe,
+            decision,
+            {"decision": decision.name, "recipe": origin.recipe, "algorithm": decision.label},
+            {},
+            workflows.going_on(saved, results),
+            waiting.paused,
+        )
+        self._facts["resumes"] = origin.run
+        holder = self._opening.headers.get("x-request-id") or secrets.token_hex(16)
+        await runtime.states.hold(waiting, holder, lambda: self._loop(request, work))
+
+    async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
-        runtime, decision, facts = self._runtime, decided.decision, decided.facts
+        runtime, decision, facts = self._runtime, work.decision, work.facts
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
             except Overloaded:
                 stand_in = runtime.models.get(decision.overload or "")
-                if stand_in is None or not takes(request, stand_in):
+                if work.paused or stand_in is None or not takes(request, stand_in):
                     raise
                 await self._route(request, stand_in, {**facts, "outcome": "overload"}, decision)
                 return
-            run = self._begin(request, decided)
+            run = self._begin(request, work)
             answering = Answering(
                 request=request,
                 run=run,
@@ -294,10 +324,9 @@ class Exchange:
             stack.callback(self._remember, request, run)
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
-            pattern = runtime.pattern(str(facts["recipe"]), decision.name)
             heartbeat = runtime.config.heartbeat.total_seconds()
             await self._channel.begin()
-            await drive(pattern, request, run, self._reply.add, heartbeat=heartbeat)
+            await drive(work.pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
     def _remember(self, request: ChatRequest, run: Run) -> None:
         """A run has ended, one way or another."""
@@ -305,23 +334,34 @@ class Exchange:
         self._runtime.runs.add(request, run, self._facts)
         self._learn(request, run.trace.whole_prompts())
 
-    def _begin(self, request: ChatRequest, decided: Decided) -> Run:
-        decision, recipe = decided.decision, decided.recipe
-        planned = self._runtime.planned_calls[recipe, decision.name]
+    def _begin(self, request: ChatRequest, work: Work) -> Run:
+        runtime, decision, recipe = self._runtime, work.decision, work.recipe
+        id = secrets.token_hex(8)
+        planned = max(1, runtime.planned_calls[recipe, decision.name] - work.spent.calls)
+        ledger = Ledger(
+            decision.budget, runtime.purse, planned_calls=planned, before=work.spent.amount
+        )
+        deadline = Deadline.after(work.seconds)
+        origin = work.origin or Origin(id, request.model, recipe, decision.name, self._owner())
         return Run(
-            id=secrets.token_hex(8),
-            models=self._runtime.models,
-            client=self._runtime.client,
-            ledger=Ledger(decision.budget, self._runtime.purse, planned_calls=planned),
-            deadline=Deadline.after(decision.budget.deadline.total_seconds()),
+            id=id,
+            models=runtime.models,
+            client=runtime.client,
+            ledger=ledger,
+            deadline=deadline,
+            pauses=runtime.states.pause(origin, work.spent, ledger, deadline),
             random=seeded(request),
             headers=decision.headers.applied(
-                forwarded(self._opening.headers, self._runtime.config.forward_headers)
+                forwarded(self._opening.headers, runtime.config.forward_headers)
             ),
-            terms=self._runtime.terms(recipe, decision.name, request),
-            bands=decided.bands,
-            trace=Trace(full=self._runtime.runs.full),
+            terms=runtime.terms(recipe, decision.name, request),
+            bands=work.bands,
+            trace=Trace(full=runtime.runs.full),
         )
+
+    def _owner(self) -> str | None:
+        """A digest of whose request this is."""
+        return digest(identity(self._runtime.config.state.identity, self._opening))
 
     # What is not ours passes, byte for byte.
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from extproc.config import Config
 from extproc.outflow import Outflow
 from extproc.runs import Runs
+from extproc.states import in_memory
 from extproc.tally import Tally
 from looper.admission import Admission
 from looper.budget import Purse
 from looper.tokens import Correction
+from looper.workflows.pausing import States
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,11 +21,13 @@ class Process:
     purse: Purse
     outflow: Outflow
     runs: Runs
+    states: States
     tally: Tally = field(default_factory=Tally)
     correction: Correction = field(default_factory=Correction)
 
     @classmethod
-    def of(cls, config: Config) -> "Process":
+    def of(cls, config: Config, states: States | None = None) -> "Process":
+        """A process that begins with this configuration. Without `states` it keeps them by itself."""
         limits = config.limits
         return cls(
             admission=Admission(
@@ -34,6 +38,7 @@ class Process:
             purse=Purse(limits.ceiling),
             outflow=Outflow(limits.max_inflight_bytes),
             runs=Runs(config.trace),
+            states=states or in_memory(config.state),
         )
 
     def follow(self, config: Config) -> None:

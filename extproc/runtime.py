@@ -20,9 +20,12 @@ from looper.budget import Purse
 from looper.chat import ChatRequest
 from looper.contract import Terms, from_response_format
 from looper.cost import planned_calls
-from looper.errors import ModelNotFound
+from looper.errors import ModelNotFound, StateOutdated
 from looper.models import Model
 from looper.run import Client, Pattern
+from looper.workflows import Workflows
+from looper.workflows.pausing import Origin, States
+from looper.workflows.saved import Saved
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,10 @@ class Runtime:
     def runs(self) -> Runs:
         return self.process.runs
 
+    @property
+    def states(self) -> States:
+        return self.process.states
+
     def policy(self, model: str, recipe: str | None) -> Policy:
         """The policy for a request: of the recipe that Envoy's route names, else of the one that its model leads to.
 
@@ -73,6 +80,14 @@ class Runtime:
         if (policy := self.public.get((model, recipe or entry))) is None:
             raise _not_found(model)  # its tags are not allowed in that recipe
         return policy
+
+    def resumable(self, origin: Origin, saved: Saved) -> tuple[Decision, Workflows]:
+        """What a paused run goes on with. Raises StateOutdated if the configuration has no place for it any more."""
+        pattern = self.patterns.get((origin.recipe, origin.decision))
+        if isinstance(pattern, Workflows) and saved.models <= self.models.keys():
+            decisions = self.policies[origin.recipe].decisions
+            return next(each for each in decisions if each.name == origin.decision), pattern
+        raise StateOutdated("The run cannot go on: the models behind this name have changed.")
 
     def pattern(self, recipe: str, decision: str) -> Pattern:
         """The loop that a decision runs."""

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from extproc.config.watch import Watched
 from extproc.lag import Lag
 from extproc.reload import Reloads
 from extproc.server import serving
+from extproc.states import opened
 from extproc.versions import at_work
 
 _log = structlog.get_logger()
@@ -34,9 +35,14 @@ class Service:
 
 
 async def serve(
-    loaded: Loaded, path: Path, service: Service, ready: Callable[[], None], interval: float
+    loaded: Loaded,
+    path: Path,
+    service: Service,
+    ready: Callable[[], None],
+    interval: float,
+    environment: Mapping[str, str],
 ) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is called once Envoy can connect.
+    """Serve until SIGTERM or SIGINT; `ready` is called once Envoy can connect. `environment` is where secrets are.
 
     The file at `path`, from which `loaded` is, is looked at every `interval` seconds; a new version is put to work.
     The end is planned: health says NOT_SERVING first, so that Envoy sends new exchanges elsewhere for `drain`
@@ -47,7 +53,8 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        versions = await stack.enter_async_context(at_work(loaded.config))
+        states = await stack.enter_async_context(opened(loaded.config.state, environment))
+        versions = await stack.enter_async_context(at_work(loaded.config, states))
         facts = Facts(versions, Reloads(), Lag())
         stack.enter_context(versions.process.runs.writing())
         if service.admin is not None:

@@ -17,6 +17,7 @@ from extproc.generation import generation
 from extproc.process import Process
 from extproc.runtime import Runtime, build
 from looper.client import EgressClient
+from looper.workflows.pausing import States
 
 _log = structlog.get_logger()
 
@@ -155,9 +156,9 @@ class Versions:
 
 
 @asynccontextmanager
-async def at_work(config: Config) -> AsyncIterator[Versions]:
+async def at_work(config: Config, states: States | None = None) -> AsyncIterator[Versions]:
     """A process's first configuration, and room for those to come."""
-    versions = Versions(Process.of(config))
+    versions = Versions(Process.of(config, states))
     try:
         await versions.add(config)
         yield versions

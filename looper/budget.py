@@ -75,6 +75,14 @@ class Limits:
         usd = limits.cost_usd
         return cls(limits.calls, limits.tokens, None if usd is None else usd * 1_000_000)
 
+    def less(self, spent: Amount) -> "Limits":
+        """What is left of them."""
+        return Limits(
+            None if self.calls is None else self.calls - spent.calls,
+            None if self.tokens is None else self.tokens - spent.tokens,
+            None if self.microusd is None else self.microusd - spent.microusd,
+        )
+
     def exceeded(self, amount: Amount) -> Limit | None:
         """The first bound that `amount` is over."""
         if self.calls is not None and amount.calls > self.calls:
@@ -138,14 +146,21 @@ class Ledger:
     """
 
     def __init__(
-        self, budget: Budget, purse: Purse | None = None, *, planned_calls: int = 0
+        self,
+        budget: Budget,
+        purse: Purse | None = None,
+        *,
+        planned_calls: int = 0,
+        before: Amount = NOTHING,
     ) -> None:
-        self._limits = Limits.of(budget)
+        # What earlier turns of the run have spent is gone, and none of what this one is seen to spend.
+        self._limits = Limits.of(budget).less(before)
         self._purse = purse
         self._spent = NOTHING
         self._reserved = NOTHING
         # Calls that the plan does not need may be spent on Envoy's retries, re-asks and repairs.
-        self._spare = None if budget.calls is None else max(0, budget.calls - planned_calls)
+        calls = self._limits.calls
+        self._spare = None if calls is None else max(0, calls - planned_calls)
         self.usage = Usage()
         self.last_usage: Usage | None = None
 

@@ -60,6 +60,18 @@ class Deadline:
         return now + max(0.0, self.at - now) * part
 
 
+class Pauses(Protocol):
+    """Where a run may come to wait for the client's tools."""
+
+    def call(self) -> str:
+        """An id for a call of a tool, which the client sends back with what came of it."""
+        ...
+
+    async def keep(self, work: bytes) -> None:
+        """Keep what the run needs to go on. Before that the client must not learn that it may."""
+        ...
+
+
 async def silent(progress: Progress) -> None:
     """Nobody is there to hear it."""
 
@@ -80,6 +92,7 @@ class Run:
     """What the decision's projections made of the request, by their names."""
     fence: str = field(default_factory=lambda: secrets.token_hex(8))
     trace: Trace = field(default_factory=Trace)
+    pauses: Pauses | None = None
     say: Callable[[Progress], Awaitable[None]] = silent
     """Says at once that a stage has begun: for what does not happen in the task that yields the run's events."""
 

@@ -7,8 +7,9 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc.config import Config
 from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
+from looper.workflows.state import Identity
 
-_OWN = (":method", ":path", "content-encoding", "looper-debug")
+_OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id")
 _OF_ANSWERS = (":status", "content-encoding", "content-type")
 """The same rules hold for the headers of answers, where these are metered."""
 
@@ -16,6 +17,8 @@ _OF_ANSWERS = (":status", "content-encoding", "content-type")
 def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
     """No header that is not named here leaves Envoy, least of all what clients prove themselves with."""
     asked = {signal.name for signal in _signals(config) if isinstance(signal, HeaderConfig)}
+    if (header := _identity(config).header) is not None:
+        asked.add(header)
     names = [*dict.fromkeys((*_OWN, *config.forward_headers, *_OF_ANSWERS, *sorted(asked)))]
     patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
     return ext_proc.HeaderForwardingRules(
@@ -24,16 +27,23 @@ def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
 
 
 def attributes(config: Config) -> list[str]:
-    """The attributes that signals ask for."""
-    asked = (signal.name for signal in _signals(config) if isinstance(signal, AttributeConfig))
+    """The attributes that are asked for."""
+    signals = (signal for signal in _signals(config) if isinstance(signal, AttributeConfig))
+    asked = [_identity(config).attribute, *(signal.name for signal in signals)]
     return sorted({name for name in asked if name is not None})
 
 
 def metadata(config: Config) -> ext_proc.MetadataOptionsMetadataNamespaces | None:
-    """The namespaces that signals ask for."""
-    asked = (signal.metadata for signal in _signals(config) if isinstance(signal, AttributeConfig))
+    """The namespaces that are asked for."""
+    asked = [signal.metadata for signal in _signals(config) if isinstance(signal, AttributeConfig)]
+    asked.append(_identity(config).namespace)
     namespaces = sorted({namespace for namespace in asked if namespace is not None})
     return ext_proc.MetadataOptionsMetadataNamespaces(untyped=namespaces) if namespaces else None
+
+
+def _identity(config: Config) -> Identity:
+    """What tells clients apart whose runs wait."""
+    return config.state.identity or Identity.model_construct()
 
 
 def _signals(config: Config) -> Iterator[SignalConfig]:

@@ -9,6 +9,8 @@ from extproc.decisions.namespace import Namespace
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import unknown
 from extproc.yaml_source import Path as YamlPath
+from looper.workflows import WorkflowsConfig
+from looper.workflows.state import MemoryState
 
 
 def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
@@ -29,6 +31,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _check_tags(config)
     yield from _check_clocks(config)
     yield from _check_budgets(config)
+    yield from _check_state(config)
 
 
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
@@ -84,6 +87,18 @@ def _check_tags(config: Config) -> Iterator[tuple[YamlPath, str]]:
 def _not_allowed(model: str, recipe: Recipe) -> str:
     allowed = ", ".join(sorted(recipe.allow_tags or ()))
     return f"the model {model!r} has none of the tags that this recipe allows: {allowed}"
+
+
+def _check_state(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Of several processes, the one that a client comes back to must find what another one has kept."""
+    pauses = any(
+        isinstance(decision.loop, WorkflowsConfig)
+        for recipe in config.recipes.values()
+        for decision in recipe.decisions
+    )
+    if pauses and isinstance(config.state, MemoryState) and len(config.envoy.processors) > 1:
+        text = "workflows of several processors need `state: {type: redis}`: each has a memory of its own"
+        yield ("state",), text
 
 
 def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:

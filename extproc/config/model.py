@@ -12,6 +12,7 @@ from looper.budget import Ceiling
 from looper.models import Model
 from looper.propagation import FORWARDED
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
+from looper.workflows.state import AnyState, MemoryState
 
 
 def check_address(address: str) -> str:
@@ -92,6 +93,9 @@ class Config(Setting):
     debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
     trace: TraceSettings = TraceSettings()
+    state: AnyState = Field(
+        default=MemoryState(), description="where runs wait for the client's tools"
+    )
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)

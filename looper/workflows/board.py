@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from pydantic import BaseModel
 
-from looper.chat import Completion
+from looper.chat import Choice, Completion, Reply, WireUsage
 from looper.contract.base import visible
 from looper.events import Outcome
 from looper.models import Model
@@ -37,7 +37,9 @@ class Agent(msgspec.Struct):
     """How often the client's tools have answered it."""
     pending: list[dict[str, Any]] = []
     """The calls of tools that it waits for, as its backend wrote them."""
-    answer: Completion | None = None
+    reply: Reply | None = None
+    finish: str | None = None
+    used: WireUsage | None = None
     over: bool = False
     revising: bool = False
     revised: bool = False
@@ -47,8 +49,15 @@ class Agent(msgspec.Struct):
     @property
     def text(self) -> str:
         """Its answer's content, without thoughts."""
-        message = self.answer.choices[0].message if self.answer is not None else None
-        return visible(message.content or "") if message is not None else ""
+        return visible(self.reply.content or "") if self.reply is not None else ""
+
+    @property
+    def answer(self) -> Completion | None:
+        """Its answer as it could be published."""
+        if self.reply is None:
+            return None
+        choice = Choice(message=self.reply, finish_reason=self.finish)
+        return Completion(choices=[choice], usage=self.used)
 
     @property
     def state(self) -> str:
@@ -56,14 +65,16 @@ class Agent(msgspec.Struct):
             return "waiting"
         if not self.over:
             return "working"
-        return "done" if self.answer is not None or self.verdict is not None else "failed"
+        return "done" if self.reply is not None or self.verdict is not None else "failed"
 
     def fails(self) -> None:
         """It will say nothing more; a revision that failed leaves its answer as it was."""
         self.revising, self.over = False, True
 
     def answers(self, completion: Completion) -> None:
-        self.answer, self.over = completion, True
+        choice = completion.choices[0]
+        self.reply, self.finish, self.used = choice.message, choice.finish_reason, completion.usage
+        self.over = True
         self.revised, self.revising = self.revised or self.revising, False
 
 
@@ -80,6 +91,8 @@ class Board:
     skipped: set[str] = field(default_factory=set)
     turns: int = 0
     """How often the client's tools have answered the run."""
+    calls: int = 0
+    """Calls made in earlier turns."""
 
     def of(self, step: Step) -> list[Agent]:
         """The agents of a step that has begun."""
@@ -121,7 +134,7 @@ class Board:
             (self._rejected(step), -at, -models[agent.model].general_rating, agent)
             for at, step in enumerate(self.steps)
             for agent in self.of(step)
-            if step.role == "worker" and agent.answer is not None and agent.text.strip()
+            if step.role == "worker" and agent.text.strip()
         ]
         return [agent for *_, agent in sorted(found, key=lambda each: each[:3])]
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from looper.calls import CallFailed, Failure, Result, Role
-from looper.chat import ChatRequest, Completion
+from looper.chat import ChatRequest, Completion, Reply
 from looper.drafts import Draft, answering, append_messages, json_schema, message, private
 from looper.events import Progress
 from looper.run import Run
@@ -14,6 +14,7 @@ from looper.workflows.board import Agent, Board, Verdict
 from looper.workflows.plan import Step, TimedStep
 from looper.workflows.prompts import VERDICT, Shown, to_revise, told
 from looper.workflows.settings import WorkflowSettings
+from looper.workflows.tools import as_said, calls_of
 
 
 class Crew:
@@ -78,7 +79,9 @@ class Crew:
         """Have a worker answer, or say which tools it needs."""
         if (agent.over and not agent.revising) or agent.pending:
             return
-        draft = self.draft(agent, "worker", sample=_sample(agent, step))
+        draft = self.draft(
+            agent, "worker", tools=self.may_use_tools(agent), sample=_sample(agent, step)
+        )
         result = await self._ask(draft, step, until)
         completion = result.completion
         if completion is not None and self.wants_tools(agent, completion):
@@ -90,7 +93,16 @@ class Crew:
 
     def wants_tools(self, agent: Agent, completion: Completion) -> bool:
         """Note the calls of tools that an answer consists of, if the agent may wait for what comes of them."""
-        return False
+        if not self.may_use_tools(agent) or not (calls := calls_of(completion)):
+            return False
+        reply = completion.choices[0].message or Reply()
+        agent.history.append(as_said(reply.content, calls))
+        agent.pending = calls
+        return True
+
+    def may_use_tools(self, agent: Agent) -> bool:
+        """Whether an agent may call the client's tools: if the run can wait for them, and not for ever."""
+        return self._run.pauses is not None and agent.turns < self._config.max_tool_turns
 
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)
@@ -150,7 +162,7 @@ class Crew:
             for each in self._board.steps
             if each.id in step.needs and each.role == "worker"
             for agent in self._board.of(each)
-            if agent.answer is not None
+            if agent.text.strip()
         ]
 
     async def _judge(self, agent: Agent, step: Step, until: float) -> None:
@@ -196,7 +208,7 @@ class Crew:
 
     def _may_call(self) -> bool:
         """Whether the plan's bound on calls has room for one more, beside the one that the final stage takes."""
-        return self._run.ledger.calls + 1 < self._config.max_calls
+        return self._board.calls + self._run.ledger.calls + 1 < self._config.max_calls
 
     def _by(self, step: Step, until: float) -> float:
         """When a call of this step has to be over."""

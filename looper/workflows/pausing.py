@@ -3,14 +3,15 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from decimal import Decimal
+from typing import Any
 
 import msgspec
 
 from looper.budget import Amount, Ledger
-from looper.errors import StateBusy, StateExpired, StateMismatch
+from looper.errors import StateBusy, StateExpired, StateMismatch, StateUnavailable
 from looper.run import Deadline
 from looper.workflows.ids import Forged, Ids, is_ours
 from looper.workflows.state import StateSettings, Store
@@ -66,14 +67,14 @@ class States:
         """The place where a run that begins, or goes on, may come to wait."""
         return Pause(self._store, self._ids, origin, before, ledger, deadline.now())
 
-    async def find(self, ids: Sequence[str], model: str, identity: str | None) -> "Waiting":
+    async def find(self, ids: Sequence[str], model: str, owner: str | None) -> "Waiting":
         """The run that waits for just these calls. Raises StateMismatch and StateExpired."""
         state = self._state(ids)
         stored = await self._store.get(state)
         if stored is None:
             raise _expired()
         paused = _paused.decode(stored)
-        if paused.origin.identity != digest(identity) or paused.origin.model != model:
+        if paused.origin.identity != owner or paused.origin.model != model:
             raise _mismatch()
         if sorted(ids) != sorted(paused.calls):
             raise _mismatch()
@@ -92,11 +93,12 @@ class States:
             raise _mismatch()
         return state
 
-    @asynccontextmanager
-    async def claimed(self, waiting: "Waiting", holder: str) -> AsyncIterator[None]:
-        """Have a run for oneself until the block ends. If it ends well the run cannot be had again; else it can.
+    async def hold(
+        self, waiting: "Waiting", holder: str, work: Callable[[], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Do some work while nobody else has the run. If it ends well the run cannot be had again; else it can.
 
-        Raises StateBusy and StateExpired.
+        Raises StateBusy and StateExpired, and what the work raises.
         """
         match await self._store.claim(waiting.state, holder):
             case "gone":
@@ -107,17 +109,29 @@ class States:
             case "held":
                 pass
         try:
-            yield
+            async with asyncio.TaskGroup() as group:
+                renewing = group.create_task(self._renew(waiting.state, holder))
+                await work()
+                renewing.cancel()
+        except BaseExceptionGroup as failed:
+            await self._release(waiting.state, holder)
+            raise failed.exceptions[0] from None
         except BaseException:
-            await asyncio.shield(self._store.release(waiting.state, holder))
+            await asyncio.shield(self._release(waiting.state, holder))
             raise
-        await self._store.finish(waiting.state, holder)
+        with suppress(StateUnavailable):  # the client has its answer
+            await self._store.finish(waiting.state, holder)
 
-    async def keep_claimed(self, waiting: "Waiting", holder: str) -> None:
-        """Claim it again and again, until this is cancelled: a lease is short, so that the death of a process is."""
+    async def _renew(self, state: str, holder: str) -> None:
+        """Claim it again and again. A lease is short, so that what a dead process held is free soon."""
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
-            await self._store.claim(waiting.state, holder)
+            with suppress(StateUnavailable):
+                await self._store.claim(state, holder)
+
+    async def _release(self, state: str, holder: str) -> None:
+        with suppress(StateUnavailable):  # then its lease ends by itself
+            await self._store.release(state, holder)
 
 
 class Waiting(msgspec.Struct, frozen=True):

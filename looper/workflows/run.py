@@ -1,21 +1,32 @@
 """Workflows: a plan, written by the operator or by a planner; agents that work on its steps; a final model."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+
+import msgspec
 
 from looper.chat import ChatRequest
 from looper.conclude import Ending, conclude, present
 from looper.drafts import json_schema, private
 from looper.errors import InvalidField
-from looper.events import Event, Progress
+from looper.events import Delta, Done, Event, Finish, Progress
 from looper.failures import why_no_answer
-from looper.run import Run
+from looper.run import Pauses, Run
 from looper.workflows.board import Agent, Board
 from looper.workflows.crew import Crew
 from looper.workflows.plan import FINAL, Final, Planned, Step, in_order, planned_type
 from looper.workflows.prompts import fallback, labelled, to_plan
+from looper.workflows.saved import Saved, ToolResult
 from looper.workflows.settings import Planner, WorkflowSettings
+from looper.workflows.tools import (
+    Outgoing,
+    ToolCall,
+    as_said,
+    as_shown,
+    one_at_a_time,
+    relaxed,
+)
 
 _PLANNER_SHARE = 0.3
 _FINAL_SHARE = 0.95
@@ -28,6 +39,18 @@ class WorkflowsConfig(WorkflowSettings):
 
     def build(self) -> "Workflows":
         return Workflows(self)
+
+
+class Resumed:
+    """A workflow that goes on: a pattern like another."""
+
+    def __init__(self, workflows: "Workflows", saved: Saved, results: Sequence[ToolResult]) -> None:
+        self._workflows = workflows
+        self._saved = saved
+        self._results = results
+
+    def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+        return self._workflows.resume(self._saved, self._results, request, run)
 
 
 class Workflows:
@@ -54,6 +77,31 @@ class Workflows:
 
         # ... its steps are worked on, and the final model writes the answer.
         async with aclosing(self._work(board, request, run)) as events:
+            async for event in events:
+                yield event
+
+    def going_on(self, saved: Saved, results: Sequence[ToolResult]) -> "Resumed":
+        """The pattern that goes on with a run which waited for these."""
+        return Resumed(self, saved, results)
+
+    async def resume(
+        self, saved: Saved, results: Sequence[ToolResult], request: ChatRequest, run: Run
+    ) -> AsyncGenerator[Event]:
+        """Go on with a run that waited: each agent with what its own calls came to, under their own ids."""
+        if request.choices != 1:
+            raise InvalidField("A team of models gives one choice: `n` must be 1.", param="n")
+        board = saved.board()
+        board.turns += 1
+        answers = {saved.waiting[result.id]: result for result in results}
+        for agent in board.waiting:
+            own = [(agent.id, call["id"]) for call in agent.pending]
+            if not all(each in answers for each in own):
+                continue  # its calls were not shown yet
+            agent.history += [answers[each].to(each[1]) for each in own]
+            agent.turns += 1
+            agent.pending = []
+        request = request.with_messages(bytes(saved.messages), **relaxed(request))
+        async with aclosing(self._work(board, request, replace(run, fence=saved.fence))) as events:
             async for event in events:
                 yield event
 
@@ -92,26 +140,43 @@ class Workflows:
         finally:
             run.trace.described = board.describe()
 
-    async def _end(
+    def _end(
         self, crew: Crew, board: Board, request: ChatRequest, run: Run
     ) -> AsyncGenerator[Event]:
-        """What follows when nobody can work any more: the final stage, or what has been found without it."""
-        ending = Ending(run.deadline.share(_FINAL_SHARE), board.outcome)
-        results = crew.results()
+        """What follows when nobody can work any more."""
         if board.skipped:
-            run.trace.note("nothing came of a step that another one needs: the best answer so far")
-            if not results:
-                raise why_no_answer(crew.failures)
-            draft = crew.draft(board.best(run.models)[0], "worker")
-            async with aclosing(present(results[0], run, results[1:], ending, draft=draft)) as out:
-                async for event in out:
-                    yield event
-            return
+            return self._best(crew, board, run)
+        if board.waiting and run.pauses is not None:
+            return _hand_over(board, request, run, run.pauses)
+        return self._write(crew, board, request, run)
+
+    async def _best(self, crew: Crew, board: Board, run: Run) -> AsyncGenerator[Event]:
+        """The best answer so far, as it is."""
+        run.trace.note("nothing came of a step that another one needs: the best answer so far")
+        results = crew.results()
+        if not results:
+            raise why_no_answer(crew.failures)
+        draft = crew.draft(board.best(run.models)[0], "worker")
+        ending = _ending(board, run)
+        async with aclosing(present(results[0], run, results[1:], ending, draft=draft)) as events:
+            async for event in events:
+                yield event
+
+    async def _write(
+        self, crew: Crew, board: Board, request: ChatRequest, run: Run
+    ) -> AsyncGenerator[Event]:
+        """The final model's answer, as it is written; or its calls of tools, and then the run waits."""
         yield Progress(FINAL)
         run.trace.stage(FINAL)
         agent = board.agents.get(FINAL) or self._final(crew, board)
-        draft = crew.draft(agent, "final", stream=request.stream, tools=True)
-        async with aclosing(conclude([draft], run, results, ending)) as events:
+        tools = run.pauses is None or crew.may_use_tools(agent)
+        draft = crew.draft(agent, "final", stream=request.stream, tools=tools)
+        events = conclude([draft], run, crew.results(), _ending(board, run))
+        if not tools:
+            events = _without_calls(events)
+        elif run.pauses is not None:
+            events = _keeping(events, agent, board, request, run, run.pauses)
+        async with aclosing(events):
             async for event in events:
                 yield event
 
@@ -119,6 +184,81 @@ class Workflows:
         final = board.final
         text = crew.tell(final.prompt, board.shown_to_final(), final.model)
         return Agent(FINAL, final.model, told=text)
+
+
+def _ending(board: Board, run: Run) -> Ending:
+    return Ending(run.deadline.share(_FINAL_SHARE), board.outcome)
+
+
+async def _hand_over(
+    board: Board, request: ChatRequest, run: Run, pauses: Pauses
+) -> AsyncGenerator[Event]:
+    """Tell the client what all agents wait for; of a client that takes one call at a time, the first of them."""
+    waiting: dict[str, tuple[str, str]] = {}
+    shown: list[ToolCall] = []
+    for agent in board.waiting[:1] if one_at_a_time(request) else board.waiting:
+        for call in agent.pending:
+            id = pauses.call()
+            waiting[id] = (agent.id, call["id"])
+            shown.append(as_shown(call, id, len(shown)))
+    await _keep(board, request, run, pauses, waiting)
+    yield Delta("tool_calls", shown)
+    yield Finish("tool_calls")
+    yield Done(run.ledger.usage, board.outcome)
+
+
+async def _without_calls(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
+    """An answer of a model that calls tools though it was told not to."""
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Delta(kind="tool_calls"):
+                    continue
+                case Finish(reason="tool_calls"):
+                    yield Finish("stop", event.choice)
+                case _:
+                    yield event
+
+
+async def _keeping(
+    events: AsyncGenerator[Event],
+    agent: Agent,
+    board: Board,
+    request: ChatRequest,
+    run: Run,
+    pauses: Pauses,
+) -> AsyncGenerator[Event]:
+    """The final model's answer on its way out. If it calls tools, the run is kept before the client can answer."""
+    calls, said = Outgoing(pauses), ""
+    async with aclosing(events):
+        async for event in events:
+            match event:
+                case Delta(kind="tool_calls"):
+                    yield calls.rewrite(event)
+                    continue
+                case Delta(kind="content"):
+                    said += event.value
+                case Finish() if calls.ids:
+                    agent.pending = calls.calls
+                    agent.history.append(as_said(said or None, agent.pending))
+                    board.agents[FINAL] = agent
+                    owners = [(FINAL, call["id"]) for call in agent.pending]
+                    waiting = dict(zip(calls.ids, owners, strict=True))
+                    await _keep(board, request, run, pauses, waiting)
+                    event = Finish("tool_calls", event.choice)
+            yield event
+
+
+async def _keep(
+    board: Board,
+    request: ChatRequest,
+    run: Run,
+    pauses: Pauses,
+    waiting: Mapping[str, tuple[str, str]],
+) -> None:
+    board.calls += run.ledger.calls
+    run.trace.note(f"the run waits for {len(waiting)} calls of the client's tools")
+    await pauses.keep(msgspec.json.encode(Saved.of(board, request, run.fence, waiting)))
 
 
 def _named(plan: Planned, names: Mapping[str, str]) -> list[Step]:

@@ -47,6 +47,10 @@ class Identity(Setting):
         description="namespace:key of Envoy's dynamic metadata, such as envoy.filters.http.jwt_authn:sub",
     )
 
+    @property
+    def namespace(self) -> str | None:
+        return self.metadata.partition(":")[0] if self.metadata is not None else None
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if sum(each is not None for each in (self.header, self.attribute, self.metadata)) != 1:

@@ -1,0 +1,104 @@
+"""The client's tools, as agents call them: whose call is whose, and what is said of them upstream and to the client."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from looper.chat import ChatRequest, Completion, Reply
+from looper.deltas import merge_tool_call
+from looper.events import Delta
+from looper.run import Pauses
+
+ToolCall = dict[str, Any]
+
+
+def calls_of(completion: Completion) -> list[ToolCall]:
+    """The calls that an answer makes, each with an id that no other one has."""
+    reply = completion.choices[0].message or Reply()
+    return with_ids(reply.tool_calls or [])
+
+
+def with_ids(calls: Iterable[ToolCall]) -> list[ToolCall]:
+    """Calls whose ids can be told apart, whatever their backend sends."""
+    seen: set[str] = set()
+    known: list[ToolCall] = []
+    for call in calls:
+        id = call.get("id")
+        if not isinstance(id, str) or not id or id in seen:
+            id = f"call_{secrets.token_hex(12)}"
+        seen.add(id)
+        function = call.get("function") or {}
+        known.append(
+            {**call, "id": id, "type": call.get("type") or "function", "function": function}
+        )
+    return known
+
+
+def as_said(content: str | None, calls: Sequence[ToolCall]) -> msgspec.Raw:
+    """The message with which a model called tools, for its own history."""
+    message = {"role": "assistant", "content": content, "tool_calls": calls}
+    return msgspec.Raw(msgspec.json.encode(message))
+
+
+def as_shown(call: ToolCall, id: str, index: int) -> ToolCall:
+    """A call as the client sees it: under an id of ours, with nothing of a vendor's in it."""
+    function = call["function"]
+    return {
+        "index": index,
+        "id": id,
+        "type": "function",
+        "function": {
+            "name": function.get("name") or "",
+            "arguments": function.get("arguments") or "",
+        },
+    }
+
+
+class Outgoing:
+    """The calls of an answer on its way out: the client gets ids of ours as they come, the model's own stay here."""
+
+    def __init__(self, pauses: Pauses) -> None:
+        self._pauses = pauses
+        self._calls: dict[int, ToolCall] = {}
+        self.ids: list[str] = []
+
+    def rewrite(self, delta: Delta) -> Delta:
+        return Delta("tool_calls", [self._call(call) for call in delta.value], delta.choice)
+
+    def _call(self, call: Mapping[str, Any]) -> ToolCall:
+        index = call.get("index", 0)
+        new = index not in self._calls
+        merge_tool_call(self._calls, call)
+        function = call.get("function") or {}
+        said = {name: function[name] for name in ("name", "arguments") if function.get(name)}
+        if not new:
+            return {"index": index, "function": said}
+        self.ids.append(self._pauses.call())
+        return {"index": index, "id": self.ids[-1], "type": "function", "function": said}
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """What has been called, in the order of `ids`."""
+        return with_ids(self._calls.values())
+
+
+def relaxed(request: ChatRequest) -> dict[str, bytes]:
+    """What changes in a request whose tools have answered: a call that was wanted once is not wanted for ever."""
+    choice = request.members.get("tool_choice")
+    if choice is None:
+        return {}
+    match msgspec.json.decode(choice):
+        case "required" | {"type": "function" | "custom"}:
+            return {"tool_choice": b'"auto"'}
+        case {"type": "allowed_tools", "allowed_tools": {"mode": "required"} as allowed}:
+            free = {"type": "allowed_tools", "allowed_tools": {**allowed, "mode": "auto"}}
+            return {"tool_choice": msgspec.json.encode(free)}
+        case _:
+            return {}
+
+
+def one_at_a_time(request: ChatRequest) -> bool:
+    """Whether the client takes no more than one call in a turn."""
+    return bytes(request.members.get("parallel_tool_calls", b"")) == b"false"
