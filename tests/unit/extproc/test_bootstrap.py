@@ -279,7 +279,7 @@ def test_processor_sees_what_goes_with_calls() -> None:
     filter_ = Rendered(config(more="forward_headers: [X-Tenant]")).filters("ingress")
     rules = filter_["looper.ext_proc"]["forward_rules"]["allowed_headers"]
     headers = {pattern["exact"] for pattern in rules["patterns"]}
-    assert headers == (NEEDED - set(FORWARDED)) | {"x-tenant"}
+    assert headers == (NEEDED - set(FORWARDED)) | {"x-request-id", "x-tenant"}
 
 
 def test_signals_have_what_they_ask_for_forwarded() -> None:
