@@ -58,6 +58,9 @@ def _check_decision(
     for below, name in rules.names(decision.when) if decision.when is not None else ():
         if problem := namespace.problem(name):
             yield ("when", *below), problem
+    for below, name in decision.projections():
+        if name not in namespace.projections:
+            yield below, unknown("projection", name, namespace.projections)
 
 
 def _check_public(config: Config) -> Iterator[tuple[YamlPath, str]]:

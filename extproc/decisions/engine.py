@@ -169,6 +169,8 @@ def reachable(recipe: Recipe) -> tuple[Decision, ...]:
 
 def needs(recipe: Recipe) -> tuple[Projections, frozenset[str]]:
     """The projections that decisions within reach hang on, and the signals that all of it hangs on."""
-    rules = (decision.when for decision in reachable(recipe) if decision.when is not None)
+    decisions = reachable(recipe)
+    rules = (decision.when for decision in decisions if decision.when is not None)
     used = [name for rule in rules for _, name in names(rule)]
+    used += [name for decision in decisions for _, name in decision.projections()]
     return Namespace(recipe.signals, recipe.projections).build(used)

@@ -19,6 +19,7 @@ from looper.cost import PlannedCall
 from looper.models import Model
 from looper.parameters import Parameters
 from looper.settings import Name, Setting, SomeTime
+from looper.weighing import Weighing
 
 OF_MODELS = frozenset(
     {"contract", "contract_prompt", "on_violation", "budget", "overload", "progress", "usage"}
@@ -135,6 +136,11 @@ class Decision(Setting):
             yield ("overload",), self.overload
         if self.tools is not None:
             yield ("tools", "bypass"), self.tools.bypass
+
+    def projections(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Every projection that the algorithm itself asks for, with its path below the decision."""
+        if isinstance(self.algorithm, Weighing) and self.algorithm.category is not None:
+            yield ("algorithm", "category"), self.algorithm.category
 
     def planned(self) -> tuple[PlannedCall, ...]:
         """The calls that a run may make, those included that mend an answer which breaks its contract."""

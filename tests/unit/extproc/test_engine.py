@@ -259,3 +259,11 @@ class TestFacts:
             "band.level": "high",
             "shape.task": "b",
         }
+
+
+async def test_a_projection_that_only_an_algorithm_asks_for_is_made() -> None:
+    """The category of a vote's weights need not stand in any rule."""
+    team = {"type": "ratings", "models": ["m", "n"], "category": "task"}
+    projections = {"task": {"type": "partition", "members": ["b"], "default": "chat"}}
+    asked = policy({"name": "all", "algorithm": team}, projections=projections)
+    assert (await asked.decide(subject_of(("user", "b")))).bands == {"task": "b"}
