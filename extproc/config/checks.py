@@ -37,11 +37,14 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
 def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
     namespace = Namespace(recipe.signals, recipe.projections)
     yield from namespace.problems()
+    for path, model in recipe.members():
+        if model not in models:
+            yield path, unknown("model", model, models)
     for index, decision in enumerate(recipe.decisions):
         if decision.name in (other.name for other in recipe.decisions[:index]):
             path = ("decisions", index, "name")
             yield path, f"the decision {decision.name!r} is named twice"
-        for below, text in _check_decision(decision, namespace, models):
+        for below, text in _check_decision(decision, namespace):
             yield ("decisions", index, *below), text
     if not recipe.decisions[-1].always:
         last = len(recipe.decisions) - 1
@@ -49,12 +52,7 @@ def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath,
         yield ("decisions", last), f"the last decision {unconditional}"
 
 
-def _check_decision(
-    decision: Decision, namespace: Namespace, models: list[str]
-) -> Iterator[tuple[YamlPath, str]]:
-    for below, model in decision.members():
-        if model not in models:
-            yield below, unknown("model", model, models)
+def _check_decision(decision: Decision, namespace: Namespace) -> Iterator[tuple[YamlPath, str]]:
     for below, name in rules.names(decision.when) if decision.when is not None else ():
         if problem := namespace.problem(name):
             yield ("when", *below), problem

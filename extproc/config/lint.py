@@ -16,7 +16,15 @@ def warnings(config: Config) -> list[str]:
                 f"recipes.{name}.{decision.name}: {text}" for text in over_budget(decision, models)
             ]
         found += [f"recipes.{name}.{each}: can never be reached" for each in _unreachable(recipe)]
+        found += [
+            f"recipes.{name}.allow_tags: no model has the tag {tag!r}"
+            for tag in sorted((recipe.allow_tags or frozenset()) - _tags(config))
+        ]
     return found
+
+
+def _tags(config: Config) -> frozenset[str]:
+    return frozenset(tag for model in config.models for tag in model.tags)
 
 
 def _unreachable(recipe: Recipe) -> list[str]:

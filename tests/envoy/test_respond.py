@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from looper.simulate import Status
 from looper.sse import DONE, EventReader
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import chat
@@ -135,3 +136,46 @@ def counted(series: dict[str, float]) -> list[float]:
         and 'algorithm="respond"' in name
         and 'code="403"' in name
     ]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def unsure() -> AsyncIterator[Stack]:
+    """Two recipes whose guard hangs on what a model says; they differ in what they do without its word."""
+    asked = {"type": "model", "model": "large", "labels": {"attack": "an attack"}}
+    change: dict[str, Any] = {
+        "recipes": {
+            name: {
+                "signals": {"attack": asked},
+                "decisions": [
+                    {
+                        "name": "guard",
+                        "when": "attack",
+                        "respond": {"status": 403, "message": "Not here."},
+                        "on_unknown": name,
+                    },
+                    {"name": "default", "algorithm": {"type": "single", "model": "small"}},
+                ],
+            }
+            for name in ("act", "skip")
+        },
+        "entrypoints": {"looper/act": "act", "looper/skip": "skip"},
+    }
+    async with run_stack(quick_models(), change) as stack:
+        yield stack
+
+
+@pytest.mark.parametrize(("name", "status"), [("act", 403), ("skip", 200)])
+async def test_a_guard_that_nobody_can_read_acts_or_not_as_it_says(
+    unsure: Stack, name: str, status: int
+) -> None:
+    """The model behind the signal is down: whether the request passes is the configuration's word."""
+    unsure.simulator.reset()
+    unsure.simulator.fault("large", Status(status=500))
+    async with unsure.session.post(
+        f"{unsure.base_url}/chat/completions", json={**chat("hi"), "model": f"looper/{name}"}
+    ) as response:
+        await response.read()
+
+    assert response.status == status
+    called = [call.model for call in unsure.simulator.calls]
+    assert ("small" in called) == (name == "skip")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from extproc.config import parse_config
+from extproc.config import parse_config, warnings
 from extproc.errors import ConfigError
 from extproc.protocol.actions import PassBody, Respond, Rewrite
 from extproc.protocol.events import BodyMode
@@ -206,6 +206,10 @@ class TestPublicModels:
 GUARD = "recipes.guarded.decisions[0]"
 ONLY = "recipes.plain.decisions[0]"
 NOT_ALLOWED = "the model 'small' has none of the tags that this recipe allows: us"
+ASKS = (
+    "  plain:\n",
+    "  plain:\n    signals: {asked: {type: model, model: smal, labels: {code: a program}}}\n",
+)
 US = ("  plain:\n", "  plain:\n    allow_tags: [us]\n")
 OPEN_IS_US = ("public: guarded, tags: [own]", "tags: [us]")
 ANSWERS = "{name: only, algorithm: {type: single, model: small}}"
@@ -272,6 +276,21 @@ WRONG = [
         id="tags-of-a-stand-in",
     ),
     pytest.param(
+        [ASKS],
+        "recipes.plain.signals.asked.model: unknown model 'smal': did you mean 'small'?",
+        id="model-of-a-signal",
+    ),
+    pytest.param(
+        [
+            US,
+            OPEN_IS_US,
+            answered_by("type: single, model: open"),
+            (ASKS[0], ASKS[1].replace("smal,", "small,")),
+        ],
+        f"recipes.plain.signals.asked.model: {NOT_ALLOWED}",
+        id="tags-of-a-signal",
+    ),
+    pytest.param(
         [US, OPEN_IS_US, answered_by("type: single, model: open", ", tools: {bypass: small}")],
         f"{ONLY}.tools.bypass: {NOT_ALLOWED}",
         id="tags-of-a-bypass",
@@ -310,6 +329,13 @@ class TestWrong:
     def test_one_of_several_tags_is_enough(self) -> None:
         """A recipe allows a model by any tag that both name."""
         assert runtime(("  plain:\n", "  plain:\n    allow_tags: [eu, us]\n"))
+
+    def test_a_tag_that_nobody_has_is_a_warning(self) -> None:
+        """It may be meant for models to come, or be misspelt."""
+        text = edited(("  plain:\n", "  plain:\n    allow_tags: [eu, ue]\n"))
+        assert warnings(parse_config(text, "f.yaml")) == [
+            "recipes.plain.allow_tags: no model has the tag 'ue'"
+        ]
 
     def test_without_guards_and_tags_any_recipe_may_stand_for_a_public_model(self) -> None:
         """Where nothing is kept from models, there is nothing to name."""
