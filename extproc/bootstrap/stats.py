@@ -30,7 +30,8 @@ _BUCKETS_MS = [
     120000,
     300000,
 ]
-_REPORTED = ("prompt_tokens", "completion_tokens", "calls", "cost_microusd")
+_REPORTED = ("prompt_tokens", "completion_tokens", "estimated_tokens", "calls", "cost_microusd")
+_CONFIDENCE = "confidence_permille"
 _PLAUSIBLE = 1e12
 """What is above this, or negative, is no usage: a counter never recovers from one such number."""
 
@@ -46,13 +47,17 @@ _DECIDED: Tags = {key: _known(key) for key in ("decision", "algorithm", "model")
 
 
 def config() -> metrics.StatsConfig:
-    """Buckets that fit the time a model takes."""
+    """Buckets that fit the time a model takes; those of confidence are tenths."""
     return metrics.StatsConfig(
         histogram_bucket_settings=[
             metrics.HistogramBucketSettings(
+                match=matcher.StringMatcher(prefix=f"{_INGRESS}.{_CONFIDENCE}"),
+                buckets=[100.0 * tenth for tenth in range(1, 11)],
+            ),
+            metrics.HistogramBucketSettings(
                 match=matcher.StringMatcher(prefix=_INGRESS),
                 buckets=[float(bucket) for bucket in _BUCKETS_MS],
-            )
+            ),
         ]
     )
 
@@ -74,9 +79,21 @@ def ingress(config: Config) -> list[accesslog.AccessLog]:
     return [
         _logger("requests", requests),
         *(_logger(key, _sum(key), _is_reported(key)) for key in reported),
+        _confidence(),
         *(_projection(key, name) for key, name in _projections(config)),
         *(_shadow(name) for name in _shadows(config)),
     ]
+
+
+def _confidence() -> accesslog.AccessLog:
+    """How sure teams are of their answers, where they can say."""
+    histogram = stats.ConfigHistogram(
+        stat=_stat(_CONFIDENCE, {"decision": _known("decision")}), value_format=_known(_CONFIDENCE)
+    )
+    of_teams = stats.Config(
+        stats_scope=_scope(_INGRESS, counters=1, histograms=500), histograms=[histogram]
+    )
+    return _logger(_CONFIDENCE, of_teams, _is_reported(_CONFIDENCE))
 
 
 def _projections(config: Config) -> list[tuple[str, str]]:

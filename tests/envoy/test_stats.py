@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from looper.simulate import UsageHabit
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, chat
 from tests.fakes.stack import Stack, run_stack
@@ -79,6 +80,41 @@ async def test_each_call_is_counted_by_model_and_role(stack: Stack) -> None:
     await stack.until_series(
         lambda now: all(calls(now, *each) == calls(before, *each) + 1 for each in expected)
     )
+
+
+CERTAIN = {
+    "decisions": [
+        {
+            "name": "vote",
+            "algorithm": {"type": "ratings", "models": ["small", "other", "third"]},
+            "contract": {"type": "choice", "values": ["yes", "no"]},
+        }
+    ]
+}
+
+
+async def test_how_sure_a_team_was_and_what_was_estimated_are_counted() -> None:
+    """The confidence of a vote is observed once; tokens that no backend reported are counted as estimates."""
+    async with run_stack(quick_models(), {"recipes": {"general": CERTAIN}}) as stack:
+        for name in ("small", "other", "third"):
+            stack.simulator.script(name, "Answer: yes")
+            stack.simulator.fault(name, UsageHabit(kind="missing"))
+        async with stack.session.post(
+            f"{stack.base_url}/chat/completions", json=chat("Is it?", stop=None)
+        ) as response:
+            answer = await response.json()
+            assert response.status == 200, answer
+
+        name = "envoy_looper_confidence_permille"
+        series = await stack.until_series(
+            lambda now: count(now, f"{name}_count", decision="vote") == 1
+        )
+
+        assert 0 < count(series, f"{name}_sum", decision="vote") <= 1000
+        told = answer["usage"]["looper"]["estimated_tokens"]
+        estimated = count(series, "envoy_looper_estimated_tokens_total", decision="vote")
+        assert estimated == told > 0
+        assert count(series, "envoy_looper_calls_total", decision="vote") == stack.simulator.count()
 
 
 POLICY = {
