@@ -160,28 +160,36 @@ async def test_streamed_and_unstreamed_say_the_same(team: Team, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "code"),
     [
-        pytest.param(Status(status=500), id="500"),
-        pytest.param(Status(status=429), id="429"),
-        pytest.param(Status(status=400), id="400"),
-        pytest.param(Status(status=401), id="401"),
-        pytest.param(Reset(), id="reset"),
-        pytest.param(Hang(), id="hang"),
+        pytest.param(Status(status=500), "upstream_failed", id="500"),
+        pytest.param(Status(status=429, retry_after=7), "rate_limited", id="429"),
+        pytest.param(Status(status=400), "invalid_request", id="400"),
+        pytest.param(
+            Status(status=400, code="context_length_exceeded"), "context_length_exceeded", id="long"
+        ),
+        pytest.param(Status(status=403, code="content_filter"), "content_filter", id="filtered"),
+        pytest.param(
+            Status(status=422, code="unsupported_value"), "unsupported_by_model", id="unsupported"
+        ),
+        pytest.param(Status(status=401), "upstream_misconfigured", id="401"),
+        pytest.param(Reset(), "upstream_failed", id="reset"),
+        pytest.param(Hang(), "deadline_exceeded", id="hang"),
     ],
 )
 @pytest.mark.parametrize("kind", LOOPS)
 async def test_when_everything_fails_the_error_is_typed(
-    team: Team, kind: str, fault: AnyFault
+    team: Team, kind: str, fault: AnyFault, code: str
 ) -> None:
-    """When every model fails, the run raises one of our errors, with nothing of an upstream's words in it."""
+    """When every model fails in the same way, the error says in which, with nothing of an upstream's words in it."""
     for name in team.simulator.models:
         team.simulator.fault(name, fault)
 
     with pytest.raises(LooperError) as caught:
         await play(kind, team, deadline=0.5)
 
-    assert caught.value.status >= 400
+    assert caught.value.code == code
+    assert caught.value.retry_after == (7 if code == "rate_limited" else None)
     assert "simulated" not in caught.value.message
 
 

@@ -210,6 +210,19 @@ async def test_when_nobody_answers_the_client_gets_the_right_error(
     assert "exchange.crashed" not in log
 
 
+async def test_members_that_refuse_for_different_reasons_are_one_error(stack: Stack) -> None:
+    """No reason is true of all of them, so none is told."""
+    codes = ("context_length_exceeded", "content_filter", "unsupported_value")
+    for name, code in zip(PANEL, codes, strict=True):
+        stack.simulator.fault(name, Status(status=400, code=code))
+
+    status, headers, answer = await ask(stack)
+
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert not [code for code in codes if code in json.dumps(answer)]
+    assert headers["x-should-retry"] == "false"
+
+
 async def test_a_final_stage_that_fails_is_replaced_by_the_panels_best(stack: Stack) -> None:
     """When the final model is down, the panel was not paid for in vain: its best answer is published."""
     stack.simulator.script("large", '{"winner": 1}', Status(status=500))

@@ -1,4 +1,8 @@
+from random import Random
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from looper.calls import CallFailed, Failure, Result, State, nothing_said
 from looper.chat import Choice
@@ -122,6 +126,40 @@ def test_retry_after_is_the_smallest_within_reason(after: list[int | None], seco
 def test_retry_after_lets_as_many_answer_as_it_takes(quorum: int, seconds: int) -> None:
     error = why_no_answer([refused(429, each) for each in (5, 9, 3)], quorum=quorum)
     assert error.retry_after == seconds
+
+
+outcomes = st.one_of(
+    st.builds(
+        refused,
+        st.sampled_from([400, 401, 403, 404, 413, 418, 422, 429, 500, 503]),
+        st.none() | st.integers(0, 10**6),
+        st.sampled_from([b"", b"was flagged", b"unsupported", b"context length is"]),
+    ),
+    st.sampled_from([TIMEOUT, BUDGET, CONNECT, BROKEN, UNUSABLE, UNSAID, NO_VISION, NO_WINDOW]),
+    st.sampled_from([NOT_STARTED, CANCELLED, LATE, UNAFFORDABLE, result("ok")]),
+)
+TOLD = {
+    *("context_length_exceeded", "content_filter", "unsupported_by_model", "invalid_request"),
+    *("upstream_failed", "upstream_misconfigured", "rate_limited", "budget_exhausted"),
+    "deadline_exceeded",
+}
+
+
+@given(st.lists(outcomes, max_size=6), st.integers(1, 6), st.randoms())
+def test_whatever_went_wrong_is_told_in_a_word_of_ours(
+    ends: list[Result | CallFailed], quorum: int, random: Random
+) -> None:
+    """The same one for the same ends in any order; and who is told to come back is told when."""
+    error = why_no_answer(ends, quorum=quorum)
+    assert error.code in TOLD
+    assert (error.retry_after is not None) == (error.code == "rate_limited")
+    assert error.retry_after is None or 1 <= error.retry_after <= 60
+    again = why_no_answer(random.sample(ends, len(ends)), quorum=quorum)
+    assert (again.code, again.message, again.retry_after) == (
+        error.code,
+        error.message,
+        error.retry_after,
+    )
 
 
 def test_only_rate_limits_say_when_to_come_back() -> None:
