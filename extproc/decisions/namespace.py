@@ -152,7 +152,8 @@ class Namespace:
                     (part, weight.weight, self._part(part, weight))
                     for part, weight in config.weights.items()
                 ]
-                return Score(name, config, parts)
+                truths = [(band, f"{name}.{band}") for band, _ in config.bounds]
+                return Score(name, config, parts, config.bounds, truths)
 
     def _part(self, name: str, weight: Weight) -> Part:
         if self._is_score(name):

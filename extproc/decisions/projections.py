@@ -239,21 +239,22 @@ class Score:
     name: str
     config: ScoreConfig
     parts: Sequence[tuple[str, float, Part]]
+    bounds: Sequence[tuple[str, float]]
+    truths: Sequence[tuple[str, str]]
 
     def add_to(self, facts: Facts) -> None:
         contributions = {name: _weighed(part(facts), weight) for name, weight, part in self.parts}
         level = self._level(contributions)
         facts.levels[self.name] = level
-        for band, _ in self.config.bounds:
-            known = None if level.band is None else band == level.band
-            facts.truths[f"{self.name}.{band}"] = known
+        for band, name in self.truths:
+            facts.truths[name] = None if level.band is None else band == level.band
 
     def _level(self, contributions: Mapping[str, float | None]) -> Level:
         known = [each for each in contributions.values() if each is not None]
         if len(known) < len(contributions) and self.config.missing == "unknown":
             return Level(None, None, contributions)
         value = min(1.0, max(0.0, round(math.fsum(known), _DIGITS)))
-        return Level(value, band_of(value, self.config.bounds), contributions)
+        return Level(value, band_of(value, self.bounds), contributions)
 
 
 def _weighed(value: float | None, weight: float) -> float | None:

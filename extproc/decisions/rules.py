@@ -59,14 +59,24 @@ def holds(rule: AnyRule, truths: Truths) -> bool | None:
         case str():
             return truths.get(rule)
         case All():
-            values = [holds(part, truths) for part in rule.all]
-            return False if False in values else None if None in values else True
+            return _first(rule.all, False, truths)
         case Any_():
-            values = [holds(part, truths) for part in rule.any]
-            return True if True in values else None if None in values else False
+            return _first(rule.any, True, truths)
         case Not():
             value = holds(rule.not_, truths)
             return None if value is None else not value
+
+
+def _first(rules: tuple[AnyRule, ...], settles: bool, truths: Truths) -> bool | None:
+    """What settles the matter, as soon as a rule says it; else whether all of them are known to say the opposite."""
+    rest: bool | None = not settles
+    for rule in rules:
+        held = holds(rule, truths)
+        if held is settles:
+            return held
+        if held is None:
+            rest = None
+    return rest
 
 
 def names(

@@ -12,8 +12,8 @@ from tests.fakes.envoy import free_port
 ROUTED = "small"
 """The model that every routed request ends at."""
 
-AUTO, TWELVE, FUSION, STREAM, SLOW = (
-    f"looper/{name}" for name in ("auto", "twelve", "fusion", "stream", "slow")
+AUTO, TWELVE, SHIPPED, FUSION, STREAM, SLOW = (
+    f"looper/{name}" for name in ("auto", "twelve", "shipped", "fusion", "stream", "slow")
 )
 PANEL = 4
 _DEMO = Path(__file__).parents[2] / "extproc" / "demo.yaml"
@@ -44,13 +44,19 @@ def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:
         "recipes": {
             **demo["recipes"],
             "twelve": _twelve(),
+            "shipped": {
+                "include": "general",
+                "models": {"cheap": ROUTED, "mid": "other", "strong": "large"},
+            },
             "fusion": _fusion("stage"),
             "stream": _fusion("live"),
             "slow": _fusion("slow"),
         },
         "entrypoints": {
             AUTO: demo["entrypoints"]["looper/auto"],
-            **{f"looper/{name}": name for name in ("twelve", "fusion", "stream", "slow")},
+            **{
+                f"looper/{name}": name for name in ("twelve", "shipped", "fusion", "stream", "slow")
+            },
         },
     }
 
