@@ -33,14 +33,18 @@ def weigh(text: str) -> float:
     characters are three bytes of UTF-8 (Chinese, Japanese, Thai, Hindi); an emoji is about two tokens. Of a text of
     more than a million characters, stretches from all over it are looked at.
     """
+    if text.isascii():  # which a string knows of itself
+        return len(text) / 4
     if len(text) > _LONG:
         return weigh(_sampled(text)) * len(text) / (_STRETCHES * _STRETCH)
-    ascii_ = len(text.encode("ascii", "ignore"))
-    four = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text)
-    rest = len(text) - ascii_ - four
-    three = len(text.encode("utf-8", "surrogatepass")) - ascii_ - 4 * four - 2 * rest
-    two = rest - three
+    data = text.encode("utf-8", "surrogatepass")
+    two, three, four = (len(data) - len(data.translate(None, first)) for first in _FIRST_BYTES)
+    ascii_ = len(text) - two - three - four
     return ascii_ / 4 + two / 2 + three + 2 * four
+
+
+_FIRST_BYTES = (bytes(range(0xC0, 0xE0)), bytes(range(0xE0, 0xF0)), bytes(range(0xF0, 0x100)))
+"""What characters of two, three and four bytes of UTF-8 begin with."""
 
 
 def _sampled(text: str) -> str:
