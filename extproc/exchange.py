@@ -10,6 +10,7 @@ import structlog
 
 from extproc import headers as names
 from extproc.decisions.canned import Canned
+from extproc.decisions.destination import destination, takes
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
@@ -37,7 +38,7 @@ from extproc.protocol.events import (
 )
 from extproc.reply import Answering, Reply, error_reply, reply_for, said_of
 from extproc.respond import respond
-from extproc.routing import first_that_takes, takes, written_for
+from extproc.routing import written_for
 from extproc.runtime import Runtime
 from extproc.signals import Subject
 from extproc.states import identity
@@ -207,12 +208,9 @@ class Exchange:
         match decision.action:
             case Canned() as canned:
                 await self._say(canned, request, facts)
-            case _ if decision.tools is not None and request.has_tools:
-                model = first_that_takes(request, [decision.tools.bypass], self._runtime.models)
-                await self._route(request, model, {**facts, "outcome": "bypass"}, decision)
-            case SingleConfig() as single if decision.is_routed:
-                model = first_that_takes(request, single.ranked(request), self._runtime.models)
-                await self._route(request, model, facts, decision)
+            case _ if model := destination(decision, request, self._runtime.models):
+                outcome = {"outcome": "bypass"} if decision.bypasses(request) else {}
+                await self._route(request, model, {**facts, **outcome}, decision)
             case _:
                 pattern = self._runtime.pattern(decided.recipe, decision.name)
                 work = Work(decided.recipe, decision, facts, decided.bands, pattern)

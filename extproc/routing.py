@@ -1,55 +1,18 @@
-"""How a request is written that Envoy routes to one model: whose it is, and what is said there by another name."""
+"""How a request is written that Envoy routes to one model: what is said there by another name, or not at all."""
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 import msgspec
 
-from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Request
 from looper.dialects import Dialect
 from looper.drafts import LIMITS, can_say_effort, say_effort
-from looper.failures import why_no_answer
 from looper.messages import map_ids
 from looper.models import Model
 
-_MOST_TOKENS_PER_BYTE = 0.5
-"""Of all texts, emoji have the most: two in four bytes."""
-
 _EFFORT = ("reasoning_effort", "chat_template_kwargs", "thinking")
 """Members in which one dialect or another says how much to think."""
-
-
-def takes(request: ChatRequest, model: Model) -> bool:
-    """Whether a model can take a request, as far as is known."""
-    return _lacks(request, model) is None
-
-
-def first_that_takes(
-    request: ChatRequest, names: Iterable[str], models: Mapping[str, Model]
-) -> Model:
-    """The first of the models that can take a request. Raises the client's error if none can."""
-    failures: list[CallFailed] = []
-    for name in names:
-        if (lacks := _lacks(request, models[name])) is None:
-            return models[name]
-        failures.append(CallFailed(Failure.UNSUITABLE, reason=lacks, attempts=0))
-    raise why_no_answer(failures)
-
-
-def _lacks(request: ChatRequest, model: Model) -> str | None:
-    if model.capabilities is None and model.context_window is None:
-        return None
-    return model.lacks(request.needs, _length(request, model))
-
-
-def _length(request: ChatRequest, model: Model) -> int:
-    """The request's tokens, estimated only if they might be too many for the model."""
-    window = model.context_window
-    least = len(request.body) * _MOST_TOKENS_PER_BYTE
-    if window is None or ("vision" not in request.needs and least < window // 2):
-        return 0
-    return request.prompt_tokens
 
 
 def written_for(

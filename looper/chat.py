@@ -120,6 +120,13 @@ class ChatRequest(Request):
             raise InvalidField("`messages` is empty.", param="messages")
         return messages
 
+    def changed(self, changes: Mapping[str, bytes]) -> Self:
+        """The request with other values for some members; whatever is added to it, it is the same conversation."""
+        changed = super().changed(changes)
+        if "messages" in changes:
+            changed.fingerprint = self.fingerprint
+        return changed
+
     @cached_property
     def text(self) -> str:
         """What the user wrote, over all turns."""

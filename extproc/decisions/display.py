@@ -107,8 +107,11 @@ def _rule(found: RuleFound) -> Tree:
 def _action(action: Action) -> Text:
     line = Text("→ ", style="bold green").append(action.decision, style="bold green")
     line.append(f": {action.algorithm}", style="default")
+    if action.status is not None:
+        return line.append(f", {action.status}: {action.message}", style="default")
     if action.models:
-        line.append(f" of {', '.join(action.models)}", style="default")
+        how = "routed to" if action.routed else "of"
+        line.append(f" {how} {', '.join(action.models)}", style="default")
     most = []
     if action.calls is not None:
         most.append(f"{action.calls} calls")

@@ -9,13 +9,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from extproc.decisions.destination import destination
 from extproc.decisions.engine import Decided, Policy, fires
 from extproc.decisions.projections import Partition, Score
 from extproc.decisions.recipe import Decision
 from extproc.decisions.rules import All, Any_, AnyRule, Not, Truths, holds
 from extproc.signals import Egress, LocalSignal, Reading, RemoteSignal, Subject
 from extproc.signals.read import Signals
+from looper.chat import ChatRequest
 from looper.cost import usd, worst_case
+from looper.errors import LooperError
 from looper.models import Model
 
 
@@ -86,11 +89,18 @@ class DecisionFound:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What the decision does, and the most that it may take, for this request's size. None is boundless."""
+    """What the decision does, and the most that it may take, for this request's size. None is boundless.
+
+    `status` and `message` are of an answer without any model: one that stands in the configuration, or an error. If the
+    request is `routed`, there is one model.
+    """
 
     decision: str
     algorithm: str
     models: tuple[str, ...]
+    routed: bool
+    status: int | None
+    message: str | None
     calls: int | None
     tokens: int | None
     cost_usd: str | None
@@ -210,14 +220,32 @@ def _action(decision: Decision, subject: Subject, models: Mapping[str, Model]) -
     plan = decision.planned()
     worst = worst_case(plan, models, prompt_tokens=subject.tokens)
     priced = worst.microusd is not None and not worst.unpriced
+    routed, answer = _fate(decision, subject.request, models)
+    names = (name for _, name in decision.members()) if routed is None else (routed,)
     return Action(
         decision=decision.name,
         algorithm=decision.label,
-        models=tuple(dict.fromkeys(name for _, name in decision.members())),
+        models=() if answer is not None else tuple(dict.fromkeys(names)),
+        routed=routed is not None,
+        status=None if answer is None else answer[0],
+        message=None if answer is None else answer[1],
         calls=worst.calls,
         tokens=worst.tokens,
         cost_usd=f"{usd(worst.microusd):f}" if priced and worst.microusd is not None else None,
     )
+
+
+def _fate(
+    decision: Decision, request: ChatRequest, models: Mapping[str, Model]
+) -> tuple[str | None, tuple[int, str] | None]:
+    """The model that it is routed to, or the answer that it gets from none, with its status."""
+    if decision.respond is not None:
+        return None, (decision.respond.status, decision.respond.message)
+    try:
+        model = destination(decision, decision.parameters.applied(request), models)
+    except LooperError as error:
+        return None, (error.status, error.message)
+    return (None if model is None else model.name), None
 
 
 # Signals that are read as ever, and timed.

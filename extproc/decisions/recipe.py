@@ -14,6 +14,7 @@ from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig, is_routed
 from looper.budget import Budget
+from looper.chat import ChatRequest
 from looper.contract import ContractConfig, OnViolation
 from looper.cost import PlannedCall
 from looper.models import Model
@@ -122,6 +123,10 @@ class Decision(Setting):
     def is_routed(self) -> bool:
         """Whether Envoy routes the request by itself: one model, nobody to take its place, and nothing to check."""
         return self.algorithm is not None and is_routed(self.algorithm) and self.contract is None
+
+    def bypasses(self, request: ChatRequest) -> bool:
+        """Whether one model answers in the algorithm's place, as tools are in play."""
+        return self.tools is not None and request.has_tools
 
     @property
     def loop(self) -> AlgorithmConfig | None:

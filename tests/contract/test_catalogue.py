@@ -74,3 +74,27 @@ def test_the_readmes_configuration_loads() -> None:
     block = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)
     assert block is not None
     assert parse_config(block[1], "README.md").entrypoints == {"looper/auto": "general"}
+
+
+def words(value: Any) -> set[str]:
+    """Every text in a tree of YAML."""
+    match value:
+        case dict():
+            return {word for each in value.values() for word in words(each)}
+        case list():
+            return {word for each in value for word in words(each)}
+        case _:
+            return {str(value)}
+
+
+@pytest.mark.parametrize("kind", sorted(kinds(AlgorithmConfig)))
+def test_every_algorithm_names_all_of_its_models(kind: str) -> None:
+    """A data policy is held against what an algorithm says its members are, so that none may be missing."""
+    text = sections(ALGORITHMS)[kind]
+    for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL):
+        written = yaml.safe_load(block)
+        if not isinstance(written, dict) or "algorithm" not in written:
+            continue
+        config = TypeAdapter[Any](AlgorithmConfig).validate_python(written["algorithm"])
+        named = words(written["algorithm"]) & {"small", "other", "third", "large"}
+        assert {name for _, name in config.members()} == named

@@ -131,6 +131,51 @@ class TestExplain:
         assert action.cost_usd is not None
         assert float(action.cost_usd) > 0
 
+    @pytest.mark.parametrize(
+        ("action", "expected"),
+        [
+            pytest.param(
+                "algorithm: {type: single, models: [{model: small, weight: 0}, {model: large}]}",
+                ((("large",), True), None),
+                id="share",
+            ),
+            pytest.param(
+                "algorithm: {type: single, model: small, fallbacks: [large]}",
+                ((("small", "large"), False), None),
+                id="fallbacks",
+            ),
+            pytest.param(
+                "respond: {status: 403, message: Not here.}",
+                (((), False), (403, "Not here.")),
+                id="respond",
+            ),
+            pytest.param(
+                "algorithm: {type: single, model: large}, parameters: {system_prompt: {text: 'word word word'}}",
+                ((("large",), True), None),
+                id="parameters",
+            ),
+        ],
+    )
+    async def test_it_says_what_that_comes_to_for_this_request(
+        self, action: str, expected: tuple[Any, Any]
+    ) -> None:
+        """Which model it is routed to, or what is answered without one."""
+        default = "{name: default, algorithm: {type: single, model: small}}"
+        assert default in CONFIG
+        config = parse_config(CONFIG.replace(default, f"{{name: default, {action}}}"), "f.yaml")
+        does = (await found(config, "hi")).action
+        says = None if does.status is None else (does.status, does.message)
+        assert ((does.models, does.routed), says) == expected
+
+    async def test_it_says_why_nobody_can_answer(self, config: Config) -> None:
+        """The error that a client would get is part of what is explained."""
+        text = CONFIG.replace(
+            '{name: small, url: "http://s/v1",',
+            '{name: small, url: "http://s/v1", context_window: 300,',
+        )
+        action = (await found(parse_config(text, "f.yaml"), "word " * 500)).action
+        assert (action.status, action.models) == (400, ())
+
     async def test_a_signal_without_a_reading_is_unknown(self, config: Config) -> None:
         """And so is what hangs on it."""
 
@@ -181,7 +226,7 @@ class TestExplain:
         for text in (
             *("code", "hits 'prove'", "task = proof", "level = 0.5", "+0.5  proof", "0.2 above"),
             *("0.1 below", "trial  watches", "panel  does not hold", "✗ level.hard"),
-            "→ medium: single of large",
+            "→ medium: single routed to large",
         ):
             assert text in tree
 

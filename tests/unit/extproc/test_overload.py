@@ -123,6 +123,18 @@ class TestStandIn:
         assert (metadata["model"], metadata["outcome"]) == ("small", "overload")
 
     @timeless
+    async def test_is_not_asked_for_what_it_cannot_do(self) -> None:
+        """A stand-in that is known to refuse the request is none."""
+        tools = [{"type": "function", "function": {"name": "f"}}]
+        blind = "  - {name: blind, url: http://b/v1, capabilities: []}\nrecipes:"
+        traffic = Traffic(config(overload="blind").replace("recipes:", blind, 1))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(traffic.ask())
+            await asyncio.sleep(1)
+            assert isinstance(last(await traffic.ask()), Rewrite)
+            assert (await traffic.ask(tools=tools)).respond.status == 503
+
+    @timeless
     async def test_is_not_asked_below_the_limit(self) -> None:
         """A team answers as long as there is room for it."""
         traffic = Traffic(config(max_runs=2, overload="large"))

@@ -1,13 +1,12 @@
-"""How a request is written that Envoy routes, and which model gets it."""
+"""How a request is written that Envoy routes."""
 
 import json
 from typing import Any
 
 import pytest
 
-from extproc.routing import first_that_takes, takes, written_for
+from extproc.routing import written_for
 from looper.chat import ChatRequest, Request
-from looper.errors import LooperError
 from tests.fakes.models import model
 
 BODY: dict[str, Any] = {"model": "looper/auto", "messages": [{"role": "user", "content": "hi"}]}
@@ -89,75 +88,3 @@ class TestDialects:
         data = b'{"model": "looper/auto", "input": "x", "max_completion_tokens": 1}'
         body = written_for(model("m", dialect="vllm"), Request.parse(data), {})
         assert body == data.replace(b"looper/auto", b"m")
-
-
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 4000}}
-SEES = [{"role": "user", "content": [IMAGE]}]
-TOOL = {"type": "function", "function": {"name": "f"}}
-
-
-class TestWhoTakesIt:
-    @pytest.mark.parametrize(
-        ("settings", "members", "expected"),
-        [
-            pytest.param({}, {"messages": SEES, "tools": [TOOL]}, True, id="nothing-known"),
-            pytest.param({"capabilities": []}, {}, True, id="nothing-needed"),
-            pytest.param({"capabilities": ["tools"]}, {"tools": [TOOL]}, True, id="tools"),
-            pytest.param({"capabilities": ["vision"]}, {"tools": [TOOL]}, False, id="no-tools"),
-            pytest.param({"capabilities": ["tools"]}, {"messages": SEES}, False, id="no-vision"),
-            pytest.param(
-                {"capabilities": ["tools"]},
-                {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
-                False,
-                id="no-schema",
-            ),
-            pytest.param(
-                {"context_window": 1000},
-                {"messages": [{"role": "user", "content": "word " * 500}]},
-                True,
-                id="short-enough",
-            ),
-            pytest.param(
-                {"context_window": 1000},
-                {"messages": [{"role": "user", "content": "word " * 800}]},
-                False,
-                id="too-long",
-            ),
-            pytest.param(
-                {"context_window": 1000},
-                {"messages": [{"role": "user", "content": "\U0001f680" * 390}]},
-                False,
-                id="too-many-emoji",
-            ),
-        ],
-    )
-    def test_follows_from_what_is_known_of_the_model(
-        self, settings: dict[str, Any], members: dict[str, Any], expected: bool
-    ) -> None:
-        """A model is not asked for what it is known not to do."""
-        assert takes(request(**members), model("m", **settings)) is expected
-
-    def test_is_the_first_that_can(self) -> None:
-        """The others are passed over without a call."""
-        models = {name: model(name, capabilities=able) for name, able in ABLE.items()}
-        asked = request(tools=[TOOL])
-        assert first_that_takes(asked, ["blind", "able", "too"], models).name == "able"
-
-    @pytest.mark.parametrize(
-        ("settings", "code"),
-        [
-            ({"capabilities": []}, "unsupported_by_model"),
-            ({"context_window": 1000}, "context_length_exceeded"),
-        ],
-    )
-    def test_is_nobody_then_the_client_is_told_why(
-        self, settings: dict[str, Any], code: str
-    ) -> None:
-        """Nobody who can is the client's mistake, and says which."""
-        asked = request(tools=[TOOL], messages=[{"role": "user", "content": "word " * 2000}])
-        with pytest.raises(LooperError) as caught:
-            first_that_takes(asked, ["m"], {"m": model("m", **settings)})
-        assert (caught.value.status, caught.value.code) == (400, code)
-
-
-ABLE = {"blind": ["vision"], "able": ["tools"], "too": ["tools"]}

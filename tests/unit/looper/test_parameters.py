@@ -175,6 +175,15 @@ class TestSystemPrompt:
 
 
 class TestAsAWhole:
+    @pytest.mark.parametrize("mode", ["insert", "append", "replace"])
+    def test_it_is_still_the_same_conversation(self, mode: str) -> None:
+        """What an operator adds to all of them must not move them from model to model."""
+        settings = {"system_prompt": {"text": "Ours.", "mode": mode}, "temperature": {"set": 0}}
+        before = request([SYSTEM, USER])
+        after = Parameters.model_validate(settings).applied(before)
+        assert after.fingerprint == before.fingerprint
+        assert after.fingerprint != request([SYSTEM]).fingerprint
+
     def test_nothing_to_change_is_the_very_same_request(self) -> None:
         """Nothing is parsed twice for nothing."""
         same = request(max_tokens=5, temperature=0.1)
