@@ -133,7 +133,8 @@ async def _explain(request: web.Request) -> web.Response:
         except ProtocolError:
             return _json({"error": "unknown recipe"}, 404)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        return _json(await explain(policy, Subject(asked, headers), runtime.models))
+        subject = Subject(asked, headers, correction=runtime.process.correction.factor)
+        return _json(await explain(policy, subject, runtime.models))
 
 
 async def _read(request: web.Request, limit: int) -> bytes:

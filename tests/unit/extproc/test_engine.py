@@ -3,8 +3,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from extproc.decisions.engine import Policy
+from extproc.decisions.engine import Policy, fires
 from extproc.decisions.recipe import Recipe
 from extproc.signals import LocalSignal, Reading, Subject
 from extproc.signals.read import Question, Signals
@@ -267,3 +269,52 @@ async def test_a_projection_that_only_an_algorithm_asks_for_is_made() -> None:
     projections = {"task": {"type": "partition", "members": ["b"], "default": "chat"}}
     asked = policy({"name": "all", "algorithm": team}, projections=projections)
     assert (await asked.decide(subject_of(("user", "b")))).bands == {"task": "b"}
+
+
+@st.composite
+def policies(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Decisions of any priority, on trial or not, that hang on any of three signals."""
+    rules = st.sampled_from(["a", "b", "c", {"not": "a"}, {"all": ["a", "b"]}, {"any": ["b", "c"]}])
+    settings = st.fixed_dictionaries(
+        {
+            "when": rules,
+            "priority": st.integers(-1, 1),
+            "shadow": st.booleans(),
+            "percent": st.sampled_from([0, 30, 100]),
+            "on_unknown": st.sampled_from([None, "act", "skip"]),
+        }
+    )
+    drawn = draw(st.lists(settings, max_size=6))
+    return [decision(f"d{at}", **each) for at, each in enumerate(drawn)]
+
+
+class TestOrder:
+    @settings(deadline=None, max_examples=200)
+    @given(
+        policies(),
+        st.sets(st.sampled_from("abc")),
+        st.sets(st.sampled_from("abc")),
+        st.text(max_size=3),
+    )
+    def test_it_is_total_and_each_request_has_one_decision(
+        self, decisions: list[dict[str, Any]], matching: set[str], missing: set[str], text: str
+    ) -> None:
+        """The highest of those that fire, the first declared of equals; the same every time it is asked."""
+        asked = policy(*decisions, {**ALWAYS, "priority": -2})
+        subject = subject_of(("user", text))
+        readings = {
+            name: Reading(match=name in matching, score=1.0)
+            for name in asked.signals.names
+            if name not in missing
+        }
+        found = asked.judge(subject, readings)
+        truths = found.projected.truths
+        firing = [each for each in asked.decisions if fires(each, truths, subject)]
+        acting = [each for each in firing if not each.shadow]
+        declared = [each["name"] for each in [*decisions, ALWAYS]]
+        best = min(acting, key=lambda each: (-each.priority, declared.index(each.name)))
+        assert found.decision == best
+        assert [each.name for each in found.shadows] == [
+            each.name for each in firing[: firing.index(best)]
+        ]
+        assert found == policy(*decisions, {**ALWAYS, "priority": -2}).judge(subject, readings)

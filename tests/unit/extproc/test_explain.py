@@ -3,7 +3,7 @@
 import asyncio
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ from extproc.decisions.explain import DecisionFound, Explanation, RuleFound, exp
 from extproc.lag import Lag
 from extproc.offline import asking
 from extproc.reload import Reloads
-from extproc.signals import LocalSignal, Reading, Subject
+from extproc.signals import Egress, LocalSignal, Reading, Subject
 from extproc.signals.read import Question, Signals
 from extproc.versions import at_work
 from looper.chat import ChatRequest
+from looper.models import Model
+from looper.single import SingleConfig
 from tests.fakes.envoy import free_port
+from tests.fakes.models import ScriptedClient
 
 SECRET = "s3cr3t-of-the-user"
 CONFIG = """\
@@ -357,3 +360,71 @@ def test_a_text_becomes_a_request_of_one_turn() -> None:
     request = asking('say "\\" \u0000 日本', "m")
     assert isinstance(request, ChatRequest)
     assert request.text == 'say "\\" \u0000 日本'
+
+
+ASKING = """\
+version: 1
+egress: unix:/nowhere/egress.sock
+models: [{name: small, url: "http://s/v1"}, {name: large, url: "http://l/v1"}]
+recipes:
+  general:
+    signals:
+      wants: {type: model, model: small, labels: {math: a calculation, code: a program}}
+    decisions:
+      - {name: refused, when: wants.code, on_unknown: skip, respond: {message: Not here.}}
+      - name: maths
+        when: wants.math
+        algorithm: {type: single, models: [{model: small, weight: 1}, {model: large, weight: 1}]}
+      - {name: default, algorithm: {type: single, model: small}}
+entrypoints: {looper/auto: general}
+"""
+
+
+def asking_policy(said: str) -> tuple[Policy, ScriptedClient, Mapping[str, Model]]:
+    """A policy whose signal asks a model, which answers so."""
+    config = parse_config(ASKING, "f.yaml")
+    client = ScriptedClient({"small": said})
+    models = {model.name: model for model in config.models}
+    return Policy("general", config.recipes["general"], Egress(client, models)), client, models
+
+
+class TestSignalsThatAsk:
+    async def test_the_model_is_asked_as_for_live_traffic(self) -> None:
+        """Once, and the time that it took is told."""
+        asked, client, models = asking_policy('{"label": "math", "confidence": 0.9}')
+        explained = await explain(asked, Subject(asking("1 + 1?", "m")), models)
+        (wants,) = explained.signals
+        assert (wants.labels, wants.match) == ({"math": 0.9}, True)
+        assert wants.milliseconds > 0
+        assert explained.action.decision == "maths"
+        assert len(client.asked) == 1
+
+    def test_the_command_asks_nobody_unless_it_is_told_to(self, tmp_path: Path) -> None:
+        """Then there is no reading, and what hangs on it is unknown."""
+        path = tmp_path / "looper.yaml"
+        path.write_text(ASKING)
+        result = CliRunner().invoke(main, ["explain", str(path), "--json", "1 + 1?"])
+        data = json.loads(result.stdout)
+        assert data["signals"][0]["match"] is None
+        assert [each["verdict"] for each in data["decisions"]] == ["unknown", "unknown", "answers"]
+
+    async def test_an_answer_of_ours_asks_no_model(self) -> None:
+        """What is said of the action then: `respond`, and that it costs nothing."""
+        asked, _, models = asking_policy('{"label": "code", "confidence": 0.9}')
+        explained = await explain(asked, Subject(asking("code!", "m")), models)
+        action = explained.action
+        assert (action.decision, action.algorithm, action.models) == ("refused", "respond", ())
+        assert (action.calls, action.tokens) == (0, 0)
+
+    async def test_a_conversations_own_model_stands_first(self) -> None:
+        """Of those that share a decision, by the same draw as live traffic."""
+        asked, _, models = asking_policy('{"label": "math", "confidence": 0.9}')
+        single = asked.decisions[1].algorithm
+        assert isinstance(single, SingleConfig)
+        first = set()
+        for number in range(16):
+            request = asking(f"{number} + 1?", "m")
+            explained = await explain(asked, Subject(request), models)
+            assert explained.action.models[0] == single.ranked(request)[0]
+            first.add(explained.action.models[0])
+        assert first == {"small", "large"}
