@@ -4,18 +4,16 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 import structlog
 
-from extproc import headers as names
+from extproc.channel import Channel, wave_through
 from extproc.decisions.canned import Canned
 from extproc.decisions.destination import destination, takes
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.metering import AnswerMeter
 from extproc.protocol.actions import (
-    Action,
     Metadata,
     PassBody,
     PassHeaders,
@@ -24,11 +22,9 @@ from extproc.protocol.actions import (
     PassResponseTrailers,
     PassTrailers,
     Respond,
-    Rewrite,
 )
 from extproc.protocol.events import (
     BodyMode,
-    Event,
     RequestBody,
     RequestHeaders,
     RequestTrailers,
@@ -38,7 +34,7 @@ from extproc.protocol.events import (
 )
 from extproc.reply import Answering, Reply, error_reply, reply_for, said_of
 from extproc.respond import respond
-from extproc.routing import written_for
+from extproc.routing import rewrite
 from extproc.runtime import Runtime
 from extproc.signals import Subject
 from extproc.states import identity
@@ -68,33 +64,6 @@ CHAT = "/v1/chat/completions"
 MODELS = "/v1/models"
 ALIASED = ("/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
 """What is no chat completion, but names a model."""
-
-
-class Channel(Protocol):
-    """Envoy, as one exchange sees it."""
-
-    async def receive(self) -> Event | None:
-        """The next event; None when Envoy has no more to say."""
-        ...
-
-    async def send(self, action: Action) -> None: ...
-
-    async def begin(self) -> None:
-        """Have Envoy never replay this exchange, whatever happens to us: from here on it costs money."""
-        ...
-
-
-async def wave_through(channel: Channel) -> None:
-    """Let an answer pass that Envoy gave before the request came to us, such as that its body is too large."""
-    await channel.send(PassResponseHeaders())
-    while (event := await channel.receive()) is not None:
-        match event:
-            case ResponseBody():
-                await channel.send(PassResponseBody())
-            case ResponseTrailers():
-                await channel.send(PassResponseTrailers())
-            case _:
-                pass
 
 
 class Exchange:
@@ -254,21 +223,8 @@ class Exchange:
             self._routed = request
             self._meter = AnswerMeter(request, model)
         changes = self._meter.request_changes if self._meter is not None else {}
-        marks = ((names.TRAILERS, "1"),) if self._trailers else ()
         await self._channel.send(
-            Rewrite(
-                (
-                    *decision.headers.set.items(),
-                    (names.MODEL, model.name),
-                    (names.RUN, run),
-                    *marks,
-                ),
-                written_for(model, request, changes, decision.parameters.governed),
-                metadata,
-                trailers=self._trailers,
-                appended=tuple(decision.headers.append.items()),
-                removed=decision.headers.remove,
-            )
+            rewrite(request, model, decision, metadata, changes, trailers=self._trailers)
         )
 
     # ... or a team, whose answer we write in Envoy's place.

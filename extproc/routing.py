@@ -5,6 +5,9 @@ from typing import Any
 
 import msgspec
 
+from extproc import headers
+from extproc.decisions.recipe import Decision
+from extproc.protocol.actions import Metadata, Rewrite
 from looper.chat import ChatRequest, Request
 from looper.dialects import Dialect
 from looper.drafts import LIMITS, can_say_effort, say_effort
@@ -13,6 +16,29 @@ from looper.models import Model
 
 _EFFORT = ("reasoning_effort", "chat_template_kwargs", "thinking")
 """Members in which one dialect or another says how much to think."""
+
+
+def rewrite(
+    request: Request,
+    model: Model,
+    decision: Decision,
+    metadata: Metadata,
+    changes: Mapping[str, bytes],
+    *,
+    trailers: bool,
+) -> Rewrite:
+    """What Envoy is told, so that the request reaches the model, with all that the decision says of it."""
+    ours = [(headers.MODEL, model.name), (headers.RUN, str(metadata["run"]))]
+    if trailers:
+        ours.append((headers.TRAILERS, "1"))
+    return Rewrite(
+        (*decision.headers.set.items(), *ours),
+        written_for(model, request, changes, decision.parameters.governed),
+        metadata,
+        trailers=trailers,
+        appended=tuple(decision.headers.append.items()),
+        removed=decision.headers.remove,
+    )
 
 
 def written_for(

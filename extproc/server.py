@@ -15,8 +15,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from extproc import headers as names
+from extproc.channel import wave_through
 from extproc.errors import Overtaken, ProtocolError
-from extproc.exchange import Exchange, wave_through
+from extproc.exchange import Exchange
 from extproc.protocol.actions import Action
 from extproc.protocol.codec import METHOD, decode, decode_first, encode
 from extproc.protocol.events import BodyMode, Event

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from extproc.exchange import Channel, Exchange
+from extproc.channel import Channel
+from extproc.exchange import Exchange
 from extproc.protocol.actions import (
     Action,
     CloseStream,

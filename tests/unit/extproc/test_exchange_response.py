@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from extproc.channel import wave_through
 from extproc.config import parse_config
-from extproc.exchange import wave_through
 from extproc.protocol.actions import (
     Action,
     PassHeaders,
