@@ -116,3 +116,73 @@ async def test_tools_go_to_the_final_stage(stack: Stack, client: openai.AsyncOpe
     call = choice.message.tool_calls[0]
     assert call.type == "function"
     assert call.function.name == "lookup"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def guarded() -> AsyncIterator[Stack]:
+    """The demo with two decisions in front that answer by themselves."""
+    signals = {word: {"type": "keyword", "any": [word]} for word in ("password", "hello")}
+    change = {
+        "recipes": {
+            "general": {
+                "signals": signals,
+                "decisions": [
+                    {
+                        "name": "guard",
+                        "when": "password",
+                        "respond": {"status": 429, "message": "Not now.", "code": "come_later"},
+                        "on_unknown": "act",
+                    },
+                    {
+                        "name": "greet",
+                        "when": "hello",
+                        "respond": {"message": "Hello to you."},
+                        "on_unknown": "skip",
+                    },
+                    {"name": "default", "algorithm": {"type": "single", "model": "small"}},
+                ],
+            }
+        }
+    }
+    async with run_stack(quick_models(), change) as running:
+        yield running
+
+
+async def test_an_answer_that_is_written_down_reads_like_any_other(guarded: Stack) -> None:
+    """To the SDK, words of the configuration are a completion, and a stream with its usage at the end."""
+    async with openai.AsyncOpenAI(base_url=guarded.base_url, api_key="unused") as client:
+        whole = await client.chat.completions.create(
+            model="looper/auto", messages=[{"role": "user", "content": "hello"}]
+        )
+        text, usages = "", []
+        async for chunk in await client.chat.completions.create(
+            model="looper/auto",
+            messages=[{"role": "user", "content": "hello"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        ):
+            text += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usages += [chunk.usage] if chunk.usage else []
+
+    assert whole.choices[0].message.content == text == "Hello to you."
+    assert whole.choices[0].finish_reason == "stop"
+    assert [usage.total_tokens for usage in usages] == [0]
+
+
+async def test_an_error_that_is_written_down_is_not_tried_again(guarded: Stack) -> None:
+    """The SDK would try a 429 three times, and hear the same each time."""
+    asked = 'decision="guard"'
+
+    def count(series: dict[str, float]) -> float:
+        named = (name for name in series if name.startswith("envoy_looper_requests_total"))
+        return sum(series[name] for name in named if asked in name)
+
+    async with openai.AsyncOpenAI(base_url=guarded.base_url, api_key="unused") as client:
+        with pytest.raises(openai.RateLimitError) as caught:
+            await client.chat.completions.create(
+                model="looper/auto", messages=[{"role": "user", "content": "my password"}]
+            )
+
+    assert caught.value.code == "come_later"
+    await guarded.until_series(lambda series: count(series) >= 1)
+    assert count(await guarded.series()) == 1
