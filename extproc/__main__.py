@@ -93,12 +93,14 @@ def serve(
 @click.argument("path", type=click.Path(path_type=Path))
 def check(path: Path) -> None:
     """Say everything that is wrong with a configuration."""
-    from extproc.config import load_config, warnings
+    from extproc.config import load, warnings
 
     with _reporting():
-        config = load_config(path)
-    for warning in warnings(config):
-        click.echo(f"{path}: warning: {warning}", err=True)
+        loaded = load(path)
+    for warning in warnings(loaded):
+        click.echo(f"warning: {warning}", err=True)
+    for included in loaded.files:
+        click.echo(f"{path}: includes {included}")
     click.echo(f"{path}: good")
 
 

@@ -64,7 +64,7 @@ class Reloads:
             await versions.add(loaded.config)
             self.succeeded += 1
             self.since = _now()
-            for warning in lint.warnings(loaded.config):
+            for warning in lint.warnings(loaded):
                 _log.warning("config", problem=warning)
             _log.info("config.reloaded", generation=versions.newest.generation)
         self.problems = ()

@@ -65,7 +65,7 @@ async def serve(
         watched = Watched(path, loaded.files)
         async with _beside(facts.reloads.follow(watched, versions, interval), facts.lag.measure()):
             gc.freeze()  # what is there now stays: the collector need not look at it again
-            for warning in warnings(loaded.config):
+            for warning in warnings(loaded):
                 _log.warning("config", problem=warning)
             _log.info("serving", listen=list(service.listen), health=service.health)
             ready()

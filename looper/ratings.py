@@ -1,6 +1,6 @@
 """Ratings: all candidates answer at once, and one answer comes of it, as soon as the others cannot change it."""
 
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +19,7 @@ from looper.errors import ContractViolated, InvalidField
 from looper.events import Delta, Done, Event, Finish, Outcome, Progress, Speaker
 from looper.failures import why_no_answer
 from looper.fanout import Results, Round, Stop, never
+from looper.models import Model
 from looper.publish import as_asked
 from looper.run import Run
 from looper.settings import Probability
@@ -105,6 +106,16 @@ class RatingsConfig(Round, Weighing):
         spare = replace(first, need="spare")
         again = replace(spare, reads=2)
         return (*calls, first, spare, again, again)
+
+    def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """What is no error, but hardly meant."""
+        if self.judge_model in self.models:
+            yield f"judge_model: {self.judge_model} is one of the candidates, and may prefer its own answer"
+        if self.aggregate in (None, "vote") and self.category is None:
+            voters = self.electorate(self.models, models).voters
+            for name in self.models:
+                if name in voters and not voters[name].votes:
+                    yield f"models: {name} only counts if all who are rated better are silent"
 
     def build(self) -> "Ratings":
         return Ratings(self)

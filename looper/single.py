@@ -1,7 +1,7 @@
 """One model answers. Without fallbacks Envoy routes the request to it, and the loop runtime has no part in it."""
 
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from functools import cached_property
 from hashlib import blake2b
@@ -14,6 +14,7 @@ from looper.conclude import Ending, conclude
 from looper.cost import PlannedCall
 from looper.drafts import Draft, answering
 from looper.events import Event
+from looper.models import Model
 from looper.run import Run
 from looper.settings import Setting
 
@@ -89,6 +90,13 @@ class SingleConfig(Setting):
         instead = (PlannedCall((name,), "single", need="perhaps") for name in self.fallbacks)
         first = tuple(share.model for share in self.shares)
         return (PlannedCall(first, "single"), *instead)
+
+    def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """What is no error, but hardly meant."""
+        first = {share.model for share in self.shares}
+        for at, name in enumerate(self.fallbacks):
+            if first == {name} or name in self.fallbacks[:at]:
+                yield f"fallbacks: {name} has failed already by then"
 
     def build(self) -> "Single":
         return Single(self)

@@ -272,15 +272,15 @@ def _decisions(recipe: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _replace(tree: Any, path: YamlPath, role: str, model: str) -> None:
-    """Put a model's name where a role's stands: a value, the `model` of one with settings, or the key of one."""
+    """Put a model's name where a role's stands: as a value, as a key, or as the `model` of what has settings."""
     *above, last = path
     for part in above:
         tree = tree[part]
-    if isinstance(last, int) and isinstance(tree[last], dict):
-        tree, last = tree[last], "model"
     if tree[last] == role:
         tree[last] = model
-        return
-    renamed = {model if key == role else key: value for key, value in tree.items()}
-    tree.clear()
-    tree.update(renamed)
+    elif isinstance(last, int):
+        tree[last]["model"] = model
+    else:
+        renamed = {model if key == role else key: value for key, value in tree.items()}
+        tree.clear()
+        tree.update(renamed)

@@ -1,32 +1,121 @@
 """What is no error in a configuration, but hardly meant."""
 
+from collections.abc import Iterator
+
+from extproc.config.load import Loaded
 from extproc.config.model import Config
+from extproc.decisions import rules
 from extproc.decisions.budgets import over_budget
-from extproc.decisions.engine import reachable
-from extproc.decisions.recipe import Recipe
+from extproc.decisions.engine import needs, reachable
+from extproc.decisions.recipe import Decision, Recipe
+from extproc.signals.context import ContextConfig
+from extproc.signals.conversation import ConversationConfig
+from extproc.yaml_source import Path as YamlPath
+from extproc.yaml_source import in_words
+from looper.chat import Capability
+from looper.models import Model
+
+Doubt = tuple[YamlPath, str]
 
 
-def warnings(config: Config) -> list[str]:
-    """What is no error, but hardly meant."""
-    found = []
+def warnings(loaded: Loaded) -> list[str]:
+    """Everything that is doubtful, where it was written."""
+    return in_words(loaded.source.placed(doubts(loaded.config)), loaded.source.name)
+
+
+def doubts(config: Config) -> Iterator[Doubt]:
+    """Everything that is doubtful, with its path."""
     models = {model.name: model for model in config.models}
     for name, recipe in config.recipes.items():
-        for decision in recipe.decisions:
-            found += [
-                f"recipes.{name}.{decision.name}: {text}" for text in over_budget(decision, models)
-            ]
-        found += [f"recipes.{name}.{each}: can never be reached" for each in _unreachable(recipe)]
-        found += [
-            f"recipes.{name}.allow_tags: no model has the tag {tag!r}"
-            for tag in sorted((recipe.allow_tags or frozenset()) - _tags(config))
-        ]
-    return found
+        for below, text in _of_recipe(recipe, models):
+            yield ("recipes", name, *below), text
+        known = {tag for model in config.models for tag in model.tags}
+        for tag in sorted((recipe.allow_tags or frozenset()) - known):
+            yield ("recipes", name, "allow_tags"), f"no model has the tag {tag!r}"
+    yield from _unused_models(config)
 
 
-def _tags(config: Config) -> frozenset[str]:
-    return frozenset(tag for model in config.models for tag in model.tags)
+def _unused_models(config: Config) -> Iterator[Doubt]:
+    asked = {name for recipe in config.recipes.values() for _, name in recipe.members()}
+    for index, model in enumerate(config.models):
+        if model.name not in asked and not model.public:
+            yield ("models", index), f"no recipe names {model.name!r}, and clients may not either"
 
 
-def _unreachable(recipe: Recipe) -> list[str]:
+def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:
     reached = reachable(recipe)
-    return [decision.name for decision in recipe.decisions if decision not in reached]
+    for index, decision in enumerate(recipe.decisions):
+        path: YamlPath = ("decisions", index)
+        if decision not in reached:
+            yield path, "can never be reached"
+        for text in over_budget(decision, models):
+            yield path, text
+        for below, text in _of_algorithm(decision, models):
+            yield (*path, *below), text
+        if lacking := _unsuitable(decision, recipe, models):
+            yield path, lacking
+    yield from _unused(recipe)
+    for name, signal in recipe.signals.items():
+        for below, text in signal.doubts():
+            yield ("signals", name, *below), text
+
+
+def _unused(recipe: Recipe) -> Iterator[Doubt]:
+    projections, signals = needs(recipe)
+    used = {step.name for step in projections.steps}
+    for kind, names, known in (
+        ("signals", recipe.signals, signals),
+        ("projections", recipe.projections, used),
+    ):
+        for name in names:
+            if name not in known:
+                yield (kind, name), "no decision that can be reached hangs on it"
+
+
+def _of_algorithm(decision: Decision, models: dict[str, Model]) -> Iterator[Doubt]:
+    if decision.algorithm is None:
+        return
+    for text in decision.algorithm.warnings(models):
+        key, _, rest = text.partition(": ")
+        known = key in type(decision.algorithm).model_fields
+        yield (("algorithm", key), rest) if known else (("algorithm",), text)
+
+
+# What a request certainly needs when a decision is made...
+
+
+def _unsuitable(decision: Decision, recipe: Recipe, models: dict[str, Model]) -> str | None:
+    """Why none of a decision's members can answer what comes to it, as far as its rule says what that is."""
+    answering = {name for call in decision.planned() for name in call.models}
+    if decision.when is None or not answering or decision.on_unknown == "act":
+        return None
+    needed, tokens = frozenset[Capability](), 0
+    for name in implied(decision.when):
+        match recipe.signals.get(name):
+            case ConversationConfig(of="images") as config if config.least > 0:
+                needed |= {"vision"}
+            case ConversationConfig(of="tools") as config if config.least > 0:
+                needed |= {"tools"} if decision.tools is None else set()
+            case ContextConfig() as config:
+                tokens = max(tokens, int(config.least))
+            case _:
+                pass
+    lacks = {models[name].lacks(needed, tokens) for name in answering}
+    if None in lacks:
+        return None
+    return (
+        f"no member can take what comes to it: they lack {', '.join(sorted(filter(None, lacks)))}"
+    )
+
+
+def implied(rule: "str | rules.All | rules.Any_ | rules.Not") -> frozenset[str]:
+    """The names that must hold for `rule` to hold."""
+    match rule:
+        case str():
+            return frozenset({rule})
+        case rules.All():
+            return frozenset().union(*map(implied, rule.all))
+        case rules.Any_():
+            return frozenset.intersection(*map(implied, rule.any))
+        case _:
+            return frozenset()

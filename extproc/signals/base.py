@@ -107,6 +107,10 @@ class SignalSetting(Setting):
         """The labels that its readings may have, for rules to name; None: any."""
         return ()
 
+    def doubts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is no error, but hardly meant, with its path below the signal."""
+        yield from ()
+
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """The models that it asks, each with its path below the signal: most kinds ask none."""
         yield from ()

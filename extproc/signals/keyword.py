@@ -1,5 +1,6 @@
 """Do certain words occur in what the user wrote?"""
 
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Literal, Protocol, Self
 
@@ -69,8 +70,40 @@ class KeywordConfig(SignalSetting):
             raise ValueError("a keyword must not be blank: it would match everything")
         return self
 
+    def doubts(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """Literals that change nothing, whatever the text is."""
+        for key, terms in (("any", self.any), ("all", self.all), ("none", self.none)):
+            words = [(at, term) for at, term in enumerate(terms) if isinstance(term, str)]
+            for at, word in words:
+                if other := _spoils(word, [each for each in words if each[0] != at], at, key):
+                    yield (key, at), f"changes nothing: {other!r} is there"
+        for key, terms in (("any", self.any), ("all", self.all)):
+            for at, term in enumerate(terms):
+                if isinstance(term, str) and (other := _contained(term, self.none)):
+                    yield (key, at), f"can never count: it has {other!r} in it, which is in `none`"
+
     def build(self) -> "Keyword":
         return Keyword(self)
+
+
+def _spoils(word: str, others: Sequence[tuple[int, str]], at: int, key: str) -> str | None:
+    """Another literal of the list because of which `word` makes no difference; of two that are equal, the first."""
+    folded = word.casefold()
+    for place, other in others:
+        if other.casefold() == folded:
+            if place < at:
+                return other
+        elif occurs(folded, other.casefold()) if key == "all" else occurs(other.casefold(), folded):
+            return other
+    return None
+
+
+def _contained(word: str, terms: Iterable["Term"]) -> str | None:
+    """The literal that occurs wherever `word` does."""
+    found = (
+        term for term in terms if isinstance(term, str) and occurs(term.casefold(), word.casefold())
+    )
+    return next(found, None)
 
 
 class Keyword:

@@ -1,6 +1,6 @@
 """How a decision describes a workflow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice
@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT
+from looper.models import Model
 from looper.settings import Setting, SomeTime, Tokens
 from looper.workflows.plan import (
     MAX_STEPS,
@@ -103,6 +104,13 @@ class WorkflowSettings(Setting):
         if self.planner is not None:
             yield ("planner", "model"), self.planner.model
         yield ("final", "model"), self.final.model
+
+    def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """What is no error, but hardly meant."""
+        for at, step in enumerate(self.steps):
+            for index, name in enumerate(step.models):
+                if name in step.models[:index]:
+                    yield f"steps: {name} works twice in step {at + 1}"
 
     def planned(self) -> tuple[PlannedCall, ...]:
         """The planner, the agents of each step, revisions, the final model; and what tools may bring on top."""

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from extproc.config import Config, load_config, parse_config, warnings
+from extproc.config import Config, load_config, parse, parse_config, warnings
 from extproc.errors import ConfigError
 from looper.fusion import FusionConfig
 from looper.single import SingleConfig
@@ -281,13 +281,19 @@ class TestWrong:
         assert caught.value.problems[0].startswith(f"{path}:1: ")
 
 
-class TestBudgets:
-    """A plan is compared with its budget when the file is read."""
+def doubts_of_budgets(text: str) -> list[str]:
+    return [found for found in warnings(parse(text, "f.yaml")) if "budget" in found]
 
+
+class TestBudgets:
+    """A plan is compared with its budget when the file is read. The judge is always asked."""
+
+    AT = "f.yaml:11: recipes.general.decisions[0]:"
     SMALL = 'small, url: "http://small/v1"'
     LARGE = 'large, url: "https://large/v1"'
     BOUNDED = ((SMALL, SMALL + ", max_output: 1k"), (LARGE, LARGE + ", max_output: 2k"))
     JUDGE = "judge_model: large}"
+    ALWAYS = "judge_model: large, skip_judge_when: never}"
 
     @pytest.mark.parametrize(
         ("budget", "limit"),
@@ -300,7 +306,7 @@ class TestBudgets:
     def test_one_without_room_for_a_good_run_is_wrong(self, budget: str, limit: str) -> None:
         """Two members, a judge and a final model: four calls, of 256 tokens at the least."""
         price = (self.LARGE, self.LARGE + ", price: {input: 1, output: 2}")
-        text = edited(price, (self.JUDGE, f"{self.JUDGE}\n        budget: {budget}"))
+        text = edited(price, (self.JUDGE, f"{self.ALWAYS}\n        budget: {budget}"))
         (problem,) = problems(text)
         assert problem.startswith("f.yaml:14: recipes.general.decisions[0].budget." + limit)
         assert "no room for even one run" in problem
@@ -308,40 +314,40 @@ class TestBudgets:
     @pytest.mark.parametrize(
         ("budget", "warned"),
         [
-            pytest.param("{calls: 4, tokens: 33k, cost_usd: 0.05}", None, id="enough"),
-            pytest.param("{tokens: 5k}", "may need 33000 tokens", id="tokens"),
-            pytest.param("{cost_usd: 0.01}", "may cost 0.05 USD", id="money"),
+            pytest.param("{calls: 4, tokens: 41k, cost_usd: 0.07}", None, id="enough"),
+            pytest.param("{tokens: 5k}", "may need 41000 tokens", id="tokens"),
+            pytest.param("{cost_usd: 0.01}", "may cost 0.062 USD", id="money"),
         ],
     )
     def test_what_a_run_may_need_beyond_it_is_a_warning(
         self, budget: str, warned: str | None
     ) -> None:
-        """The judge and its second try answer 2k at the most, and read up to three answers of up to 2k."""
+        """The judge answers thrice, 2k at the most, and reads up to three answers of up to 2k."""
         prices = (
             (self.SMALL, self.SMALL + ", price: {input: 1, output: 2}"),
             (self.LARGE, self.LARGE + ", price: {input: 1, output: 3}"),
         )
         text = edited(
-            *self.BOUNDED, *prices, (self.JUDGE, f"{self.JUDGE}\n        budget: {budget}")
+            *self.BOUNDED, *prices, (self.JUDGE, f"{self.ALWAYS}\n        budget: {budget}")
         )
-        found = warnings(parse_config(text, "f.yaml"))
+        found = doubts_of_budgets(text)
         assert len(found) == (warned is not None)
         for text in found:
-            assert text.startswith(f"recipes.general.panel: {warned} for a prompt of 1000 tokens, ")
+            assert text.startswith(f"{self.AT} {warned} for a prompt of 1000 tokens, ")
             assert text.endswith(" and its budget has 5000") or text.endswith(
                 " and its budget has 0.01"
             )
 
     def test_stand_ins_need_room_too(self) -> None:
-        algorithm = f"substitutes: [small], {self.JUDGE}\n        budget: {{calls: 5}}"
-        (found,) = warnings(parse_config(edited((self.JUDGE, algorithm)), "f.yaml"))
-        assert found == "recipes.general.panel: may need 6 calls, and its budget has 5"
+        algorithm = f"substitutes: [small], {self.ALWAYS}\n        budget: {{calls: 5}}"
+        (found,) = doubts_of_budgets(edited((self.JUDGE, algorithm)))
+        assert found == f"{self.AT} may need 6 calls, and its budget has 5"
 
     def test_what_nothing_but_the_budget_bounds_is_said(self) -> None:
-        text = edited((self.JUDGE, f"{self.JUDGE}\n        budget: {{tokens: 9M, cost_usd: 9}}"))
-        assert warnings(parse_config(text, "f.yaml")) == [
-            "recipes.general.panel: only its budget of tokens bounds what these models answer: small, large",
-            "recipes.general.panel: its budget is in money, and has no price for small, large",
+        text = edited((self.JUDGE, f"{self.ALWAYS}\n        budget: {{tokens: 9M, cost_usd: 9}}"))
+        assert doubts_of_budgets(text) == [
+            f"{self.AT} its budget is in money, and has no price for small, large",
+            f"{self.AT} only its budget of tokens bounds what these models answer: small, large",
         ]
 
 

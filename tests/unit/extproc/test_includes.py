@@ -80,11 +80,13 @@ def test_a_file_beside_the_configuration_is_included_with_its_models_named(folde
 
 def test_a_shipped_recipe_is_included_by_its_name() -> None:
     """A recipe that comes with the product needs no path, and says no more than who its models are."""
-    text = HEAD + "  mine: {include: general, models: {cheap: small, mid: small, strong: large}}"
+    more = '  - {name: other, url: "http://other/v1"}\nentrypoints'
+    text = HEAD.replace("entrypoints", more)
+    text += "  mine: {include: general, models: {cheap: small, mid: other, strong: large}}"
     decisions = parse_config(text, "looper.yaml").recipes["mine"].decisions
 
     named = {name for decision in decisions for _, name in decision.members()}
-    assert named == {"small", "large"}
+    assert named == {"small", "other", "large"}
 
 
 def test_a_model_with_the_roles_name_need_not_be_mentioned(folder: Path) -> None:
@@ -95,6 +97,36 @@ def test_a_model_with_the_roles_name_need_not_be_mentioned(folder: Path) -> None
     assert default.recipes["mine"].decisions[-1].algorithm == SingleConfig(
         type="single", model="small"
     )
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(
+            "{type: single, models: [{model: cheap, weight: 3}, {model: strong}]}", id="single"
+        ),
+        pytest.param(
+            "{type: fusion, analysis_models: [cheap, {model: strong, samples: 2}], judge_model: strong}",
+            id="panel",
+        ),
+        pytest.param("{type: remom, models: [cheap, {model: strong, weight: 2}]}", id="proposers"),
+        pytest.param(
+            "{type: ratings, models: [cheap, strong], substitutes: [cheap]}", id="substitutes"
+        ),
+        pytest.param(
+            "{type: workflows, mode: static, steps: [{id: a, models: [cheap], prompt: x}], final: {model: strong}}",
+            id="steps",
+        ),
+    ],
+)
+def test_roles_are_found_wherever_a_model_can_stand(folder: Path, algorithm: str) -> None:
+    """In lists, beside settings of its own, and deep inside; no role's name is left."""
+    old = "{type: fusion, analysis_models: [cheap, strong], judge_model: strong}"
+    assert old in OWN
+    (folder / "team.yaml").write_text(OWN.replace(old, algorithm))
+
+    named = [name for _, name in load(folder, INCLUDE).recipes["mine"].members()]
+    assert set(named) == {"small", "large"}
 
 
 def test_two_roles_may_swap_names(folder: Path) -> None:

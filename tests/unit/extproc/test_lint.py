@@ -1,0 +1,233 @@
+"""What is no error in a configuration, but hardly meant."""
+
+from pathlib import Path
+
+import pytest
+
+from extproc.config import parse, warnings
+from extproc.errors import ConfigError
+
+HEAD = """\
+version: 1
+egress: unix:/e.sock
+models:
+  - {name: small, url: "http://small/v1", capabilities: [logprobs], context_window: 8k}
+  - {name: large, url: "http://large/v1", capabilities: [vision]}
+entrypoints: {looper/auto: general}
+recipes:
+  general:
+"""
+DEFAULT = "      - {name: default, algorithm: {type: single, model: small}}\n"
+BOTH = "      - {name: big, algorithm: {type: single, model: large}, when: big}\n" + DEFAULT
+
+
+def found(recipe: str, head: str = HEAD) -> list[str]:
+    return [line.removeprefix("f.yaml:") for line in warnings(parse(head + recipe, "f.yaml"))]
+
+
+def of_signals(*signals: str) -> list[str]:
+    """What is found where each signal is used by a decision."""
+    names = [f"s{number}" for number in range(len(signals))]
+    lines = "".join(f"      {name}: {text}\n" for name, text in zip(names, signals, strict=True))
+    rule = f"{{any: [{', '.join(names)}]}}"
+    used = f"      - {{name: used, when: {rule}, algorithm: {{type: single, model: large}}}}\n"
+    return found(f"    signals:\n{lines}    decisions:\n{used}{DEFAULT}")
+
+
+def test_a_plain_configuration_raises_no_doubts() -> None:
+    """Nothing is said where there is nothing to say."""
+    assert of_signals("{type: keyword, any: [prove, compare]}") == []
+
+
+class TestLiterals:
+    @pytest.mark.parametrize(
+        ("signal", "expected"),
+        [
+            pytest.param(
+                "{type: keyword, any: [prove, Prove]}",
+                ".any[1]: changes nothing: 'prove' is there",
+                id="case",
+            ),
+            pytest.param(
+                '{type: keyword, any: ["step by step", step]}',
+                ".any[0]: changes nothing: 'step' is there",
+                id="longer",
+            ),
+            pytest.param(
+                '{type: keyword, none: [x, "x y"]}',
+                ".none[1]: changes nothing: 'x' is there",
+                id="none",
+            ),
+            pytest.param(
+                '{type: keyword, all: [step, "step by step"]}',
+                ".all[0]: changes nothing: 'step by step' is there",
+                id="shorter-of-all",
+            ),
+            pytest.param(
+                '{type: keyword, any: [prove, "dis prove"], none: [prove]}',
+                ".any[0]: can never count: it has 'prove' in it, which is in `none`",
+                id="forbidden",
+            ),
+            pytest.param(
+                "{type: keyword, any: [ÉTÉ, été]}",
+                ".any[1]: changes nothing: 'ÉTÉ' is there",
+                id="not-ascii",
+            ),
+        ],
+    )
+    def test_one_that_changes_nothing_is_named(self, signal: str, expected: str) -> None:
+        """Whatever the text is, the signal says the same without it."""
+        assert f"10: recipes.general.signals.s0{expected}" in of_signals(signal)
+
+    @pytest.mark.parametrize(
+        "signal",
+        [
+            pytest.param("{type: keyword, any: [prove, improve]}", id="part-of-a-word"),
+            pytest.param("{type: keyword, any: [def, define]}", id="beginning"),
+            pytest.param("{type: keyword, any: [code], none: [codec]}", id="longer-in-none"),
+            pytest.param("{type: keyword, any: [a, b], all: [a]}", id="other-lists"),
+        ],
+    )
+    def test_one_that_counts_is_not(self, signal: str) -> None:
+        """A word within a word is another word."""
+        assert of_signals(signal) == []
+
+
+class TestUnused:
+    def test_signals_and_projections(self) -> None:
+        """What no decision hangs on is never read; what a used projection hangs on is."""
+        recipe = """\
+    signals:
+      a: {type: keyword, any: [a]}
+      b: {type: keyword, any: [b]}
+      c: {type: keyword, any: [c]}
+    projections:
+      used: {type: partition, members: [a], default: rest}
+      idle: {type: partition, members: [b], default: rest}
+    decisions:
+      - {name: big, when: used.a, algorithm: {type: single, model: large}}
+"""
+        nobody = "no decision that can be reached hangs on it"
+        assert found(recipe + DEFAULT) == [
+            f"11: recipes.general.signals.b: {nobody}",
+            f"12: recipes.general.signals.c: {nobody}",
+            f"15: recipes.general.projections.idle: {nobody}",
+        ]
+
+    def test_a_projection_that_is_a_category_is_used(self) -> None:
+        """Ratings by category are looked up by what it finds."""
+        recipe = """\
+    signals: {a: {type: keyword, any: [a]}}
+    projections: {field: {type: partition, members: [a], default: rest}}
+    decisions:
+      - {name: all, algorithm: {type: ratings, models: [small, large], category: field}}
+"""
+        assert found(recipe) == []
+
+    def test_models(self) -> None:
+        """One that neither a recipe nor a client can ask for."""
+        assert found("    decisions:\n" + DEFAULT) == [
+            "5: models[1]: no recipe names 'large', and clients may not either"
+        ]
+        public = HEAD.replace("capabilities: [vision]", "public: true")
+        assert found("    decisions:\n" + DEFAULT, public) == []
+
+    def test_decisions_that_cannot_be_reached(self) -> None:
+        """One behind another that always holds, and what only it hangs on."""
+        recipe = "    signals: {big: {type: keyword, any: [x]}}\n    decisions:\n"
+        late = "      - {name: late, when: big, priority: -1, algorithm: {type: single, model: large}}\n"
+        assert found(recipe + late + DEFAULT) == [
+            "9: recipes.general.signals.big: no decision that can be reached hangs on it",
+            "11: recipes.general.decisions[0]: can never be reached",
+        ]
+
+
+class TestMembers:
+    @pytest.mark.parametrize(
+        ("signal", "model", "lacks"),
+        [
+            pytest.param("{type: conversation, of: images}", "small", "vision", id="images"),
+            pytest.param("{type: conversation, of: tools}", "large", "tools", id="tools"),
+            pytest.param("{type: context, at_least: 16k}", "small", "context_window", id="length"),
+        ],
+    )
+    def test_that_can_never_take_what_comes(self, signal: str, model: str, lacks: str) -> None:
+        """The rule says what a request has that comes to the decision; none of its members can take that."""
+        recipe = (
+            f"    signals: {{s: {signal}, t: {{type: keyword, any: [t]}}}}\n    decisions:\n"
+            f"      - {{name: it, when: RULE, algorithm: {{type: single, model: {model}}}}}\n"
+            "      - {name: rest, algorithm: {type: single, model: large, fallbacks: [small]}}\n"
+        )
+        text = f"no member can take what comes to it: they lack {lacks}"
+        certain = found(recipe.replace("RULE", "{all: [s, t]}"))
+        assert certain == [f"11: recipes.general.decisions[0]: {text}"]
+        assert found(recipe.replace("RULE", "{any: [s, t]}")) == []
+        assert found(recipe.replace("RULE", "{all: [{not: s}, t]}")) == []
+
+    def test_one_who_can_is_enough(self) -> None:
+        """A fallback that can take it will."""
+        recipe = (
+            "    signals: {big: {type: conversation, of: images}}\n    decisions:\n"
+            "      - {name: it, when: big, algorithm: {type: single, model: small, fallbacks: [large]}}\n"
+        )
+        assert found(recipe + DEFAULT) == []
+
+    @pytest.mark.parametrize(
+        ("algorithm", "expected"),
+        [
+            pytest.param(
+                "{type: fusion, analysis_models: [small, large], judge_model: large}",
+                ".judge_model: large is one of the panel, and may prefer its own answer",
+                id="judge-of-its-own",
+            ),
+            pytest.param(
+                "{type: ratings, models: [small, large], aggregate: judge, judge_model: small}",
+                ".judge_model: small is one of the candidates, and may prefer its own answer",
+                id="judge-among-candidates",
+            ),
+            pytest.param(
+                "{type: ratings, models: [small, large]}",
+                ".models: small only counts if all who are rated better are silent",
+                id="outvoted",
+            ),
+            pytest.param(
+                "{type: single, model: large, fallbacks: [small, large]}",
+                ".fallbacks: large has failed already by then",
+                id="falls-back-on-itself",
+            ),
+        ],
+    )
+    def test_that_can_never_matter(self, algorithm: str, expected: str) -> None:
+        """Whoever is asked and cannot change the answer is named, with the reason."""
+        rated = HEAD.replace("capabilities: [logprobs]", "rating: 0.3").replace(
+            "capabilities: [vision]", "rating: 0.95"
+        )
+        recipe = f"    decisions:\n      - {{name: it, algorithm: {algorithm}}}\n"
+        assert f"10: recipes.general.decisions[0].algorithm{expected}" in found(recipe, rated)
+
+
+def test_a_category_has_to_exist() -> None:
+    """Nobody could look up ratings by what nothing finds."""
+    recipe = """\
+    signals: {s: {type: keyword, any: [s]}}
+    projections: {field: {type: partition, members: [s], default: rest}}
+    decisions:
+      - {name: it, algorithm: {type: ratings, models: [small, large], category: feild}}
+"""
+    with pytest.raises(ConfigError, match=r"unknown projection 'feild': did you mean 'field'\?"):
+        parse(HEAD + recipe, "f.yaml")
+
+
+def test_doubts_are_said_of_the_file_they_are_in(tmp_path: Path) -> None:
+    """A recipe that is included has lines of its own."""
+    (tmp_path / "own.yaml").write_text(
+        "models: {a: answers}\nrecipe:\n  signals:\n    s: {type: keyword, any: [x, X]}\n"
+        "  decisions:\n    - {name: it, when: s, algorithm: {type: single, model: a}}\n"
+        "    - {name: rest, algorithm: {type: single, model: a}}\n"
+    )
+    text = HEAD.replace("  general:\n", "  general: {include: own.yaml, models: {a: small}}\n")
+    name = str(tmp_path / "looper.yaml")
+    assert warnings(parse(text, name)) == [
+        f"{name}:5: models[1]: no recipe names 'large', and clients may not either",
+        f"{tmp_path / 'own.yaml'}:4: recipe.signals.s.any[1]: changes nothing: 'x' is there",
+    ]
