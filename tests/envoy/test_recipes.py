@@ -1,99 +1,69 @@
-"""Which recipe a request gets, through a real Envoy: by the name that the client uses, or by Envoy's own route."""
+"""The shipped recipes at work: real Envoy, simulated models."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 import yaml
 
+from extproc.config.includes import SHIPPED, shipped
+from extproc.decisions.probe import Probe, Probes
 from tests.envoy.conftest import quick_models
-from tests.envoy.requests import chat
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-PER_ROUTE = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+MODELS = ("small", "other", "third", "large")
 
 
-def single(model: str) -> dict[str, Any]:
-    return {"decisions": [{"name": model, "algorithm": {"type": "single", "model": model}}]}
+def roles(name: str) -> list[str]:
+    file = yaml.safe_load((SHIPPED / f"{name}.yaml").read_text(encoding="utf-8"))
+    return list(file["models"])
 
 
-def for_teams(folder: Path) -> None:
-    """Before the last route, one for each of two teams, which names a recipe. It is the route before any decision."""
-    path = folder / "rds-ingress.yaml"
-    file = yaml.safe_load(path.read_text())
-    routes = file["resources"][0]["virtual_hosts"][0]["routes"]
-    routes[-1:-1] = [team_route(routes[-1], recipe) for recipe in ("dear", "gone")]
-    path.write_text(yaml.safe_dump(file, sort_keys=False))
-
-
-def team_route(last: dict[str, Any], recipe: str) -> dict[str, Any]:
-    named = {"name": "x-team", "string_match": {"exact": recipe}}
-    metadata = {"key": "x-looper-recipe", "value": recipe}
-    overrides = {"grpc_initial_metadata": [metadata]}
-    return {
-        **last,
-        "name": f"(team {recipe})",
-        "match": {"prefix": "/v1/", "headers": [named]},
-        "typed_per_filter_config": {
-            "looper.ext_proc": {"@type": PER_ROUTE, "overrides": overrides}
-        },
-    }
+def first_of_each(name: str) -> dict[str, Probe]:
+    """For each decision of a recipe the first probe that has to come to it."""
+    text = (SHIPPED / f"{name}.probes.yaml").read_text(encoding="utf-8")
+    found: dict[str, Probe] = {}
+    for probe in Probes.model_validate(yaml.safe_load(text)).probes:
+        if len(probe.expect.decision) == 1:
+            found.setdefault(probe.expect.decision[0], probe)
+    return found
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def several() -> AsyncIterator[Stack]:
-    change = {
-        "recipes": {"cheap": single("small"), "other": single("other"), "dear": single("large")},
-        "entrypoints": {"looper/auto": "cheap", "looper/other": "other"},
+async def recipes() -> AsyncIterator[Stack]:
+    """A stack whose configuration includes every shipped recipe under its own name."""
+    change: dict[str, Any] = {
+        "recipes": {
+            name: {
+                "include": name,
+                "models": dict(zip(roles(name), MODELS, strict=False)),
+            }
+            for name in shipped()
+        },
+        "entrypoints": {name: name for name in shipped()},
     }
-    async with run_stack(quick_models(), change, edit=for_teams) as stack:
+    async with run_stack(quick_models(), change) as stack:
         yield stack
 
 
-async def called(stack: Stack, model: str, **headers: str) -> tuple[int, list[str]]:
-    """The status, and the backends that were called."""
-    stack.simulator.reset()
-    async with stack.session.post(
-        f"{stack.base_url}/chat/completions", json={**chat(), "model": model}, headers=headers
-    ) as response:
-        await response.read()
-        return response.status, [call.model for call in stack.simulator.calls]
+CASES = [(name, decision) for name in shipped() for decision in first_of_each(name)]
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"), [("looper/auto", "small"), ("looper/other", "other")]
-)
-async def test_each_public_name_has_a_recipe(several: Stack, model: str, expected: str) -> None:
-    """Several entrypoints lead to several recipes."""
-    assert await called(several, model) == (200, [expected])
-
-
-@pytest.mark.parametrize("model", ["looper/auto", "looper/other"])
-async def test_a_route_chooses_the_recipe(several: Stack, model: str) -> None:
-    """`ExtProcPerRoute` overrides the entrypoint's recipe, whatever name the client uses."""
-    assert await called(several, model, **{"x-team": "dear"}) == (200, ["large"])
-
-
-async def test_other_routes_are_not_touched_by_that(several: Stack) -> None:
-    """A header that no route asks for chooses nothing."""
-    assert await called(several, "looper/auto", **{"x-team": "nobody"}) == (200, ["small"])
-
-
-async def test_a_client_cannot_choose_the_recipe(several: Stack) -> None:
-    """The header of that name is a client's own word, and removed."""
-    assert await called(several, "looper/auto", **{"x-looper-recipe": "dear"}) == (200, ["small"])
-
-
-async def test_a_route_does_not_make_names(several: Stack) -> None:
-    """A name that is not public stays unknown on every route."""
-    assert await called(several, "large", **{"x-team": "dear"}) == (404, [])
-
-
-async def test_a_route_that_names_an_unknown_recipe_reaches_nobody(several: Stack) -> None:
-    """Another recipe in its place could let through what it was there to stop."""
-    status, models = await called(several, "looper/auto", **{"x-team": "gone"})
-    assert (status, models) == (503, [])
+@pytest.mark.parametrize(("name", "decision"), CASES, ids="-".join)
+async def test_every_decision_of_a_shipped_recipe_gives_an_answer(
+    recipes: Stack, name: str, decision: str
+) -> None:
+    """What a probe expects offline is what becomes of the request, and a client gets an answer."""
+    probe = first_of_each(name)[decision]
+    body = {**msgspec.json.decode(probe.request().body), "model": name}
+    async with recipes.session.post(f"{recipes.base_url}/chat/completions", json=body) as response:
+        answer = await response.json()
+        assert response.status == 200, answer
+        assert response.headers["x-looper-decision"] == decision
+        assert probe.expect.algorithm in ((), (response.headers["x-looper-algorithm"],))
+    choice = answer["choices"][0]
+    assert choice["message"].get("content") or choice["message"].get("tool_calls")
