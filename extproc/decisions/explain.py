@@ -217,18 +217,19 @@ def _rule(rule: AnyRule, truths: Truths) -> RuleFound:
 
 
 def _action(decision: Decision, subject: Subject, models: Mapping[str, Model]) -> Action:
-    plan = decision.planned()
-    worst = worst_case(plan, models, prompt_tokens=subject.tokens)
-    priced = worst.microusd is not None and not worst.unpriced
     routed, answer = _fate(decision, subject.request, models)
     names = (name for _, name in decision.members()) if routed is None else (routed,)
+    worst = worst_case(
+        () if answer else decision.planned(routed), models, prompt_tokens=subject.tokens
+    )
+    priced = worst.microusd is not None and not worst.unpriced
     return Action(
         decision=decision.name,
         algorithm=decision.label,
-        models=() if answer is not None else tuple(dict.fromkeys(names)),
+        models=() if answer else tuple(dict.fromkeys(names)),
         routed=routed is not None,
-        status=None if answer is None else answer[0],
-        message=None if answer is None else answer[1],
+        status=answer[0] if answer else None,
+        message=answer[1] if answer else None,
         calls=worst.calls,
         tokens=worst.tokens,
         cost_usd=f"{usd(worst.microusd):f}" if priced and worst.microusd is not None else None,

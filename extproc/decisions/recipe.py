@@ -147,14 +147,18 @@ class Decision(Setting):
         if isinstance(self.algorithm, Weighing) and self.algorithm.category is not None:
             yield ("algorithm", "category"), self.algorithm.category
 
-    def planned(self) -> tuple[PlannedCall, ...]:
-        """The calls that a run may make, those included that mend an answer which breaks its contract."""
+    def planned(self, routed: str | None = None) -> tuple[PlannedCall, ...]:
+        """The calls that a run may make, those included that mend an answer which breaks its contract.
+
+        With `routed`, the one call of a request that goes to this model by Envoy's route.
+        """
         if self.algorithm is None:
             return ()
         limit = self.parameters.max_tokens
+        calls = (PlannedCall((routed,), "single"),) if routed else self.algorithm.planned()
         plan = tuple(
             call if limit is None or call.output else replace(call, output=limit.cap)
-            for call in self.algorithm.planned()
+            for call in calls
         )
         if self.contract is None:
             return plan

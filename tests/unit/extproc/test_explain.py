@@ -170,6 +170,20 @@ class TestExplain:
         says = None if does.status is None else (does.status, does.message)
         assert ((does.models, does.routed), says) == expected
 
+    async def test_a_team_that_is_bypassed_costs_one_call(self) -> None:
+        """What it may take is what this request takes."""
+        default = "{name: default, algorithm: {type: single, model: small}}"
+        team = "algorithm: {type: fusion, analysis_models: [small, small], judge_model: large}"
+        bypass = "tools: {bypass: large}, parameters: {max_tokens: {cap: 100}}"
+        text = CONFIG.replace(default, f"{{name: default, {team}, {bypass}}}")
+        config = parse_config(text, "f.yaml")
+        body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function"}]}'
+        subject = Subject(ChatRequest.parse(body))
+        models = {model.name: model for model in config.models}
+        action = (await explain(policy(config), subject, models)).action
+        assert (action.models, action.routed, action.calls) == (("large",), True, 1)
+        assert action.tokens == subject.tokens + 100
+
     async def test_it_says_why_nobody_can_answer(self, config: Config) -> None:
         """The error that a client would get is part of what is explained."""
         text = CONFIG.replace(
