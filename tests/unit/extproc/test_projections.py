@@ -19,7 +19,7 @@ from extproc.decisions.projections import (
     band_of,
 )
 from extproc.decisions.rules import AnyRule, Not, holds
-from extproc.signals import KeywordConfig
+from extproc.signals import KeywordConfig, LanguageConfig, SignalConfig
 from extproc.signals.base import Reading
 
 thorough = settings(deadline=None, max_examples=200)
@@ -392,6 +392,79 @@ class TestProblems:
         """What cannot be meant is refused."""
         with pytest.raises(ValidationError):
             written.validate_python({**self.TASK, **changes})
+
+
+LABELLED: Mapping[str, SignalConfig] = {
+    **SIGNALS,
+    "lang": LanguageConfig(type="language", any=("de",)),
+}
+
+
+class TestLabels:
+    """Of a signal that says more than yes or no, such as in which languages a text is written."""
+
+    def project(
+        self, name: str, *, labels: Mapping[str, float] | None, **projections: Any
+    ) -> Projected:
+        known = {} if labels is None else {"lang": Reading(match=True, score=1.0, labels=labels)}
+        parsed_ = {each: written.validate_python(config) for each, config in projections.items()}
+        made, _ = Namespace(LABELLED, parsed_).build([name])
+        return made.project(known)
+
+    @pytest.mark.parametrize(
+        ("labels", "held"),
+        [
+            pytest.param({"de": 0.5}, True, id="half"),
+            pytest.param({"de": 0.49, "en": 0.51}, False, id="less-than-half"),
+            pytest.param({"en": 1.0}, False, id="another"),
+            pytest.param(None, None, id="no-reading"),
+        ],
+    )
+    def test_a_rule_can_name_one(
+        self, labels: Mapping[str, float] | None, held: bool | None
+    ) -> None:
+        """It holds if the reading says more for it than against it."""
+        assert self.project("lang.de", labels=labels).truths["lang.de"] is held
+
+    @pytest.mark.parametrize(
+        ("weight", "value"),
+        [(0.5, 0.5), ({"weight": 0.5, "of": "score"}, 0.4)],
+        ids=["match", "score"],
+    )
+    def test_a_score_can_add_one(self, weight: Any, value: float) -> None:
+        """As a match, or with the part that it has."""
+        config = {"type": "score", "weights": {"lang.de": weight}, "bands": BANDS}
+        found = self.project("x.easy", labels={"de": 0.8}, x=config)
+        assert found.levels["x"].value == value
+
+    def test_labels_compete_by_softmax(self) -> None:
+        """With their own scores."""
+        task = {
+            "type": "partition", "members": {"german": "lang.de", "english": "lang.en"},
+            "default": "other", "semantics": "softmax", "temperature": 0.1,
+        }  # fmt: skip
+        found = self.project("task.german", labels={"de": 0.4, "en": 0.6}, task=task)
+        assert found.shapes["task"].winner == "english"
+
+    @pytest.mark.parametrize(
+        ("name", "problem"),
+        [
+            pytest.param("lang.dd", "did you mean 'lang.", id="no-such-label"),
+            pytest.param("a.de", "unknown name 'a.de'", id="a-signal-without-labels"),
+            pytest.param("lang.de", None, id="known"),
+        ],
+    )
+    def test_what_a_signal_cannot_say_is_a_mistake(self, name: str, problem: str | None) -> None:
+        """Labels are known when the file is read."""
+        found = Namespace(LABELLED, {}).problem(name)
+        assert found is None if problem is None else problem in (found or "")
+
+    def test_a_label_has_no_value(self) -> None:
+        """Only readings as a whole have."""
+        weights = {"lang.de": {"weight": 1, "of": "value", "per": 5}}
+        config = written.validate_python({"type": "score", "weights": weights, "bands": BANDS})
+        ((_, text),) = Namespace(LABELLED, {"x": config}).problems()
+        assert "a label has a score" in text
 
 
 # Kleene's laws over everything that a rule can name: signals, members and bands, of readings that may be missing.
