@@ -83,10 +83,10 @@ class Crew:
             agent, "worker", tools=self.may_use_tools(agent), sample=_sample(agent, step)
         )
         result = await self._ask(draft, step, until)
-        completion = result.completion
+        completion = result.completion if result.state == "ok" else None
         if completion is not None and self.wants_tools(agent, completion):
             return
-        if result.state == "ok" and completion is not None and result.text.strip():
+        if completion is not None and result.text.strip():
             agent.answers(completion)
             return
         self._failed(agent, result)

@@ -13,7 +13,7 @@ version: 1
 egress: unix:/run/egress.sock
 models:
   - {name: small, url: "http://s/v1", max_output: 1k, price: {input: 1, output: 2}, retry: {attempts: 0}}
-  - {name: large, url: "http://l/v1", max_output: 2k, price: {input: 1, output: 3}, retry: {attempts: 0}}
+  - {name: large, url: "http://l/v1", max_output: 2k, price: {input: 1, output: 3}, retry: {attempts: 1}}
   - {name: open, url: "http://o/v1"}
 recipes:
   general:
@@ -21,13 +21,13 @@ recipes:
       hard: {type: keyword, any: [prove]}
     decisions:
       - {name: blocked, when: hard, on_unknown: skip, respond: {message: "No."}}
-      - name: panel
-        when: hard
-        algorithm: {type: fusion, analysis_models: [small, large], judge_model: large}
-        budget: {calls: 4, cost_usd: 0.01}
-      - name: spare
+      - name: pair
         when: hard
         algorithm: {type: single, model: small, fallbacks: [large]}
+        budget: {calls: 2, cost_usd: 0.005}
+      - name: team
+        when: hard
+        algorithm: {type: fusion, analysis_models: [small, large], judge_model: large}
       - name: default
         algorithm: {type: single, model: open}
         budget: {tokens: 10}
@@ -52,23 +52,23 @@ def test_as_data(path: str) -> None:
     """Every decision in which a model answers, in the order of the file."""
     found = json.loads(shown(path, "--json"))
     assert found["prompt_tokens"] == 1000
-    panel, spare, default = found["decisions"]
-    assert panel == {
+    pair, team, default = found["decisions"]
+    assert pair == {
         "recipe": "general",
-        "decision": "panel",
-        "algorithm": "fusion",
-        "least": 4,
-        "calls": 4,
+        "decision": "pair",
+        "algorithm": "single",
+        "least": 1,
+        "calls": 2,
         "spare": 1,
-        "tokens": 33_000,
-        "cost_usd": "0.05",
+        "tokens": (1000 + 1000) + (1000 + 2000),
+        "cost_usd": "0.01",
         "unbounded": [],
         "unpriced": [],
-        "budget": {"calls": 4, "cost_usd": "0.01"},
+        "budget": {"calls": 2, "cost_usd": "0.005"},
         "over": ["cost_usd"],
     }
-    assert (spare["least"], spare["calls"], spare["spare"]) == (1, 2, 0)
-    assert spare["cost_usd"] == "0.01"
+    assert (team["algorithm"], team["budget"], team["over"]) == ("fusion", {}, [])
+    assert team["calls"] >= 4
     assert (default["tokens"], default["unbounded"], default["unpriced"]) == (
         None,
         ["open"],
@@ -78,18 +78,18 @@ def test_as_data(path: str) -> None:
 
 
 def test_grows_with_the_prompt(path: str) -> None:
-    panel, *_ = json.loads(shown(path, "--json", "--prompt-tokens", "2000"))["decisions"]
-    assert panel["tokens"] == 33_000 + 5 * 1000
+    pair, *_ = json.loads(shown(path, "--json", "--prompt-tokens", "2000"))["decisions"]
+    assert pair["tokens"] == 5000 + 2 * 1000
 
 
 def test_as_a_table(path: str) -> None:
     """Numbers, limits beside them, and what the numbers leave out."""
     output = shown(path)
-    row = next(line for line in output.splitlines() if "panel" in line)
+    row = next(line for line in output.splitlines() if "pair" in line)
     assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        "general", "panel", "fusion", "4 +1 of 4", "33,000", "0.050000 of 0.01",
+        "general", "pair", "single", "1-2 +1 of 2", "5,000", "0.010000 of 0.005",
     ]  # fmt: skip
-    assert "1-2" in next(line for line in output.splitlines() if "spare" in line)
+    assert "fusion" in next(line for line in output.splitlines() if "team" in line)
     assert "no bound" in next(line for line in output.splitlines() if "default" in line)
     assert "neither `max_output` nor `context_window` is known of open" in output
     assert "no `price` is known of open" in output
