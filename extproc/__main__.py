@@ -55,6 +55,7 @@ def main() -> None:
 @click.option(
     "--reload",
     "interval",
+    type=click.FloatRange(min=0.05),
     default=_INTERVAL,
     show_default=True,
     help="Seconds between looks at FILE.",

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import structlog
 
-from extproc.config import lint
-from extproc.config.load import Loaded
+from extproc.config import Config, lint
 from extproc.config.watch import Watched
 from extproc.errors import ConfigError
 from extproc.generation import generation
@@ -52,21 +52,24 @@ class Reloads:
 
     async def _reload(self, watched: Watched, versions: Versions) -> None:
         try:
-            loaded = await asyncio.to_thread(watched.load)
-            await self._put_to_work(loaded, versions)
+            news = await asyncio.to_thread(_read, watched)
+            await self._put_to_work(news, versions)
         except ConfigError as error:
             self._refuse(error.problems)
         except OSError as error:
             self._refuse([f"{watched.path}: {error}"])
 
-    async def _put_to_work(self, loaded: Loaded, versions: Versions) -> None:
-        if generation(loaded.config) != versions.newest.generation:
-            await versions.add(loaded.config)
+    async def _put_to_work(self, news: "_News", versions: Versions) -> None:
+        newest = versions.newest
+        if news.generation != newest.generation:
+            await versions.add(news.config, news.generation)
             self.succeeded += 1
             self.since = _now()
-            for warning in lint.warnings(loaded):
+            for warning in news.warnings:
                 _log.warning("config", problem=warning)
-            _log.info("config.reloaded", generation=versions.newest.generation)
+            if news.config.state != newest.runtime.config.state:
+                _log.warning("config", problem="`state` stays as it was until the next start")
+            _log.info("config.reloaded", generation=news.generation)
         self.problems = ()
 
     def _refuse(self, problems: Sequence[str]) -> None:
@@ -74,6 +77,19 @@ class Reloads:
         self.failed += 1
         for problem in problems:
             _log.error("config.refused", problem=problem)
+
+
+class _News(NamedTuple):
+    """A new version of the file, with what takes a while to find out."""
+
+    config: Config
+    generation: str
+    warnings: list[str]
+
+
+def _read(watched: Watched) -> _News:
+    loaded = watched.load()
+    return _News(loaded.config, generation(loaded.config), lint.warnings(loaded))
 
 
 async def _still_written(watched: Watched) -> bool:

@@ -107,15 +107,15 @@ class Versions:
         fitting = (version for version in self._known if version.reach <= routed)
         return next(fitting, self.newest)
 
-    async def add(self, config: Config) -> None:
-        """Build a configuration aside, and put it to work in one step.
+    async def add(self, config: Config, generation: str) -> None:
+        """Build a configuration of this generation aside, and put it to work in one step.
 
         Raises OSError for what it names on this machine and cannot be used; then nothing has changed.
         """
         egress = await self._connect(config.egress)
         runtime = await asyncio.to_thread(build, config, egress.client, self.process)
         self.process.follow(config)
-        version = Version(generation(config), runtime, egress, reach(config))
+        version = Version(generation, runtime, egress, reach(config))
         waiting = self._still_needed()
         self._known = [version, *waiting]
         self._reach[version.generation] = version.reach
@@ -160,7 +160,7 @@ async def at_work(config: Config, states: States | None = None) -> AsyncIterator
     """A process's first configuration, and room for those to come."""
     versions = Versions(Process.of(config, states))
     try:
-        await versions.add(config)
+        await versions.add(config, generation(config))
         yield versions
     finally:
         for egress in versions._egresses:

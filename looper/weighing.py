@@ -16,9 +16,11 @@ from looper.settings import Setting
 def _read(value: object, info: ValidationInfo) -> object:
     if not isinstance(value, str):
         return value
-    folder = (info.context or {}).get("folder", ".")
+    context = info.context or {}
+    path = Path(context.get("folder", "."), value)
+    context.get("files", []).append(path)
     try:
-        return read_weights(Path(folder, value))
+        return read_weights(path)
     except WeightsError as error:
         raise ValueError("; ".join(error.problems)) from None
 

@@ -66,7 +66,7 @@ def watch(watched: Watched, follower: Follower, interval: float, say: Say) -> No
     say("written")
     while True:
         time.sleep(interval)
-        for line in step(watched, follower):
+        for line in _tried(watched, follower):
             say(line)
 
 
@@ -83,3 +83,11 @@ def step(watched: Watched, follower: Follower) -> Iterator[str]:
                 yield "written"
     if follower.let_go(time.monotonic()):
         yield "written without models that were taken out"
+
+
+def _tried(watched: Watched, follower: Follower) -> Iterator[str]:
+    """One look, which a full disk does not make the last."""
+    try:
+        yield from step(watched, follower)
+    except OSError as error:
+        yield f"cannot be written: {error}"

@@ -15,7 +15,7 @@ from extproc.yaml_source import YamlSource, in_words, parse_yaml
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that holds, where everything in it was written, and the files that it includes."""
+    """A configuration that holds, where everything in it was written, and the other files that it is made of."""
 
     config: Config
     source: YamlSource
@@ -47,19 +47,22 @@ def parse(text: str, name: str) -> Loaded:
     if not isinstance(source.data, dict):
         raise ConfigError([f"{name}:1: a configuration is a mapping that begins with `version: 1`"])
     expanded = expand(source)
-    config = _validate(expanded)
+    files = list(expanded.files)
+    config = _validate(expanded, files)
     problems = expanded.source.placed(check(config))
     if problems:
-        raise ConfigError(in_words(problems, name), expanded.files)
-    return Loaded(config, expanded.source, expanded.files)
+        raise ConfigError(in_words(problems, name), files)
+    return Loaded(config, expanded.source, tuple(dict.fromkeys(files)))
 
 
-def _validate(expanded: Expanded) -> Config:
+def _validate(expanded: Expanded, files: list[Path]) -> Config:
+    """The configuration; `files` are joined by those that it names, such as weights."""
     source, problems = expanded.source, list(expanded.problems)
+    context = {"folder": Path(source.name).parent, "files": files}
     try:
-        config = Config.model_validate(source.data, context={"folder": Path(source.name).parent})
+        config = Config.model_validate(source.data, context=context)
     except ValidationError as error:
         problems += explain(error, source)
     if problems:
-        raise ConfigError(in_words(problems, source.name), expanded.files)
+        raise ConfigError(in_words(problems, source.name), files)
     return config

@@ -26,6 +26,7 @@ class Listener(msgspec.Struct, frozen=True):
     """A listener."""
 
     name: str = ""
+    per_connection_buffer_limit_bytes: int = 1 << 20
     filter_chains: list[Chain] = []
     default_filter_chain: Chain | None = None
 
@@ -158,7 +159,7 @@ class Dump(msgspec.Struct, frozen=True):
             if entry.route_config is not None
         }
 
-    def managers(self) -> Iterator[dict[str, Any]]:
+    def managers(self) -> Iterator["Manager"]:
         """The HTTP connection managers of all listeners."""
         for each in self.configs:
             for entry in (*each.static_listeners, *each.dynamic_listeners):
@@ -181,19 +182,40 @@ class Dump(msgspec.Struct, frozen=True):
         }
 
 
-def _managers(listener: Listener | None) -> Iterator[dict[str, Any]]:
+class Manager(msgspec.Struct, frozen=True):
+    """An HTTP connection manager, and the buffer limit of its listener."""
+
+    settings: dict[str, Any]
+    buffer: int
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.get("stat_prefix", ""))
+
+    @property
+    def table(self) -> str:
+        """The name of its routes."""
+        inline = self.settings.get("route_config", {})
+        watched = self.settings.get("rds", {}).get("route_config_name")
+        return str(watched or inline.get("name", ""))
+
+    @property
+    def filters(self) -> list[Filter]:
+        return msgspec.convert(self.settings.get("http_filters", []), list[Filter])
+
+    def first(self, kind: str) -> Filter | None:
+        """Its first filter of a kind."""
+        return next((each for each in self.filters if each.is_a(kind)), None)
+
+
+def _managers(listener: Listener | None) -> Iterator[Manager]:
     if listener is None:
         return
     chains = [*listener.filter_chains, *filter(None, [listener.default_filter_chain])]
     for chain in chains:
         for each in chain.filters:
             if each.is_a("HttpConnectionManager"):
-                yield each.typed_config
-
-
-def filters(manager: dict[str, Any]) -> list[Filter]:
-    """The HTTP filters of a connection manager."""
-    return msgspec.convert(manager.get("http_filters", []), list[Filter])
+                yield Manager(each.typed_config, listener.per_connection_buffer_limit_bytes)
 
 
 def seconds(duration: object, default: float) -> float:

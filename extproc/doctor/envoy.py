@@ -1,16 +1,17 @@
 """Envoy's clocks, limits and routes, compared with what the configuration needs of them."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from extproc import headers
 from extproc.config import Config
-from extproc.doctor.dump import Dump, Filter, Route, filters, seconds
+from extproc.doctor.dump import Dump, Filter, Manager, Route, Routes, seconds
 from extproc.doctor.findings import Finding
 from extproc.generation import generation
 
 _REWRITE = "write Envoy's files again with `looper envoy-config`"
 _RESTART = f"{_REWRITE}, and restart Envoy"
+_PROCESSOR = "ExternalProcessor"
 _IDLE = 300.0
 """Envoy's own `stream_idle_timeout`, in seconds."""
 
@@ -18,18 +19,16 @@ _IDLE = 300.0
 def examine_envoy(dump: Dump, config: Config) -> Iterator[Finding]:
     """Everything that is to be seen in Envoy's configuration."""
     yield from _generations(dump, config)
-    managers = [(manager, _processor(manager)) for manager in dump.managers()]
-    found = [(manager, processor) for manager, processor in managers if processor is not None]
-    if not found:
+    managers = list(dump.managers())
+    ingress = [(each, found) for each in managers if (found := each.first(_PROCESSOR)) is not None]
+    if not ingress:
         yield Finding("envoy", "processor", "fail", "no listener has an ext_proc filter", _RESTART)
-    for manager, processor in found:
+    for manager, processor in ingress:
         yield from _ingress(manager, processor, dump, config)
-    yield from _models(dump, config, [manager for manager, _ in found])
-
-
-def _processor(manager: dict[str, Any]) -> Filter | None:
-    found = (each for each in filters(manager) if each.is_a("ExternalProcessor"))
-    return next(found, None)
+    sides = _Sides.of(dump, managers)
+    for manager in sides.egress:
+        yield from _clocks(f"envoy listener {manager.name}", manager, longest_run(config))
+    yield from _models(dump, config, sides)
 
 
 def _generations(dump: Dump, config: Config) -> Iterator[Finding]:
@@ -51,14 +50,13 @@ def _generations(dump: Dump, config: Config) -> Iterator[Finding]:
 # The listener that clients connect to...
 
 
-def _ingress(
-    manager: dict[str, Any], processor: Filter, dump: Dump, config: Config
-) -> Iterator[Finding]:
-    about = f"envoy listener {manager.get('stat_prefix', '')}".rstrip()
+def _ingress(manager: Manager, processor: Filter, dump: Dump, config: Config) -> Iterator[Finding]:
+    about = f"envoy listener {manager.name}".rstrip()
     longest = longest_run(config)
     yield from _mode(about, processor, longest)
     yield from _clocks(about, manager, longest)
     yield _body_limit(about, manager, config)
+    yield _buffer(about, manager, config)
     yield from _breakers(processor, dump, config)
 
 
@@ -88,10 +86,10 @@ def _mode(about: str, processor: Filter, longest: float) -> Iterator[Finding]:
         )
 
 
-def _clocks(about: str, manager: dict[str, Any], longest: float) -> Iterator[Finding]:
-    idle = seconds(manager.get("stream_idle_timeout"), _IDLE)
+def _clocks(about: str, manager: Manager, longest: float) -> Iterator[Finding]:
+    idle = seconds(manager.settings.get("stream_idle_timeout"), _IDLE)
     yield _at_least(about, "stream_idle_timeout", idle, longest)
-    common = manager.get("common_http_protocol_options", {})
+    common = manager.settings.get("common_http_protocol_options", {})
     most = seconds(common.get("max_stream_duration"), 0)
     yield _at_least(about, "max_stream_duration", most, longest)
 
@@ -109,17 +107,26 @@ def _at_least(
     return Finding(about, clock, "fail", found, advice)
 
 
-def _body_limit(about: str, manager: dict[str, Any], config: Config) -> Finding:
-    buffers = [each for each in filters(manager) if each.is_a("Buffer")]
+def _body_limit(about: str, manager: Manager, config: Config) -> Finding:
+    buffer = manager.first("Buffer")
     ours = config.limits.max_body
-    if not buffers:
+    if buffer is None:
         advice = "nothing but the processor bounds a body: put Envoy's buffer filter before it"
         return Finding(about, "body limit", "warn", "none", advice)
-    limit = int(buffers[0].typed_config.get("max_request_bytes", 0))
+    limit = int(buffer.typed_config.get("max_request_bytes", 0))
     found = f"{limit} bytes; `limits.max_body` is {ours}"
     if limit == ours:
         return Finding(about, "body limit", "ok", found)
     return Finding(about, "body limit", "warn", found, _RESTART)
+
+
+def _buffer(about: str, manager: Manager, config: Config) -> Finding:
+    """What Envoy holds of a body, to try a request again, or of an answer, to read its usage."""
+    found = f"{manager.buffer} bytes; `limits.max_body` is {config.limits.max_body}"
+    if manager.buffer >= config.limits.max_body:
+        return Finding(about, "buffer limit", "ok", found)
+    advice = f"requests and answers above it are refused or not tried again: {_RESTART}"
+    return Finding(about, "buffer limit", "warn", found, advice)
 
 
 def _breakers(processor: Filter, dump: Dump, config: Config) -> Iterator[Finding]:
@@ -151,33 +158,45 @@ def _room(about: str, limit: str, has: int, runs: int) -> Finding:
 # ... and the way to each model.
 
 
-def _models(dump: Dump, config: Config, ingress: list[dict[str, Any]]) -> Iterator[Finding]:
-    tables = dump.tables()
-    from_clients = {_table(manager) for manager in ingress}
-    inside = {name for name, table in tables.items() if _leads_to_models(dump, name)}
-    sides = {"ingress": inside & from_clients, "egress": inside - from_clients}
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """The route tables that lead to models: for clients' requests, and for the processor's own calls."""
+
+    tables: Mapping[str, Sequence[Routes]]
+    egress: Sequence[Manager]
+
+    @classmethod
+    def of(cls, dump: Dump, managers: Sequence[Manager]) -> "_Sides":
+        ours = {name: each for name, each in dump.tables().items() if _leads_to_models(each)}
+        clients = {each.table for each in managers if each.first(_PROCESSOR) is not None}
+        return cls(
+            {
+                "ingress": [each for name, each in ours.items() if name in clients],
+                "egress": [each for name, each in ours.items() if name not in clients],
+            },
+            [each for each in managers if each.table in ours.keys() - clients],
+        )
+
+    def routes(self, side: str, model: str) -> list[Route]:
+        """The routes to a model."""
+        hosts = (host for table in self.tables[side] for host in table.virtual_hosts)
+        return [
+            each for host in hosts for each in host.routes if each.model(headers.MODEL) == model
+        ]
+
+
+def _leads_to_models(table: Routes) -> bool:
+    return any(route.model(headers.MODEL) for host in table.virtual_hosts for route in host.routes)
+
+
+def _models(dump: Dump, config: Config, sides: _Sides) -> Iterator[Finding]:
     most = _calls_at_once(config)
     for model in config.models:
-        for side, names in sides.items():
-            routes = [
-                route
-                for name in names
-                for host in tables[name].virtual_hosts
-                for route in host.routes
-                if route.model(headers.MODEL) == model.name
-            ]
+        for side in sides.tables:
+            routes = sides.routes(side, model.name)
             yield _route(model.name, side, routes, dump, longest_run(config))
-        yield from _model_breaker(model.name, sides["egress"], dump, most.get(model.name, 0))
-
-
-def _table(manager: dict[str, Any]) -> str:
-    inline = manager.get("route_config", {})
-    return str(manager.get("rds", {}).get("route_config_name") or inline.get("name", ""))
-
-
-def _leads_to_models(dump: Dump, name: str) -> bool:
-    hosts = dump.tables()[name].virtual_hosts
-    return any(route.model(headers.MODEL) for host in hosts for route in host.routes)
+        for route in sides.routes("egress", model.name)[:1]:
+            yield from _breaker(model.name, route, dump, most.get(model.name, 0))
 
 
 def _route(model: str, side: str, routes: list[Route], dump: Dump, longest: float) -> Finding:
@@ -190,10 +209,11 @@ def _route(model: str, side: str, routes: list[Route], dump: Dump, longest: floa
         if target.cluster not in clusters:
             advice = "is its key there, and its `url` right? see Envoy's log"
             return Finding(model, check, "fail", "it leads to no cluster", advice)
-        timeout = seconds(target.timeout, 15.0)
-        if 0 < timeout <= longest:
-            found = f"ends after {timeout:g} s; the longest deadline is {longest:g} s"
-            return Finding(model, check, "fail", found, "set the route's timeout to 0s")
+        for clock, written in (("timeout", target.timeout), ("idle_timeout", target.idle_timeout)):
+            limit = seconds(written, 0)
+            if 0 < limit <= longest:
+                found = f"its {clock} is {limit:g} s; the longest deadline is {longest:g} s"
+                return Finding(model, check, "fail", found, f"set the route's {clock} to 0s")
     return Finding(model, check, "ok", f"to {targets[0].cluster}")
 
 
@@ -207,16 +227,10 @@ def _calls_at_once(config: Config) -> dict[str, int]:
     return most
 
 
-def _model_breaker(model: str, egress: set[str], dump: Dump, calls: int) -> Iterator[Finding]:
-    clusters = dump.clusters()
-    tables = dump.tables()
-    for name in sorted(egress):
-        for host in tables[name].virtual_hosts:
-            for route in host.routes:
-                if route.model(headers.MODEL) == model and route.route is not None:
-                    cluster = clusters.get(route.route.cluster)
-                    if cluster is not None:
-                        yield _enough(model, cluster.limits.max_requests, calls)
+def _breaker(model: str, route: Route, dump: Dump, calls: int) -> Iterator[Finding]:
+    cluster = dump.clusters().get(route.route.cluster) if route.route is not None else None
+    if cluster is not None:
+        yield _enough(model, cluster.limits.max_requests, calls)
 
 
 def _enough(model: str, limit: int, calls: int) -> Finding:

@@ -111,16 +111,16 @@ def edited(change: Callable[[Bootstrap], None]) -> Callable[[Path], None]:
     return edit
 
 
-def ingress_of(bootstrap: Bootstrap) -> dict[str, Any]:
+def manager_of(bootstrap: Bootstrap, name: str) -> dict[str, Any]:
     (listener,) = (
-        each for each in bootstrap["static_resources"]["listeners"] if each["name"] == "ingress"
+        each for each in bootstrap["static_resources"]["listeners"] if each["name"] == name
     )
     manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
     return manager
 
 
 def impatient(bootstrap: Bootstrap) -> None:
-    manager = ingress_of(bootstrap)
+    manager = manager_of(bootstrap, "ingress")
     manager["stream_idle_timeout"] = "10s"
     manager["common_http_protocol_options"] = {"max_stream_duration": "20s"}
     manager["http_filters"] = [
@@ -131,6 +131,7 @@ def impatient(bootstrap: Bootstrap) -> None:
         for each in bootstrap["static_resources"]["clusters"]
         if each["name"] == "looper_ext_proc"
     )
+    manager_of(bootstrap, "egress")["stream_idle_timeout"] = "5s"
     cluster["circuit_breakers"] = {"thresholds": [{"max_requests": 10}]}
 
 
@@ -145,6 +146,7 @@ async def test_clocks_and_limits_are_compared() -> None:
     assert "10 s; the longest deadline is" in found[listener, "stream_idle_timeout"]["found"]
     assert found[listener, "max_stream_duration"]["state"] == "fail"
     assert found[listener, "body limit"]["state"] == "warn"
+    assert found["envoy listener egress", "stream_idle_timeout"]["state"] == "fail"
     assert found[cluster, "max_requests"]["state"] == "warn"
     assert found[cluster, "max_retries"]["state"] == "warn"
     assert found["small", "egress route"]["state"] == "ok"

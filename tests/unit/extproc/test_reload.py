@@ -1,6 +1,7 @@
 """A file that is edited, replaced, broken and mended, and what becomes of it."""
 
 import asyncio
+import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -84,6 +85,34 @@ async def test_an_included_file_is_followed_too(path: Path) -> None:
         before = default_of(versions)
         edit(path.with_name("own.yaml"), "model: a", "model: b")
         await until(lambda: default_of(versions) != before)
+
+
+async def test_fitted_weights_are_followed_too(path: Path) -> None:
+    """What `looper calibrate` writes anew counts from then on."""
+    member = {"weight": 1.5, "rating": 0.7}
+    weights = {
+        "version": 1,
+        "provenance": {"date": "2026-01-31", "rows": 100, "checksum": "sha256:" + "0" * 64},
+        "teams": [{"members": {"a": member, "b": member}, "none_of_these": 1.0}],
+    }
+    file = path.with_name("weights.json")
+    file.write_text(json.dumps(weights))
+    vote = "{type: ratings, models: [a, b], weights: weights.json}"
+    edit(path.with_name("own.yaml"), "{type: single, model: a}", vote)
+    edit(
+        path,
+        "recipes",
+        "recipes: {general: {include: own.yaml}, other: {decisions: [{name: x, "
+        f"algorithm: {vote}" + "}]}}\nrecipes_",
+    )
+    path.write_text(
+        path.read_text().partition("recipes_")[0] + "entrypoints: {looper/auto: other}\n"
+    )
+    async with following(path) as (versions, reloads):
+        before = versions.newest.generation
+        file.write_text(json.dumps(weights).replace("1.5", "2.5"))
+        await until(lambda: versions.newest.generation != before)
+        assert reloads.succeeded == 1
 
 
 async def test_a_mounted_file_is_followed(tmp_path: Path, path: Path) -> None:

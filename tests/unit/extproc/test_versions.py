@@ -43,6 +43,10 @@ async def versions() -> AsyncIterator[Versions]:
         yield found
 
 
+async def put_to_work(versions: Versions, new: Config) -> None:
+    await versions.add(new, generation(new))
+
+
 def begun(versions: Versions, envoy: Config | None) -> Config:
     """The configuration of an exchange whose routes were made from `envoy`."""
     with versions.begin(None if envoy is None else generation(envoy)) as runtime:
@@ -53,7 +57,7 @@ def begun(versions: Versions, envoy: Config | None) -> Config:
 async def test_what_envoy_has_routes_for_is_used_at_once(versions: Versions, new: Config) -> None:
     """A configuration that names no model unknown to Envoy need not wait for it."""
     assert begun(versions, OLD) is OLD
-    await versions.add(new)
+    await put_to_work(versions, new)
     assert begun(versions, OLD) is new
     assert versions.is_stale
 
@@ -62,7 +66,7 @@ async def test_what_envoy_has_routes_for_is_used_at_once(versions: Versions, new
 async def test_a_model_without_a_route_is_waited_for(versions: Versions, new: Config) -> None:
     """The last configuration stays in use for requests on routes that do not lead to all of the new one's models."""
     assert begun(versions, OLD) is OLD
-    await versions.add(new)
+    await put_to_work(versions, new)
     assert begun(versions, OLD) is OLD
     assert versions.is_stale
     assert begun(versions, new) is new
@@ -71,7 +75,7 @@ async def test_a_model_without_a_route_is_waited_for(versions: Versions, new: Co
 
 async def test_workers_of_envoy_may_change_one_after_the_other(versions: Versions) -> None:
     """Each request gets the configuration that goes with its own routes."""
-    await versions.add(WITH_A_NEW_MODEL)
+    await put_to_work(versions, WITH_A_NEW_MODEL)
     seen = [begun(versions, envoy) for envoy in (OLD, WITH_A_NEW_MODEL) * 3]
     assert seen == [OLD, WITH_A_NEW_MODEL] * 3
 
@@ -79,15 +83,15 @@ async def test_workers_of_envoy_may_change_one_after_the_other(versions: Version
 async def test_several_edits_may_overtake_envoy(versions: Versions) -> None:
     """What was edited twice before Envoy had the first is not used half."""
     begun(versions, OLD)
-    await versions.add(WITH_A_NEW_MODEL)
-    await versions.add(config("d", "a"))
+    await put_to_work(versions, WITH_A_NEW_MODEL)
+    await put_to_work(versions, config("d", "a"))
     assert begun(versions, OLD) is OLD
     assert begun(versions, WITH_A_NEW_MODEL) is not OLD
 
 
 async def test_an_envoy_that_says_nothing_is_believed_to_know(versions: Versions) -> None:
     """Routes that were written by hand do not hold a configuration up, nor do those of an unknown generation."""
-    await versions.add(WITH_A_NEW_MODEL)
+    await put_to_work(versions, WITH_A_NEW_MODEL)
     assert begun(versions, None) is WITH_A_NEW_MODEL
     assert not versions.is_stale
     with versions.begin("0123456789ab") as runtime:
@@ -102,7 +106,7 @@ async def test_an_exchange_keeps_what_it_began_with(versions: Versions) -> None:
     other = config("a", "b", egress="unix:/tmp/other.sock")
     with versions.begin(generation(OLD)) as runtime:
         client = runtime.client
-        await versions.add(other)
+        await put_to_work(versions, other)
         begun(versions, other)
         await versions.tidy()
         assert runtime.config is OLD
@@ -119,7 +123,7 @@ def is_open(client: object) -> bool:
 async def test_one_connection_serves_all_with_the_same_egress(versions: Versions) -> None:
     """A reload that leaves `egress` alone leaves its connections alone as well."""
     client = versions.newest.runtime.client
-    await versions.add(ANOTHER_DEFAULT)
+    await put_to_work(versions, ANOTHER_DEFAULT)
     assert versions.newest.runtime.client is client
 
 
@@ -127,7 +131,7 @@ async def test_what_is_of_the_process_outlives_a_configuration(versions: Version
     """Open runs count against the new limit, and nothing that is remembered is lost."""
     process = versions.process
     async with process.admission.run("general"):
-        await versions.add(config("a", "b", max_runs=1))
+        await put_to_work(versions, config("a", "b", max_runs=1))
         assert versions.newest.runtime.process is process
         assert process.admission.open == 1
         with pytest.raises(Overloaded):
@@ -146,5 +150,5 @@ async def test_a_file_of_runs_that_cannot_be_written_changes_nothing(
     )
     with versions.process.runs.writing():
         with pytest.raises(OSError, match="file"):
-            await versions.add(wrong)
+            await put_to_work(versions, wrong)
         assert versions.newest.runtime.config is OLD
