@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from extproc.decisions.engine import Policy
 from extproc.decisions.probe import Probes
 from extproc.decisions.projections import ProjectionConfig
-from extproc.decisions.recipe import Recipe
+from extproc.decisions.recipe import Decision, Recipe
 from extproc.signals import Subject
 from looper.chat import ChatRequest
 from tests.contract.test_catalogue import kinds, sections
@@ -61,6 +61,18 @@ async def test_the_example_does_what_is_said_of_it(text: str, expected: dict[str
     body = {"model": "m", "messages": [{"role": "user", "content": text}]}
     decided = await policy.decide(Subject(ChatRequest.parse(json.dumps(body).encode())))
     assert expected.items() <= decided.facts.items()
+
+
+def test_what_is_shown_of_decisions_loads() -> None:
+    """A guard as it is written there, and a team with what its models get."""
+    shown = blocks(README.read_text())
+    (guard,) = (block[0] for block in shown if isinstance(block, list))
+    (gets,) = (block for block in shown if "parameters" in block)
+    assert Decision.model_validate(guard).respond is not None
+    algorithm = {"type": "single", "model": "small"}
+    decision = Decision.model_validate({"name": "d", "algorithm": algorithm, **gets})
+    assert decision.parameters.governed
+    assert decision.headers.names == ("x-tenant", "x-internal-id")
 
 
 def test_the_recipes_readme_shows_probes_that_load() -> None:
