@@ -156,7 +156,7 @@ def is_chosen(decision: Decision, subject: Subject) -> bool:
 
 def place(decision: Decision, fingerprint: bytes) -> float:
     """A conversation's place from 0 up to 1: another one for each decision, so that trials are independent."""
-    digest = blake2b(fingerprint, key=decision.name.encode()[:64], digest_size=7).digest()
+    digest = blake2b(decision.name.encode(), key=fingerprint, digest_size=7).digest()
     return int.from_bytes(digest) / (1 << 56)
 
 

@@ -209,7 +209,7 @@ class Partition:
 
     def _by_share(self, held: Truths, facts: Facts) -> Shape:
         scores = {member: score(facts) for member, score in self.scores}
-        if None in held.values() or None in scores.values():
+        if None in scores.values():
             return Shape(self.config.default, unsure=True)
         shares = softmax(
             {name: score or 0.0 for name, score in scores.items()}, self.config.temperature

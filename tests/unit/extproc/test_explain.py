@@ -111,6 +111,12 @@ class TestExplain:
         assert level.contributions == {"proof": 0.5, "vip": 0.2}
         assert (level.to_lower, level.to_upper) == (0.1, None)
 
+    async def test_on_a_bound_there_is_no_way_to_the_band_below(self, config: Config) -> None:
+        """Bounds belong to the band above."""
+        text = CONFIG.replace("{easy: 0.3}", "{easy: 0.5}")
+        (level,) = (await found(parse_config(text, "f.yaml"), "prove it")).scores
+        assert (level.band, level.to_lower, level.to_upper) == ("medium", 0.0, 0.1)
+
     async def test_rules_are_told_part_by_part(self, config: Config) -> None:
         """With what held of each."""
         panel = (await found(config, "prove it")).decisions[1]

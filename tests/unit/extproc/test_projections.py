@@ -134,6 +134,7 @@ class TestSoftmax:
         """Where the best is hardly better than the next, nobody wins."""
         assert self.winner(scored(a=0.6, b=0.5), at_least=0.9) == "chat"
         assert self.winner(scored(a=0.6, b=0.5), at_least=0.7) == "a"
+        assert self.winner(scored(a=0.5, b=0.5), at_least=0.5) == "a"
 
     def test_without_all_readings_there_are_no_shares(self) -> None:
         """Shares are of a whole: one that is missing may have been the greatest."""
