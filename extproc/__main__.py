@@ -141,17 +141,17 @@ def explain(
     telemetry.set_up("error", for_good=False)
     with _reporting():
         config = load_config(path)
+        pairs = (header.partition(":") for header in headers)
+        named = {name.strip().lower(): value.strip() for name, _, value in pairs}
         try:
             if request_file is not None:
                 request = ChatRequest.parse(request_file.read())
             else:
                 said = sys.stdin.read() if text == "-" else str(text)
                 request = offline.asking(said, next(iter(config.entrypoints)))
+            found = asyncio.run(offline.explain(config, request, recipe, named, live=live))
         except LooperError as error:
             raise click.ClickException(error.message) from None
-        pairs = (header.partition(":") for header in headers)
-        named = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        found = asyncio.run(offline.explain(config, request, recipe, named, live=live))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return

@@ -126,15 +126,15 @@ async def _explain(request: web.Request) -> web.Response:
             body = await _read(request, runtime.config.limits.max_body)
             asked = ChatRequest.parse(body)
             policy = runtime.policy(asked.model, request.query.get("recipe"))
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            subject = Subject(asked, headers, correction=runtime.process.correction.factor)
+            return _json(await explain(policy, subject, runtime.models))
         except LooperError as error:
             return web.Response(
                 body=error.to_json(), status=error.status, content_type="application/json"
             )
         except ProtocolError:
             return _json({"error": "unknown recipe"}, 404)
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        subject = Subject(asked, headers, correction=runtime.process.correction.factor)
-        return _json(await explain(policy, subject, runtime.models))
 
 
 async def _read(request: web.Request, limit: int) -> bytes:

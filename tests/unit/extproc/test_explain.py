@@ -367,6 +367,22 @@ class TestAdmin:
         answered, data = await post(port + path, **request_)
         assert (answered, "error" in data) == (status, True)
 
+    @pytest.mark.parametrize(
+        "odd",
+        [
+            {"tools": 5}, {"tools": [[]]}, {"tools": [{"function": {"name": {"x": []}}}]}, {"stream": "x"},
+            {"max_tokens": "many"}, {"n": []}, {"response_format": 1}, {"messages": [{"role": ""}]},
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": 5}]}]},
+            {"messages": [{"role": "tool", "content": None, "tool_call_id": 5}]}, {"messages": [5]}, {"messages": {}},
+            {"messages": [{"role": "assistant", "tool_calls": {"x": 1}}]}, {"metadata": [1], "seed": {}},
+        ],
+        ids=repr,
+    )  # fmt: skip
+    async def test_no_body_is_too_odd(self, port: str, odd: dict[str, Any]) -> None:
+        """It is explained or refused, and never a mistake of ours."""
+        status, data = await post(port, json={**body("prove it"), **odd})
+        assert (status, "error" in data) in ((200, False), (400, True))
+
     async def test_nothing_is_logged(self, port: str, capfd: pytest.CaptureFixture[str]) -> None:
         """A prompt that is explained stays as private as one that is answered."""
         with structlog.testing.capture_logs() as events:
