@@ -196,6 +196,7 @@ def cost(path: Path, prompt_tokens: int, as_json: bool) -> None:
 
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tag", "tags", multiple=True, help="Only probes that have all of these tags.")
 @click.option("--all", "everything", is_flag=True, help="Show the probes that passed as well.")
 @click.option("--strict", is_flag=True, help="Fail as well if a decision is reached by no probe.")
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of tables.")
@@ -203,7 +204,12 @@ def cost(path: Path, prompt_tokens: int, as_json: bool) -> None:
     "--junit", type=click.Path(path_type=Path), default=None, help="Also write JUnit's XML there."
 )
 def probe(
-    paths: tuple[Path, ...], everything: bool, strict: bool, as_json: bool, junit: Path | None
+    paths: tuple[Path, ...],
+    tags: tuple[str, ...],
+    everything: bool,
+    strict: bool,
+    as_json: bool,
+    junit: Path | None,
 ) -> None:
     """Ask configurations or recipes their probes: NAME.yaml those of NAME.probes.yaml beside it."""
     from rich.console import Console
@@ -212,7 +218,7 @@ def probe(
 
     telemetry.set_up("critical")
     with _reporting():
-        reports = [asyncio.run(probing.probe(path)) for path in paths]
+        reports = [asyncio.run(probing.probe(path, frozenset(tags))) for path in paths]
     if junit is not None:
         junit.write_bytes(probe_report.as_junit(reports))
     if as_json:

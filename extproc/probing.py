@@ -38,14 +38,16 @@ class Report:
         return tuple(key for key, times in self.reached.items() if times == 0)
 
 
-async def probe(path: Path) -> Report:
-    """Run the probes of a file, or those that stand beside it. Raises ConfigError."""
+async def probe(path: Path, tags: frozenset[str] = frozenset()) -> Report:
+    """Run the probes of a file, or those that stand beside it, if they have these tags. Raises ConfigError."""
     file, subject = _pair(path)
     probes = _read_probes(file)
     config = _read_subject(subject)
     policies: dict[str, Policy] = {}
     probed, reached = [], Counter[tuple[str, str]]()
     for at, each in enumerate(probes.probes):
+        if not tags <= set(each.tags):
+            continue
         name = _recipe(file, config, each.recipe or probes.recipe)
         policy = policies.setdefault(name, Policy(name, config.recipes[name]))
         try:

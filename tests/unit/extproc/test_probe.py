@@ -273,6 +273,20 @@ class TestCommand:
         assert invoke(folder / "mine.yaml").exit_code == 0
         assert invoke("--strict", folder / "mine.yaml").exit_code == 1
 
+    @pytest.mark.parametrize(
+        ("tags", "titles"),
+        [
+            pytest.param(["en"], ["hello"], id="one"),
+            pytest.param(["en", "negative"], ["hello"], id="both"),
+            pytest.param(["en", "wrong"], [], id="none-has-both"),
+        ],
+    )
+    def test_tags_choose(self, folder: Path, tags: list[str], titles: list[str]) -> None:
+        """Only probes that have all that are named."""
+        options = [option for tag in tags for option in ("--tag", tag)]
+        (file,) = json.loads(invoke("--json", *options, folder / "mine.yaml").stdout)
+        assert [each["title"] for each in file["probes"]] == titles
+
     def test_json(self, folder: Path) -> None:
         """All of it, of every file."""
         (file,) = json.loads(invoke("--json", folder / "mine.yaml").stdout)
