@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extproc.bootstrap.files import write
+from extproc.bootstrap.files import render, write
 from extproc.bootstrap.ingress import longest_deadline
 from extproc.config import Config
 from extproc.config.watch import Watched
 from extproc.errors import ConfigError
+from extproc.generation import generation
 from looper.models import Model
 
 Say = Callable[[str], None]
@@ -37,14 +38,16 @@ class Follower:
         """Write the files for the first time."""
         write(self.config, self.out, self.directory)
 
-    def change(self, config: Config, now: float) -> None:
-        """Write the files for another configuration."""
+    def change(self, config: Config, now: float) -> bool:
+        """Write the files for another configuration. Whether Envoy has to be restarted for a part of it."""
+        before = self.config
         until = now + longest_deadline(self.config).total_seconds() + self.linger
         self._leaving |= {model.name: (model, until) for model in self.config.models}
         self.config = config
         for model in config.models:
             self._leaving.pop(model.name, None)
         self._write()
+        return _bootstrap(before) != _bootstrap(config)
 
     def let_go(self, now: float) -> bool:
         """Write the files without models whose time is over. Whether there were any."""
@@ -58,6 +61,11 @@ class Follower:
     def _write(self) -> None:
         leaving = [model for model, _ in self._leaving.values()]
         write(self.config, self.out, self.directory, lingering=leaving, settle=self.settle)
+
+
+def _bootstrap(config: Config) -> str:
+    """What Envoy reads only at its start, whichever generation it is of."""
+    return render(config, directory="/")["bootstrap.yaml"].replace(generation(config), "")
 
 
 def watch(watched: Watched, follower: Follower, interval: float, say: Say) -> None:
@@ -79,8 +87,10 @@ def step(watched: Watched, follower: Follower) -> Iterator[str]:
             yield from error.problems
         else:
             if config != follower.config:
-                follower.change(config, time.monotonic())
+                restart = follower.change(config, time.monotonic())
                 yield "written"
+                if restart:
+                    yield "what has changed in bootstrap.yaml takes a restart of Envoy"
     if follower.let_go(time.monotonic()):
         yield "written without models that were taken out"
 

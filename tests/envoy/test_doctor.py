@@ -94,6 +94,27 @@ async def test_models_that_misbehave_are_named() -> None:
     assert not any(about.startswith("envoy") for about, _ in found)
 
 
+async def test_no_secret_is_shown(tmp_path: Path) -> None:
+    """Neither a key nor a header that goes with a model's calls, whatever is wrong with the model."""
+    key = tmp_path / "key"
+    key.write_text("sk-of-the-model")
+    change = able("tools")
+    for model in change["models"]:
+        model |= {"api_key": {"file": str(key)}, "headers": {"x-account": "account-of-ours"}}
+    models = quick_models()
+    put(models, "small", fault=Status(status=401, message="sk-of-the-model is no key"))
+    async with run_stack(models, change) as stack:
+        shown = [await run(stack), await run(stack, "--json")]
+        received = {call.headers.get("authorization") for call in stack.simulator.calls}
+
+    assert received == {"Bearer sk-of-the-model"}
+    for status, text in shown:
+        assert status == 1
+        assert "status 401" in text
+        assert "sk-of-the-model" not in text
+        assert "account-of-ours" not in text
+
+
 def put(models: Simulator, name: str, **changes: Any) -> None:
     changed: SimulatedModel = models.models[name].model_copy(update=changes)
     models.put(changed)

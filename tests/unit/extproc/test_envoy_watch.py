@@ -114,3 +114,15 @@ def test_what_says_the_same_is_not_written_again(tmp_path: Path) -> None:
     before = {name: (tmp_path / name).stat().st_ino for name in FILES}
     files.begin()
     assert {name: (tmp_path / name).stat().st_ino for name in FILES} == before
+
+
+def test_what_takes_a_restart_is_told(tmp_path: Path) -> None:
+    """Another model is taken over by Envoy as it runs; a key in a variable, or another clock, is not."""
+    path = tmp_path / "looper.yaml"
+    path.write_text(text("a"))
+    files, watched = follower(tmp_path, "a"), Watched(path)
+    path.write_text(text("a", "b"))
+    assert list(step(watched, files)) == ["written"]
+    path.write_text(text("a", "b") + "envoy: {stream_idle_timeout: 400s}\n")
+    said = list(step(watched, files))
+    assert said == ["written", "what has changed in bootstrap.yaml takes a restart of Envoy"]

@@ -1,5 +1,6 @@
 """Which configuration an exchange begins with, while file and Envoy change one after the other."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,8 +9,12 @@ import pytest_asyncio
 
 from extproc.config import Config, parse_config
 from extproc.generation import generation
+from extproc.runtime import Runtime
 from extproc.versions import Versions, at_work
+from looper.calls import Call
 from looper.errors import Overloaded
+from looper.simulate import Simulator
+from looper.simulated_models import SimulatedModel
 
 TEXT = """
 version: 1
@@ -118,6 +123,41 @@ async def test_an_exchange_keeps_what_it_began_with(versions: Versions) -> None:
 def is_open(client: object) -> bool:
     session = getattr(client, "_session", None)
     return session is not None and not session.closed
+
+
+async def test_a_run_ends_where_it_began(versions: Versions) -> None:
+    """A run that is under way when `egress` changes makes its calls by the old one, and new runs by the new one."""
+    slow = SimulatedModel(name="a", latency=0.5)
+    one, two = Simulator([slow]), Simulator([slow])
+    async with one.serve() as old, two.serve() as new:
+        versions.skew = 0.0
+        before, after = (config("a", egress=each.url) for each in (old, new))
+        await put_to_work(versions, before)
+        async with asyncio.TaskGroup() as group:
+            with versions.begin(generation(before)) as runtime:
+                first = group.create_task(said_by(runtime))
+                await asyncio.sleep(0.1)
+                await put_to_work(versions, after)
+                with versions.begin(generation(after)) as other:
+                    await versions.tidy()
+                    second = await said_by(other)
+                await first
+                again = await said_by(runtime)
+        await versions.tidy()
+        assert not is_open(runtime.client)
+        assert is_open(other.client)
+    assert first.result() == second == again
+    assert (one.count(), two.count()) == (2, 1)
+
+
+async def said_by(runtime: Runtime) -> str | None:
+    """The answer of the model `a` to a call that a run could make."""
+    body = b'{"model": "a", "messages": [{"role": "user", "content": "hello"}]}'
+    call = Call(runtime.models["a"], "single", body)
+    deadline = asyncio.get_running_loop().time() + 5
+    answer = await runtime.client.complete(call, {}, deadline=deadline)
+    message = answer.completion.choices[0].message
+    return message.content if message is not None else None
 
 
 async def test_one_connection_serves_all_with_the_same_egress(versions: Versions) -> None:
