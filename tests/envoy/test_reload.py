@@ -14,8 +14,10 @@ import aiohttp
 import pytest
 import yaml
 
+from extproc import bootstrap
+from extproc.config import load_config
 from tests.envoy.conftest import quick_models
-from tests.envoy.requests import TEAM, ask, chat
+from tests.envoy.requests import TEAM, ask, body, chat
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -230,3 +232,40 @@ async def test_a_bad_edit_changes_nothing() -> None:
     (problem,) = config["problems"]
     assert "unknown model 'smal': did you mean 'small'?" in problem
     assert "unknown model 'smal'" in log
+
+
+async def test_a_request_keeps_the_routes_that_it_began_with() -> None:
+    """Routes that change while a body arrives do not change its way, so the generation that was told stays true."""
+    async with run_stack(quick_models()) as stack:
+        config = load_config(stack.processor.config)
+        others = tuple(model for model in config.models if model.name != "small")
+        folder = stack.folder / "envoy"
+        sent = body()
+        begun, changed = asyncio.Event(), asyncio.Event()
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield sent[:20]
+            begun.set()
+            await changed.wait()
+            yield sent[20:]
+
+        async def post(data: Any) -> int:
+            url = f"{stack.base_url}/chat/completions"
+            async with stack.session.post(url, data=data) as response:
+                return response.status
+
+        async def is_gone() -> bool:
+            return await post(sent) == 404
+
+        async with asyncio.TaskGroup() as group:
+            slow = group.create_task(post(slowly()))
+            await begun.wait()
+            await asyncio.sleep(0.2)
+            without = config.model_copy(update={"models": others})
+            text = bootstrap.render(without, directory=str(folder))["rds-ingress.yaml"]
+            other = folder / "other"
+            other.write_text(text)
+            os.replace(other, folder / "rds-ingress.yaml")
+            await until(is_gone)
+            changed.set()
+        assert slow.result() == 200
