@@ -46,7 +46,7 @@ def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:
             "twelve": _twelve(),
             "shipped": {
                 "include": "general",
-                "models": {"cheap": ROUTED, "mid": "other", "strong": "large"},
+                "models": {"cheap": ROUTED, "mid": "other", "other": "third", "strong": "large"},
             },
             "fusion": _fusion("stage"),
             "stream": _fusion("live"),

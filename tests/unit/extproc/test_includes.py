@@ -80,13 +80,16 @@ def test_a_file_beside_the_configuration_is_included_with_its_models_named(folde
 
 def test_a_shipped_recipe_is_included_by_its_name() -> None:
     """A recipe that comes with the product needs no path, and says no more than who its models are."""
-    more = '  - {name: other, url: "http://other/v1"}\nentrypoints'
-    text = HEAD.replace("entrypoints", more)
-    text += "  mine: {include: general, models: {cheap: small, mid: other, strong: large}}"
+    more = "".join(
+        f'  - {{name: {name}, url: "http://{name}/v1"}}\n' for name in ("other", "third")
+    )
+    text = HEAD.replace("entrypoints", f"{more}entrypoints")
+    models = "{cheap: small, mid: other, other: third, strong: large}"
+    text += f"  mine: {{include: general, models: {models}}}"
     decisions = parse_config(text, "looper.yaml").recipes["mine"].decisions
 
     named = {name for decision in decisions for _, name in decision.members()}
-    assert named == {"small", "other", "large"}
+    assert named == {"small", "other", "third", "large"}
 
 
 def test_a_model_with_the_roles_name_need_not_be_mentioned(folder: Path) -> None:
