@@ -58,6 +58,9 @@ class Reloads:
             self._refuse(error.problems)
         except OSError as error:
             self._refuse([f"{watched.path}: {error}"])
+        except Exception as error:  # a mistake of ours must not end what is at work
+            _log.exception("config.crashed")
+            self._refuse([f"{watched.path}: cannot be put to work: {type(error).__name__}"])
 
     async def _put_to_work(self, news: "_News", versions: Versions) -> None:
         newest = versions.newest

@@ -154,6 +154,11 @@ class Versions:
             self._egresses.remove(egress)
             await egress.close.aclose()
 
+    async def close(self) -> None:
+        """Close every connection."""
+        while self._egresses:
+            await self._egresses.pop().close.aclose()
+
 
 @asynccontextmanager
 async def at_work(config: Config, states: States | None = None) -> AsyncIterator[Versions]:
@@ -163,5 +168,4 @@ async def at_work(config: Config, states: States | None = None) -> AsyncIterator
         await versions.add(config, generation(config))
         yield versions
     finally:
-        for egress in versions._egresses:
-            await egress.close.aclose()
+        await versions.close()

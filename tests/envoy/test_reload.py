@@ -117,6 +117,13 @@ def with_a_new_model(config: dict[str, Any]) -> None:
             decision["algorithm"]["analysis_models"].append("new")
 
 
+def with_a_new_member(config: dict[str, Any]) -> None:
+    """The same model joins the team alone."""
+    default = config["recipes"]["general"]["decisions"][-1]["algorithm"]["model"]
+    with_a_new_model(config)
+    config["recipes"]["general"]["decisions"][-1]["algorithm"]["model"] = default
+
+
 def with_another_route(config: dict[str, Any]) -> None:
     """The default moves to a model that was there all the time."""
     config["recipes"]["general"]["decisions"][-1]["algorithm"]["model"] = "large"
@@ -130,11 +137,11 @@ def without_a_model(config: dict[str, Any]) -> None:
             decision["algorithm"]["analysis_models"].remove("new")
 
 
-def quick_recipes() -> dict[str, Any]:
+def quick_recipes(deadline: str = "3s") -> dict[str, Any]:
     """The demo's recipes with short deadlines: a removed model can be reached until the last is over."""
     recipes: dict[str, Any] = yaml.safe_load(DEMO.read_text())["recipes"]
     for decision in recipes["general"]["decisions"]:
-        decision["budget"] = {"deadline": "3s"}
+        decision["budget"] = {"deadline": deadline}
     return recipes
 
 
@@ -172,6 +179,49 @@ async def test_edits_lose_no_request() -> None:
     assert said["looper_config_valid"] == 1
     assert said["looper_config_envoy_stale"] == 0
     assert said['looper_config_reloads_total{result="ok"}'] == 3
+
+
+async def test_a_run_outlives_a_model_that_is_removed() -> None:
+    """A team at work finishes as it began, streamed or not, although one of its models is gone from the file."""
+    models = quick_models()
+    models.put(models.models["small"].model_copy(update={"name": "newcomer", "latency": 8.0}))
+    async with run_stack(models, {"recipes": quick_recipes("25s")}) as stack, watching(stack):
+
+        async def is_at_work(generation: str) -> bool:
+            url = f"{stack.base_url}/chat/completions"
+            async with stack.session.post(url, json=chat()) as response:
+                assert response.status == 200
+            said = await admin(stack, "/config")
+            return said["generation"] != generation and not said["envoy"]["stale"]
+
+        async def edited(change: Callable[[dict[str, Any]], None]) -> None:
+            before = (await admin(stack, "/config"))["generation"]
+            edit(stack.processor.config, change)
+            await until(partial(is_at_work, before))
+
+        await edited(with_a_new_member)
+        async with asyncio.TaskGroup() as group:
+            plain = group.create_task(ask(stack))
+            streamed = group.create_task(streamed_text(stack))
+            await models.wait_for(lambda: models.running("newcomer") == 2)
+            await edited(without_a_model)
+            assert models.running("newcomer") == 2
+        status, headers, _ = plain.result()
+        asked = models.count("newcomer")
+        assert (await ask(stack))[0] == 200
+
+    assert (status, headers["x-looper-outcome"]) == (200, "ok")
+    assert streamed.result().rstrip().endswith("data: [DONE]")
+    assert "error" not in streamed.result()
+    assert models.count("newcomer") == asked
+
+
+async def streamed_text(stack: Stack) -> str:
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=chat(TEAM, stream=True)
+    ) as response:
+        assert response.status == 200
+        return await response.text()
 
 
 async def test_what_envoy_does_not_know_is_not_used() -> None:

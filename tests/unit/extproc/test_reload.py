@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from extproc.config import load
+from extproc.config import Config, load
 from extproc.config.watch import Watched
 from extproc.errors import ConfigError
 from extproc.lag import Lag
 from extproc.metrics import render
+from extproc.process import Process
 from extproc.reload import Reloads
 from extproc.tally import Tally
 from extproc.versions import Versions, at_work
@@ -171,6 +172,36 @@ async def test_a_mistake_in_an_included_file_can_be_mended_there(path: Path) -> 
         edit(own, "modle: a", "model: b")
         await until(lambda: reloads.is_valid)
         assert reloads.succeeded == 1
+
+
+async def test_a_mistake_of_ours_ends_nothing(path: Path) -> None:
+    """A version that cannot be built, for whatever reason, is refused like any other, and the next one is tried."""
+    loaded = load(path)
+    reloads = Reloads()
+
+    class Failing(Versions):
+        broken = True
+
+        async def add(self, config: Config, generation: str) -> None:
+            if self.broken:
+                raise ZeroDivisionError("what a prompt said")
+            await super().add(config, generation)
+
+    versions = Failing(Process.of(loaded.config))
+    versions.broken = False
+    await versions.add(loaded.config, "first")
+    versions.broken = True
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(reloads.follow(Watched(path, loaded.files), versions, 0.01))
+        edit(path, "looper/auto", "looper/x")
+        await until(lambda: not reloads.is_valid)
+        assert reloads.problems == (f"{path}: cannot be put to work: ZeroDivisionError",)
+        versions.broken = False
+        edit(path, "looper/x", "looper/y")
+        await until(lambda: reloads.is_valid)
+        task.cancel()
+    assert "looper/y" in versions.newest.runtime.config.entrypoints
+    await versions.close()
 
 
 async def test_another_layout_is_no_other_configuration(path: Path) -> None:
