@@ -1,6 +1,6 @@
 """What is no error in a configuration, but hardly meant."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from extproc.config.load import Loaded
 from extproc.config.model import Config
@@ -46,8 +46,8 @@ def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:
     reached = reachable(recipe)
     for index, decision in enumerate(recipe.decisions):
         path: YamlPath = ("decisions", index)
-        if decision not in reached:
-            yield path, "can never be reached"
+        for text in _out_of_reach(decision, reached, recipe):
+            yield path, text
         for text in over_budget(decision, models):
             yield path, text
         for below, text in _of_algorithm(decision, models):
@@ -58,6 +58,30 @@ def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:
     for name, signal in recipe.signals.items():
         for below, text in signal.doubts():
             yield ("signals", name, *below), text
+
+
+def _out_of_reach(decision: Decision, reached: Sequence[Decision], recipe: Recipe) -> Iterator[str]:
+    if decision not in reached:
+        yield "can never be reached"
+    elif why := _never(decision, reached, recipe):
+        yield f"can never be reached: {why}"
+
+
+def _never(decision: Decision, reached: Sequence[Decision], recipe: Recipe) -> str | None:
+    """Why a decision's rule never holds, or never as the first."""
+    rule = decision.when
+    if rule is None or decision.on_unknown == "act":
+        return None
+    found: dict[str, str] = {}
+    for name in sorted(rules.implied(rule)):
+        head, dot, label = name.partition(".")
+        if dot and head in recipe.projections and found.setdefault(head, label) != label:
+            return f"{head} is never both {found[head]} and {label}"
+    for earlier in reached[: reached.index(decision)]:
+        takes_all = not earlier.shadow and earlier.percent == 100
+        if takes_all and earlier.when is not None and rules.entails(rule, earlier.when):
+            return f"{earlier.name!r} comes first, and holds whenever it does"
+    return None
 
 
 def _unused(recipe: Recipe) -> Iterator[Doubt]:
@@ -90,7 +114,7 @@ def _unsuitable(decision: Decision, recipe: Recipe, models: dict[str, Model]) ->
     if decision.when is None or not answering or decision.on_unknown == "act":
         return None
     needed, tokens = frozenset[Capability](), 0
-    for name in implied(decision.when):
+    for name in rules.implied(decision.when):
         match recipe.signals.get(name):
             case ConversationConfig(of="images") as config if config.least > 0:
                 needed |= {"vision"}
@@ -106,16 +130,3 @@ def _unsuitable(decision: Decision, recipe: Recipe, models: dict[str, Model]) ->
     return (
         f"no member can take what comes to it: they lack {', '.join(sorted(filter(None, lacks)))}"
     )
-
-
-def implied(rule: "str | rules.All | rules.Any_ | rules.Not") -> frozenset[str]:
-    """The names that must hold for `rule` to hold."""
-    match rule:
-        case str():
-            return frozenset({rule})
-        case rules.All():
-            return frozenset().union(*map(implied, rule.all))
-        case rules.Any_():
-            return frozenset.intersection(*map(implied, rule.any))
-        case _:
-            return frozenset()

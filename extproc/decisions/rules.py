@@ -94,3 +94,34 @@ def names(
                 yield from names(part, (*path, "any", index))
         case Not():
             yield from names(rule.not_, (*path, "not"))
+
+
+def implied(rule: AnyRule) -> frozenset[str]:
+    """The names that certainly hold where `rule` does."""
+    match rule:
+        case str():
+            return frozenset({rule})
+        case All():
+            return frozenset().union(*map(implied, rule.all))
+        case Any_():
+            return frozenset.intersection(*map(implied, rule.any))
+        case Not():
+            return frozenset()
+
+
+def entails(rule: AnyRule, other: AnyRule) -> bool:
+    """Whether `other` holds wherever `rule` does, as far as their shapes show it."""
+    if rule == other:
+        return True
+    match rule:
+        case All() if any(entails(part, other) for part in rule.all):
+            return True
+        case Any_() if all(entails(part, other) for part in rule.any):
+            return True
+    match other:
+        case All():
+            return all(entails(rule, part) for part in other.all)
+        case Any_():
+            return any(entails(rule, part) for part in other.any)
+        case _:
+            return False

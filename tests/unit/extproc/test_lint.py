@@ -142,6 +142,56 @@ class TestUnused:
         ]
 
 
+class TestOutOfReach:
+    RECIPE = """\
+    signals: {a: {type: keyword, any: [a]}, b: {type: keyword, any: [b]}}
+    projections: {task: {type: partition, members: [a, b], default: rest}}
+    decisions:
+      - {name: first, when: FIRST, algorithm: {type: single, model: large}}
+      - {name: second, when: SECOND, algorithm: {type: single, model: large}}
+"""
+
+    def said(self, first: str, second: str) -> list[str]:
+        recipe = self.RECIPE.replace("FIRST", first).replace("SECOND", second) + DEFAULT
+        return [line for line in found(recipe) if "never be reached" in line]
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            pytest.param("a", "a", id="the-same"),
+            pytest.param("a", "{all: [a, b]}", id="narrower"),
+            pytest.param("{any: [a, b]}", "b", id="one-of"),
+        ],
+    )
+    def test_a_rule_that_only_holds_where_an_earlier_one_does(
+        self, first: str, second: str
+    ) -> None:
+        """The earlier decision is always the one that is made."""
+        text = "'first' comes first, and holds whenever it does"
+        at = "13: recipes.general.decisions[1]: can never be reached: "
+        assert self.said(first, second) == [at + text]
+
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [
+            pytest.param("{all: [a, b]}", "a", id="wider"),
+            pytest.param("a, shadow: true", "a", id="first-only-watches"),
+            pytest.param("a, percent: 50", "a", id="first-takes-a-part"),
+            pytest.param("a", "a, on_unknown: act", id="second-acts-on-unknown"),
+            pytest.param("a", "a, priority: 1", id="second-ranks-first"),
+        ],
+    )
+    def test_a_rule_that_may_hold_alone(self, first: str, second: str) -> None:
+        """There is nothing to say where both may be made."""
+        assert not any("decisions[1]" in line for line in self.said(first, second))
+
+    def test_a_rule_that_never_holds(self) -> None:
+        """A partition makes one thing of a request."""
+        assert self.said("b", "{all: [task.a, task.b]}") == [
+            "13: recipes.general.decisions[1]: can never be reached: task is never both a and b"
+        ]
+
+
 class TestMembers:
     @pytest.mark.parametrize(
         ("signal", "model", "lacks"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from extproc.decisions.rules import All, Any_, Not, Rule, holds, names
+from extproc.decisions.rules import All, Any_, Not, Rule, entails, holds, implied, names
 
 thorough = settings(deadline=None, max_examples=200)
 AnyRule = str | All | Any_ | Not
@@ -196,3 +196,42 @@ class TestWritten:
         """What is no rule is refused as configuration is, never with a crash."""
         with pytest.raises(ValidationError):
             written.validate_python(text)
+
+
+class TestEntailment:
+    @thorough
+    @given(rules, rules, facts)
+    def test_it_is_never_wrong(self, rule: AnyRule, other: AnyRule, known: Facts) -> None:
+        """Where one rule holds, all that it entails holds, and every name that it implies."""
+        if evaluate(rule, known) is True:
+            assert not entails(rule, other) or evaluate(other, known) is True
+            assert all(known[name] is True for name in implied(rule))
+
+    @pytest.mark.parametrize(
+        ("rule", "other"),
+        [
+            pytest.param("a", "a", id="itself"),
+            pytest.param(all_of("a", "b"), "b", id="part-of-all"),
+            pytest.param(all_of("a", "b"), all_of("b", "a"), id="in-another-order"),
+            pytest.param("a", any_of("b", "a"), id="one-of-any"),
+            pytest.param(any_of("a", "b"), any_of("c", "b", "a"), id="more-of-any"),
+            pytest.param(all_of("c", any_of("a", "b")), any_of("b", "a"), id="inside"),
+            pytest.param(all_of("a", negated("b")), negated("b"), id="not"),
+        ],
+    )
+    def test_what_is_plain_to_see_is_seen(self, rule: AnyRule, other: AnyRule) -> None:
+        """And not the other way round, unless both say the same."""
+        assert entails(rule, other)
+
+    @pytest.mark.parametrize(
+        ("rule", "other"),
+        [
+            pytest.param("a", "b", id="another"),
+            pytest.param("a", all_of("a", "b"), id="more"),
+            pytest.param(any_of("a", "b"), "a", id="perhaps-another"),
+            pytest.param(negated("a"), "a", id="opposite"),
+        ],
+    )
+    def test_what_need_not_hold_is_not_entailed(self, rule: AnyRule, other: AnyRule) -> None:
+        """There are facts for which only the first holds."""
+        assert not entails(rule, other)
