@@ -9,8 +9,9 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -75,7 +76,7 @@ async def everything(
             models=models,
             folder=folder,
         )
-        config, path = _localise(config_text, name, addresses)
+        config, path = localised(config_text, name, addresses)
         _check_keys(config, environment)
         bootstrap.write(config, folder / "envoy")
         processor = await stack.enter_async_context(
@@ -90,10 +91,12 @@ async def everything(
         yield config, addresses
 
 
-def _localise(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]:
+def localised(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]:
     """The configuration with this machine's addresses, checked, and the file it is in."""
     # Errors speak of the file as it was written, and what it includes is put in, which is looked for beside it.
-    data: dict[str, Any] = dict(parse(text, name).source.data)
+    data: dict[str, Any] = deepcopy(parse(text, name).source.data)
+    for weighing in _weighing(data):
+        weighing["weights"] = str(Path(name).absolute().parent / weighing["weights"])
     data["egress"] = f"unix:{addresses.folder}/egress.sock"
     data["envoy"] = {
         **data.get("envoy", {}),
@@ -108,6 +111,14 @@ def _localise(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]
     path = addresses.folder / "looper.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
     return parse_config(path.read_text(encoding="utf-8"), name), path
+
+
+def _weighing(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The algorithms with a file of weights, which is looked for beside the configuration."""
+    for recipe in data["recipes"].values():
+        for decision in recipe["decisions"]:
+            if isinstance(decision.get("algorithm", {}).get("weights"), str):
+                yield decision["algorithm"]
 
 
 def _processor(path: Path, config: Config) -> list[str]:
