@@ -121,7 +121,7 @@ async def _explain(request: web.Request) -> web.Response:
     """
     versions = request.app[_FACTS].versions
     # The configuration that the next exchange would begin with.
-    with versions.begin(versions.envoy) as runtime:
+    with versions.begin(versions.announced) as runtime:
         try:
             body = await _read(request, runtime.config.limits.max_body)
             asked = ChatRequest.parse(body)

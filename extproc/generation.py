@@ -1,9 +1,15 @@
-"""The generation of a configuration: a short fingerprint by which its two readers can tell whether they agree."""
+"""The generation of a configuration: a short fingerprint by which its two readers can tell whether they agree.
+
+Envoy's routes announce theirs to the processor, and the models that they lead to.
+"""
 
 import hashlib
 import json
 
 from extproc.config import Config
+
+Reach = frozenset[str]
+"""Models, each by a fingerprint of its name and of where it is."""
 
 
 def generation(config: Config) -> str:
@@ -16,6 +22,26 @@ def generation(config: Config) -> str:
         ensure_ascii=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def reach(config: Config) -> Reach:
+    """The models of a configuration."""
+    return frozenset(fingerprint(model.name, model.url) for model in config.models)
+
+
+def fingerprint(name: str, url: str) -> str:
+    return hashlib.sha256(f"{name} {url}".encode()).hexdigest()[:8]
+
+
+def announcement(generation: str, models: Reach) -> str:
+    """What routes of this generation announce."""
+    return f"{generation};{','.join(sorted(models))}"
+
+
+def heard(announced: str) -> tuple[str, Reach | None]:
+    """The generation that was announced, and the models; None if nothing was said of them."""
+    name, _, models = announced.partition(";")
+    return name, frozenset(models.split(",")) if models else None
 
 
 def _plain(value: object) -> object:

@@ -8,7 +8,7 @@ ALGORITHM = "x-looper-algorithm"
 OUTCOME = "x-looper-outcome"
 RECIPE = "x-looper-recipe"
 GENERATION = "x-looper-generation"
-"""Of the configuration from which Envoy's routes were made: initial metadata of its streams to us."""
+"""Of the configuration from which Envoy's routes were made, and where they lead: metadata of its streams to us."""
 
 TRAILERS = "x-looper-trailers"
 """Set on a routed request that ends with trailers, which must not be retried."""

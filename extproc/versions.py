@@ -1,8 +1,9 @@
 """The configurations that a process has at work: the newest, and one that Envoy may still run.
 
-An exchange begins with the newest whose models Envoy knows. Envoy's routes name the generation that they were made
-from, and each of its streams brings that along; a stream's routes do not change under it. So a configuration with a new
-model, or a model at another URL, is not used before the routes are there that lead to it.
+An exchange begins with the newest whose models Envoy knows. Envoy's routes announce the generation that they were made
+from and the models that they lead to; each of its streams brings that along, and its routes do not change under it. So
+a configuration with a new model, or a model at another URL, is not used before the routes are there that lead to it.
+Where there is no older one, as after a start, it is used without the decisions that name such models.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from extproc.config import Config
-from extproc.generation import generation
+from extproc.generation import Reach, fingerprint, generation, heard, reach
 from extproc.process import Process
 from extproc.runtime import Runtime, build
 from looper.client import EgressClient
@@ -25,17 +26,10 @@ _SKEW = 10.0
 """Seconds after the first request with a new generation in which another of Envoy's workers may lag behind."""
 
 _REMEMBERED = 32
-"""Generations of which it is known to which models Envoy has routes then."""
+"""Announcements that need not be read again."""
 
 Begin = Callable[[str | None], AbstractContextManager[Runtime]]
-"""Gives an exchange, by the generation that Envoy reports, the runtime that is its own to the end."""
-
-Reach = frozenset[tuple[str, str]]
-
-
-def reach(config: Config) -> Reach:
-    """The models of a configuration, each with where it is."""
-    return frozenset((model.name, model.url) for model in config.models)
+"""Gives an exchange, by what Envoy's routes announce, the runtime that is its own to the end."""
 
 
 @dataclass(eq=False, slots=True)
@@ -65,10 +59,13 @@ class Versions:
     process: Process
     skew: float = _SKEW
     envoy: str | None = None
+    """The generation that Envoy's routes had last."""
+    announced: str | None = None
     _known: list[Version] = field(default_factory=list)
     _egresses: list[Egress] = field(default_factory=list)
-    _reach: dict[str, Reach] = field(default_factory=dict)
+    _heard: dict[str, tuple[str, Reach | None]] = field(default_factory=dict)
     _caught_up: float | None = None
+    _unfit: Reach | None = None
 
     @property
     def newest(self) -> Version:
@@ -80,32 +77,40 @@ class Versions:
         return self.envoy is not None and self.envoy != self.newest.generation
 
     @contextmanager
-    def begin(self, envoy: str | None) -> Iterator[Runtime]:
-        """The runtime for an exchange whose routes are of the generation `envoy`; it counts as open in the block."""
-        version = self.newest
-        if envoy is not None and envoy != version.generation:
-            version = self._choose(envoy)
-        self._see(envoy)
+    def begin(self, announced: str | None) -> Iterator[Runtime]:
+        """The runtime for an exchange whose routes announce this; it counts as open in the block."""
+        version = self.newest if announced is None else self._choose(announced)
         version.egress.users += 1
         try:
             yield version.runtime
         finally:
             version.egress.users -= 1
 
-    def _see(self, envoy: str | None) -> None:
-        if envoy is None or envoy == self.envoy:
-            return
-        self.envoy = envoy
-        self._note_whether_caught_up()
-        _log.info("config.envoy", generation=envoy, stale=self.is_stale)
-
-    def _choose(self, envoy: str) -> Version:
-        """The newest configuration without a model that routes of this generation do not lead to."""
-        routed = self._reach.get(envoy)
-        if routed is None:  # never heard of: newer than ours, or written by hand
+    def _choose(self, announced: str) -> Version:
+        """The newest configuration without a model that these routes do not lead to."""
+        generation, routed = self._read(announced)
+        if announced != self.announced:
+            self._see(generation, announced)
+        if routed is None or generation == self.newest.generation:
             return self.newest
         fitting = (version for version in self._known if version.reach <= routed)
-        return next(fitting, self.newest)
+        version = next(fitting, None)
+        if version is None:
+            self._unfit = routed
+        return version or self.newest
+
+    def _read(self, announced: str) -> tuple[str, Reach | None]:
+        found = self._heard.get(announced)
+        if found is None:
+            if len(self._heard) >= _REMEMBERED:
+                self._heard.clear()
+            found = self._heard[announced] = heard(announced)
+        return found
+
+    def _see(self, generation: str, announced: str) -> None:
+        self.envoy, self.announced = generation, announced
+        self._note_whether_caught_up()
+        _log.info("config.envoy", generation=generation, stale=self.is_stale)
 
     async def add(self, config: Config, generation: str) -> None:
         """Build a configuration of this generation aside, and put it to work in one step.
@@ -116,11 +121,8 @@ class Versions:
         runtime = await asyncio.to_thread(build, config, egress.client, self.process)
         self.process.follow(config)
         version = Version(generation, runtime, egress, reach(config))
-        waiting = self._still_needed()
-        self._known = [version, *waiting]
-        self._reach[version.generation] = version.reach
-        while len(self._reach) > _REMEMBERED:
-            del self._reach[next(iter(self._reach))]
+        self._known = [version, *self._still_needed()]
+        self._unfit = None
         self._note_whether_caught_up()
 
     def _note_whether_caught_up(self) -> None:
@@ -129,9 +131,9 @@ class Versions:
 
     def _still_needed(self) -> list[Version]:
         """What Envoy may go on using: as far back as the configuration that an exchange would begin with now."""
-        if self.envoy is None or not self._known:
+        if self.announced is None or not self._known:
             return self._known[:1]
-        chosen = self._choose(self.envoy)
+        chosen = self._choose(self.announced)
         return self._known[: self._known.index(chosen) + 1]
 
     async def _connect(self, address: str) -> Egress:
@@ -149,15 +151,46 @@ class Versions:
         now = asyncio.get_running_loop().time()
         if self._caught_up is not None and now - self._caught_up > self.skew:
             self._known = self._known[:1]
+        if self._unfit is not None:
+            await self._make_do(self._unfit)
+            self._unfit = None
         in_use = [version.egress for version in self._known]
         for egress in [each for each in self._egresses if each not in in_use and not each.users]:
             self._egresses.remove(egress)
             await egress.close.aclose()
 
+    async def _make_do(self, routed: Reach) -> None:
+        """Have the newest configuration also without the decisions that Envoy's routes cannot carry out."""
+        newest = self.newest
+        config = without_unknown(newest.runtime.config, routed)
+        runtime = await asyncio.to_thread(build, config, newest.egress.client, self.process)
+        if newest is self.newest:
+            reduced = Version(newest.generation, runtime, newest.egress, newest.reach & routed)
+            self._known.append(reduced)
+            _log.warning("config.reduced", generation=newest.generation, envoy=self.envoy)
+
     async def close(self) -> None:
         """Close every connection."""
         while self._egresses:
             await self._egresses.pop().close.aclose()
+
+
+def without_unknown(config: Config, routed: Reach) -> Config:
+    """A configuration without decisions that name models which these routes do not lead to.
+
+    A recipe of which no unconditional decision would be left stays as it is.
+    """
+    known = {each.name for each in config.models if fingerprint(each.name, each.url) in routed}
+    recipes = {}
+    for name, recipe in config.recipes.items():
+        kept = tuple(
+            decision
+            for decision in recipe.decisions
+            if all(model in known for _, model in decision.members())
+        )
+        ends = bool(kept) and kept[-1].always
+        recipes[name] = recipe.model_copy(update={"decisions": kept}) if ends else recipe
+    return config.model_copy(update={"recipes": recipes})
 
 
 @asynccontextmanager

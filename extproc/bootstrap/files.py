@@ -25,7 +25,7 @@ from extproc.bootstrap.messages import address, pack, seconds, watched_file
 from extproc.bootstrap.operators import admin_cluster, stats_listener
 from extproc.bootstrap.processors import processors
 from extproc.config import Config
-from extproc.generation import generation
+from extproc.generation import announcement, generation, reach
 from looper.models import Model
 
 _ORDER = ("sds", "cds", "rds-egress", "rds-ingress", "bootstrap")
@@ -56,7 +56,9 @@ def render(config: Config, *, directory: str, lingering: Sequence[Model] = ()) -
     messages: dict[str, Message] = {
         "bootstrap.yaml": _bootstrap(config, directory, version),
         "cds.yaml": _resources(version, *clusters),
-        "rds-ingress.yaml": _resources(version, routes.ingress(config, version)),
+        "rds-ingress.yaml": _resources(
+            version, routes.ingress(config, announcement(version, reach(config)))
+        ),
         "rds-egress.yaml": _resources(version, routes.egress(config)),
     }
     for path in credentials.files(config):

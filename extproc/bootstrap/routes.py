@@ -31,10 +31,10 @@ _DECIDED = (
 )
 
 
-def ingress(config: Config, generation: str) -> route.RouteConfiguration:
+def ingress(config: Config, announced: str) -> route.RouteConfiguration:
     """Clients' requests: with the processor's `x-looper-model` to a model, without it nowhere.
 
-    The processor hears of each request which generation of routes it will follow.
+    The processor hears of each request which generation of routes it will follow, and where those lead.
     """
     # A retry of what ends with trailers would send its body twice (seen with 1.40, in full duplex), so such
     # requests, which the processor marks, have a route of their own without any.
@@ -47,12 +47,12 @@ def ingress(config: Config, generation: str) -> route.RouteConfiguration:
         response_headers_to_add=[
             header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
         ],
-        filters={FILTER: pack(_telling(generation))},
+        filters={FILTER: pack(_telling(announced))},
     )
 
 
-def _telling(generation: str) -> ext_proc.ExtProcPerRoute:
-    said = core.HeaderValue(key=headers.GENERATION, value=generation)
+def _telling(announced: str) -> ext_proc.ExtProcPerRoute:
+    said = core.HeaderValue(key=headers.GENERATION, value=announced)
     return ext_proc.ExtProcPerRoute(
         overrides=ext_proc.ExtProcOverrides(grpc_initial_metadata=[said])
     )

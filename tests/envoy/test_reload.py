@@ -254,6 +254,26 @@ async def test_what_envoy_does_not_know_is_not_used() -> None:
     assert 0 <= said["looper_event_loop_lag_seconds"] < 5
 
 
+async def test_a_processor_that_is_ahead_at_its_start_makes_do() -> None:
+    """It has no older configuration to fall back on, and goes without the decision that Envoy cannot carry out."""
+    async with run_stack(quick_models(), {"recipes": quick_recipes()}) as stack:
+        await stack.processor.stop()
+        edit(stack.processor.config, with_a_new_member)
+        await stack.processor.start()
+        url = f"{stack.base_url}/chat/completions"
+
+        async def is_made_do_with() -> bool:
+            async with stack.session.post(url, json=chat(TEAM)) as response:
+                return response.headers.get("x-looper-decision") == "default"
+
+        await until(is_made_do_with)
+        async with stack.session.post(url, json=chat(TEAM)) as response:
+            assert response.status == 200
+        said = await facts(stack)
+
+    assert said["looper_config_envoy_stale"] == 1
+
+
 async def test_a_bad_edit_changes_nothing() -> None:
     """The last good configuration goes on answering, the log says what is wrong, and a mended file is used again."""
 

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from extproc.config import Config, parse_config
-from extproc.generation import generation
+from extproc.generation import announcement, generation, reach
 from extproc.runtime import Runtime
 from extproc.versions import Versions, at_work
 from looper.calls import Call
@@ -52,9 +52,14 @@ async def put_to_work(versions: Versions, new: Config) -> None:
     await versions.add(new, generation(new))
 
 
+def announced(envoy: Config) -> str:
+    """What routes made from this configuration announce."""
+    return announcement(generation(envoy), reach(envoy))
+
+
 def begun(versions: Versions, envoy: Config | None) -> Config:
     """The configuration of an exchange whose routes were made from `envoy`."""
-    with versions.begin(None if envoy is None else generation(envoy)) as runtime:
+    with versions.begin(None if envoy is None else announced(envoy)) as runtime:
         return runtime.config
 
 
@@ -104,12 +109,50 @@ async def test_an_envoy_that_says_nothing_is_believed_to_know(versions: Versions
     assert versions.is_stale
 
 
+TWO = """
+version: 1
+egress: unix:/tmp/none.sock
+models: [{name: a, url: "http://a:1/v1"}, {name: c, url: "http://c:1/v1"}]
+recipes:
+  general:
+    signals: {hard: {type: keyword, any: [prove]}}
+    decisions:
+      - {name: hard, when: hard, algorithm: {type: single, model: c}}
+      - {name: rest, algorithm: {type: single, model: %s}}
+entrypoints: {looper/auto: general}
+"""
+
+
+@pytest.mark.parametrize(
+    ("default", "decisions"),
+    [pytest.param("a", ["rest"], id="reduced"), pytest.param("c", ["hard", "rest"], id="whole")],
+)
+async def test_after_a_start_decisions_without_a_route_are_left_out(
+    default: str, decisions: list[str]
+) -> None:
+    """Where no older configuration is known, the newest does without what Envoy cannot carry out, if it can."""
+    two = parse_config(TWO % default, "looper.yaml")
+    async with at_work(two) as versions:
+        begun(versions, OLD)
+        await versions.tidy()
+        assert [
+            each.name for each in begun(versions, OLD).recipes["general"].decisions
+        ] == decisions
+        assert versions.is_stale
+        assert begun(versions, two) is two
+        count = len(versions._known)
+        for _ in range(3):
+            begun(versions, OLD)
+            await versions.tidy()
+        assert len(versions._known) == count
+
+
 async def test_an_exchange_keeps_what_it_began_with(versions: Versions) -> None:
     """The runtime of an exchange is not that of the next, and its connection stays open until it ends."""
     versions.skew = 0.0
     begun(versions, OLD)
     other = config("a", "b", egress="unix:/tmp/other.sock")
-    with versions.begin(generation(OLD)) as runtime:
+    with versions.begin(announced(OLD)) as runtime:
         client = runtime.client
         await put_to_work(versions, other)
         begun(versions, other)
@@ -134,11 +177,11 @@ async def test_a_run_ends_where_it_began(versions: Versions) -> None:
         before, after = (config("a", egress=each.url) for each in (old, new))
         await put_to_work(versions, before)
         async with asyncio.TaskGroup() as group:
-            with versions.begin(generation(before)) as runtime:
+            with versions.begin(announced(before)) as runtime:
                 first = group.create_task(said_by(runtime))
                 await asyncio.sleep(0.1)
                 await put_to_work(versions, after)
-                with versions.begin(generation(after)) as other:
+                with versions.begin(announced(after)) as other:
                     await versions.tidy()
                     second = await said_by(other)
                 await first
