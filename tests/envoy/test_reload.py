@@ -339,3 +339,35 @@ async def test_a_request_keeps_the_routes_that_it_began_with() -> None:
             await until(is_gone)
             changed.set()
         assert slow.result() == 200
+
+
+EXT_PROC = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+
+
+async def test_a_route_that_names_a_recipe_still_tells_its_generation() -> None:
+    """What operators say for a route comes beside what its virtual host says, and not in its place."""
+    recipes = quick_recipes()
+    elsewhere = {"name": "elsewhere", "algorithm": {"type": "single", "model": "large"}}
+    recipes["other"] = {"decisions": [elsewhere]}
+    async with run_stack(quick_models(), {"recipes": recipes}) as stack:
+        path = stack.folder / "envoy" / "rds-ingress.yaml"
+        routes = yaml.safe_load(path.read_text())
+        host = routes["resources"][0]["virtual_hosts"][0]
+        told = host["typed_per_filter_config"]["looper.ext_proc"]["overrides"]
+        told["grpc_initial_metadata"][0]["value"] = "abcdefabcdef;11111111"
+        named = {"key": "x-looper-recipe", "value": "other"}
+        overrides = {"@type": EXT_PROC, "overrides": {"grpc_initial_metadata": [named]}}
+        for route in host["routes"]:
+            route["typed_per_filter_config"] = {"looper.ext_proc": overrides}
+        other = path.with_suffix(".new")
+        other.write_text(yaml.safe_dump(routes))
+        os.replace(other, path)
+
+        async def is_told() -> bool:
+            url = f"{stack.base_url}/chat/completions"
+            async with stack.session.post(url, json=chat()) as response:
+                decision = response.headers.get("x-looper-decision")
+            envoy = (await admin(stack, "/config"))["envoy"]
+            return (decision, envoy["generation"]) == ("elsewhere", "abcdefabcdef")
+
+        await until(is_told)
