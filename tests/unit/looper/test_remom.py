@@ -512,6 +512,12 @@ class TestConfig:
             pytest.param({"breadth_schedule": [32, 32, 1]}, "more than 64", id="too-broad"),
             pytest.param({"synthesis_template": "{references} {nobody}"}, "no value for {nobody}", id="unknown"),
             pytest.param({"synthesis_template": "{references"}, "does not render", id="broken"),
+            pytest.param(
+                {"synthesis_template": "{references} {count:x.y}"}, "does not render", id="format"
+            ),
+            pytest.param(
+                {"synthesis_template": "{references} {count:{fence}}"}, "does not render", id="nested"
+            ),
             pytest.param({"synthesis_template": "Just answer."}, "has no {references}", id="without"),
             pytest.param({"synthesis_template": "{references.x}"}, "no value for", id="attribute"),
         ],
