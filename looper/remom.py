@@ -77,7 +77,7 @@ def _check_template(template: str) -> str:
     if "references" not in fields:
         raise ValueError("has no {references}: the model would see none")
     try:
-        template.format(references="", count=1, fence="f")
+        template.format(references="", count=1, fence="0123456789abcdef")
     except (ValueError, LookupError, AttributeError) as error:
         raise ValueError(f"does not render: {error}") from None
     return template
