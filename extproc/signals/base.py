@@ -61,9 +61,14 @@ class Subject:
         return self.written.encode("utf-8", "replace")
 
     @cached_property
+    def spelling(self) -> list[str]:
+        """The words of `text`, in scripts that put spaces between them."""
+        return spelling(self.text)
+
+    @cached_property
     def words(self) -> frozenset[str]:
-        """The different words of `text`, in scripts that put spaces between them."""
-        return frozenset(spelling(self.text))
+        """Those that differ."""
+        return frozenset(self.spelling)
 
     @cached_property
     def tokens(self) -> int:

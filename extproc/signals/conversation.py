@@ -15,7 +15,6 @@ from looper.tokens import ends
 Of = Literal["turns", "messages", "system", "tools", "tool_calls", "tool_loop", "images", "reask"]
 _ALIKE = 0.8
 _COMPARED = 4_096
-_GRAM = 3
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
 
@@ -104,12 +103,13 @@ def _is_result(message: Message) -> bool:
 def _reask(request: ChatRequest) -> float:
     """How much the user's last turn is like the one before it: what their groups of three letters have in common."""
     turns = (message.text for message in reversed(request.messages) if message.role == "user")
-    last, before = _grams(next(turns, "")), _grams(next(turns, ""))
-    return len(last & before) / len(last | before) if last and before else 0.0
+    last, before = next(turns, ""), next(turns, "")
+    if not last or not before:
+        return 0.0
+    one, other = _grams(last), _grams(before)
+    return len(one & other) / max(1, len(one | other))
 
 
-def _grams(text: str) -> set[str]:
-    plain = " ".join(ends(text, _COMPARED).casefold().split())
-    return (
-        {plain[at : at + _GRAM] for at in range(max(1, len(plain) - _GRAM + 1))} if plain else set()
-    )
+def _grams(text: str) -> set[tuple[str, ...]]:
+    plain = f"  {' '.join(ends(text, _COMPARED).casefold().split())} "
+    return set(zip(plain, plain[1:], plain[2:], strict=False)) if not plain.isspace() else set()

@@ -13,7 +13,7 @@ from extproc.signals.words import spelling
 from looper.settings import Probability
 from looper.tokens import ends
 
-_LOOKED_AT = 8_192
+_LOOKED_AT = 4_096
 _NAMED = 0.05
 """The part of a text below which a language is not named."""
 
@@ -59,26 +59,28 @@ class LanguageSignal:
         self._config = config
 
     def read(self, subject: Subject) -> Reading:
-        labels = languages(subject.written)
+        sample = ends(subject.text, _LOOKED_AT)
+        labels = languages(sample, subject.spelling if sample is subject.text else spelling(sample))
         share = min(1.0, sum(labels.get(each, 0.0) for each in dict.fromkeys(self._config.any)))
         match = share > 0 and share >= self._config.at_least
         return Reading(match, share, labels=labels)
 
 
-def languages(text: str) -> Mapping[str, float]:
-    """The languages of a text, each with its part of it. What cannot be told is nobody's."""
-    sample = ends(text, _LOOKED_AT).lower()
-    letters = Counter(sample)
-    scripts = _scripts(letters)
+def languages(text: str, words: Iterable[str]) -> Mapping[str, float]:
+    """The languages of a case-folded text, each with its part of it. What cannot be told is nobody's."""
+    letters = {} if text.isascii() else Counter(text)
+    scripts = _scripts(letters) if letters else {"latin": 1.0}
     whole = sum(scripts.values())
-    words = Counter(spelling(sample)) if scripts.keys() & WORDS.keys() else Counter[str]()
-    shares: Counter[str] = Counter()
+    counted = Counter(words) if scripts.keys() & WORDS.keys() else Counter[str]()
+    shares: dict[str, float] = {}
     for script, size in scripts.items():
-        for language, part in _of_script(script, words, letters, scripts).items():
-            shares[language] += part * size / whole  # type: ignore[assignment]  # a Counter of floats
-    return {language: round(part, 4) for language, part in shares.most_common() if part >= _NAMED}
+        for language, part in _of_script(script, counted, letters, scripts).items():
+            shares[language] = shares.get(language, 0.0) + part * size / whole
+    ranked = sorted(shares.items(), key=lambda share: (-share[1], _RANK.get(share[0], 0)))
+    return {language: round(part, 4) for language, part in ranked if part >= _NAMED}
 
 
+_RANK = {language: at for of in WORDS.values() for at, language in enumerate(of)}
 _STARTS = [start for start, _ in STRETCHES]
 
 

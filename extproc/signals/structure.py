@@ -189,9 +189,24 @@ _LABELS = (
 _SUCCESSOR = {pair for labels in _LABELS for pair in pairwise(labels)}
 _FIRST = frozenset(labels[0] for labels in _LABELS)
 _OPTION = re.compile(
-    rf"(?<!\S)[*_>(（\[]{{0,3}}([{''.join(sorted(set(''.join(_LABELS))))}])"
+    rf"([{''.join(sorted(set(''.join(_LABELS))))}])"
     r"(?:[*_]{0,2}[).:．。、：）\]][*_]{0,2}(?=\s|\w|$)|(?<=[①-⑩]))"
 )
+# What most texts do not have is quickest found out by RE2.
+_MAY_BE = Pattern(
+    rf"(?:^|[^\pL\pN])[{''.join(sorted(set(''.join(_LABELS))))}][*_]{{0,2}}[).:．。、：）\]]|[①-⑩]"
+)
+_OPENING = "*_>(（["
+_MOST_OPENING = 3
+
+
+def _begins(text: str, at: int) -> bool:
+    """Whether a label at this place stands by itself, perhaps behind a bracket or what makes it bold."""
+    for _ in range(_MOST_OPENING):
+        if at == 0 or text[at - 1] not in _OPENING:
+            break
+        at -= 1
+    return at == 0 or text[at - 1].isspace()
 
 
 class Options:
@@ -200,7 +215,12 @@ class Options:
     def count(self, subject: Subject) -> int:
         longest = run = 0
         last = ""
-        for found in islice(_OPTION.finditer(subject.written), MOST):
+        text = subject.written
+        if not _MAY_BE.found(subject.utf8):
+            return 0
+        for found in islice(_OPTION.finditer(text), MOST):
+            if not _begins(text, found.start()):
+                continue
             label = found[1]
             if (last, label) in _SUCCESSOR:
                 run += 1

@@ -39,7 +39,7 @@ BARS = (
     Bar("routed throughput to LiteLLM's", "litellm/1kB/c32", "rps ÷ LiteLLM's", least=20),
     Bar("220 kB routed, c=8", f"{_ROUTED}/220kB/c8", _RATE, least=0.5),
     Bar("4 MB routed, c=8", f"{_ROUTED}/4MB/c8", _RATE, least=0.5),
-    Bar("twelve signals to one", "signals/1kB/c1", "p50 ÷ one signal's", most=1.25),
+    Bar("fifteen signals to one", "signals/1kB/c1", "p50 ÷ one signal's", most=1.25),
     Bar(
         "a shipped recipe to one signal", "signals/1kB/c1", "shipped p50 ÷ one signal's", most=1.25
     ),

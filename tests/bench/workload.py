@@ -12,12 +12,11 @@ from tests.fakes.envoy import free_port
 ROUTED = "small"
 """The model that every routed request ends at."""
 
-AUTO, TWELVE, SHIPPED, FUSION, STREAM, SLOW = (
-    f"looper/{name}" for name in ("auto", "twelve", "shipped", "fusion", "stream", "slow")
+AUTO, ONE, MANY, SHIPPED, FUSION, STREAM, SLOW = (
+    f"looper/{name}" for name in ("auto", "one", "many", "shipped", "fusion", "stream", "slow")
 )
 PANEL = 4
 _DEMO = Path(__file__).parents[2] / "extproc" / "demo.yaml"
-_WORDS = "proof lemma compiler stacktrace invoice tariff dosage statute orbit genome tensor ledger"
 
 
 def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:
@@ -43,7 +42,8 @@ def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:
         "models": models,
         "recipes": {
             **demo["recipes"],
-            "twelve": _twelve(),
+            "one": _one(),
+            "many": _routed(SIGNALS),
             "shipped": {
                 "include": "general",
                 "models": {"cheap": ROUTED, "mid": "other", "other": "third", "strong": "large"},
@@ -55,7 +55,8 @@ def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:
         "entrypoints": {
             AUTO: demo["entrypoints"]["looper/auto"],
             **{
-                f"looper/{name}": name for name in ("twelve", "shipped", "fusion", "stream", "slow")
+                f"looper/{name}": name
+                for name in ("one", "many", "shipped", "fusion", "stream", "slow")
             },
         },
     }
@@ -73,12 +74,36 @@ def _model(name: str, url: str) -> dict[str, Any]:
     }
 
 
-def _twelve() -> dict[str, Any]:
-    """Twelve signals, all of which a decision asks for, and none of which matches."""
-    signals = {
-        word: {"type": "keyword", "any": [word, f"{word}s", f"more {word}", f"no {word}"]}
-        for word in _WORDS.split()
-    }
+SIGNALS: dict[str, dict[str, Any]] = {
+    "topic": {
+        "type": "keyword",
+        "any": ["proof", "lemma", "compiler", "more tensors", "no genome"],
+    },
+    "numbered": {"type": "keyword", "any": [{"regex": r"(theorem|lemma) \d+"}]},
+    "misspelt": {"type": "keyword", "any": [{"fuzzy": "derivative", "distance": 2}]},
+    "long": {"type": "context", "at_least": "16k"},
+    "options": {"type": "structure", "of": "options", "at_least": 3},
+    "code": {"type": "structure", "of": "fences"},
+    "questions": {"type": "structure", "of": "questions", "at_least": 3},
+    "listed": {"type": "structure", "regex": r"(?m)^\s*[-*] ", "at_least": 3},
+    "steps": {"type": "structure", "sequence": ["first", ["then", "next"], "finally"]},
+    "agent": {"type": "conversation", "of": "tool_loop"},
+    "again": {"type": "conversation", "of": "reask"},
+    "german": {"type": "language", "any": ["de"]},
+    "json": {"type": "request", "path": "response_format.type", "equals": "json_schema"},
+    "tenant": {"type": "header", "name": "x-tenant", "in": ["acme", "globex"]},
+    "plan": {"type": "attribute", "metadata": "bench", "path": "plan", "equals": "gold"},
+}
+"""Of every kind that needs nobody, and none of them holds for the requests below."""
+
+
+def _one() -> dict[str, Any]:
+    """A single keyword signal, which does not match."""
+    return _routed({"topic": {"type": "keyword", "any": ["proof", "lemma", "compiler"]}})
+
+
+def _routed(signals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A decision that asks for all of these signals, and one for when none of them holds."""
     return {
         "signals": signals,
         "decisions": [
