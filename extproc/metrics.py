@@ -45,6 +45,34 @@ def _series(versions: Versions, reloads: Reloads, lag: Lag) -> Iterator[Series]:
         "What runs cost, by their ledgers",
         process.tally.microusd(),
     )
+    yield from _signals(versions)
+
+
+def _signals(versions: Versions) -> Iterator[Series]:
+    tally = versions.process.signals
+    yield Series(
+        "looper_signal_failures_total",
+        "counter",
+        "Signals that had no answer, since their configuration is at work",
+        [
+            ((("recipe", recipe), ("signal", signal)), failures)
+            for recipe, policy in versions.newest.runtime.policies.items()
+            for signal, failures in policy.signals.failures.items()
+        ],
+    )
+    calls, cost = sorted(tally.calls.items()), sorted(tally.microusd.items())
+    yield Series(
+        "looper_signal_calls_total",
+        "counter",
+        "Calls that signals made",
+        [((("model", model),), number) for model, number in calls],
+    )
+    yield Series(
+        "looper_signal_spend_microusd_total",
+        "counter",
+        "What they cost",
+        [((("model", model),), number) for model, number in cost],
+    )
 
 
 def _config(versions: Versions, reloads: Reloads) -> Iterator[Series]:

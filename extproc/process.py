@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from extproc.config import Config
 from extproc.outflow import Outflow
 from extproc.runs import Runs
+from extproc.signals.tally import SignalTally
 from extproc.states import in_memory
 from extproc.tally import Tally
 from looper.admission import Admission
@@ -23,6 +24,7 @@ class Process:
     runs: Runs
     states: States
     tally: Tally = field(default_factory=Tally)
+    signals: SignalTally = field(default_factory=SignalTally)
     correction: Correction = field(default_factory=Correction)
 
     @classmethod

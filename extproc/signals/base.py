@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from pydantic import Field
 
 from extproc.protocol.events import Value
+from extproc.signals.tally import SignalTally
 from extproc.signals.words import spelling
 from looper.budget import Purse
 from looper.chat import ChatRequest
@@ -84,6 +85,7 @@ class Egress:
     models: Mapping[str, Model]
     purse: Purse | None = None
     forward_headers: tuple[str, ...] = FORWARDED
+    tally: SignalTally = field(default_factory=SignalTally)
 
 
 class LocalSignal(Protocol):

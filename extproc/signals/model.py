@@ -138,6 +138,7 @@ class ModelSignal:
             result = await run.ask(draft, until=until)
         finally:
             _note(run, draft.model, time.perf_counter() - began)
+            egress.tally.add(draft.model.name, run.ledger.calls, run.ledger.cost)
         return self._understood(result)
 
     def _draft(self, model: Model, text: str, fence: str) -> Draft:

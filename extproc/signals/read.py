@@ -72,6 +72,14 @@ class Signals:
         """As declared, local ones first."""
         return (*(each.name for each in self.local), *(each.name for each in self.remote))
 
+    @property
+    def failures(self) -> Mapping[str, int]:
+        """How often each of them had no answer."""
+        return {
+            **{question.name: question.failures for question in self.local},
+            **{question.name: question.failures for question in self.remote},
+        }
+
 
 async def read_signals(
     signals: Signals,

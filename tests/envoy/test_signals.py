@@ -7,6 +7,8 @@ import pytest
 import yaml
 
 from tests.envoy.conftest import quick_models
+from tests.envoy.test_reload import facts
+from tests.envoy.test_stats import count
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -53,8 +55,8 @@ def recipes(**signals: dict[str, Any]) -> dict[str, Any]:
     return {"recipes": {"general": recipe}, "entrypoints": {"looper/auto": "general"}}
 
 
-async def decided(stack: Stack, query: str = "", **headers: str) -> str | None:
-    body = {"model": "looper/auto", "messages": [{"role": "user", "content": "hi"}]}
+async def decided(stack: Stack, query: str = "", text: str = "hi", **headers: str) -> str | None:
+    body = {"model": "looper/auto", "messages": [{"role": "user", "content": text}]}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     async with stack.session.post(
         f"{stack.base_url}/chat/completions{query}", json=body, headers=sent
@@ -96,3 +98,29 @@ async def test_a_signal_may_name_a_credential() -> None:
         assert decision == "authorization"
         assert all("authorization" not in call.headers for call in stack.simulator.calls)
         assert "secret" not in stack.processor.log.read_text()
+
+
+async def test_a_model_decides_by_way_of_the_egress() -> None:
+    """It is called as any member of a team is, once for one text, and is counted; if it fails, nothing hangs."""
+    wants = {"type": "model", "model": "large", "labels": {"math": "numbers"}, "timeout": "1500ms"}
+    async with run_stack(quick_models(), recipes(wants=wants)) as stack:
+        stack.simulator.script("large", '{"label": "math", "confidence": 0.9}', "not to be read")
+        assert await decided(stack) == "wants"
+        assert await decided(stack) == "wants"
+        assert await decided(stack, text="another secret") == "none"
+        asked = [call for call in stack.simulator.calls if b"You sort requests" in call.body]
+        series = await stack.until_series(
+            lambda series: count(series, _CALLS, model="large", role="label", code="200") == 2
+        )
+        said = await facts(stack)
+        log = stack.processor.log.read_text()
+
+    assert len(asked) == 2
+    assert count(series, _CALLS, role="label") == 2
+    assert said['looper_signal_calls_total{model="large"}'] == 2
+    assert said['looper_signal_failures_total{recipe="general",signal="wants"}'] == 1
+    assert "NoLabel" in log
+    assert "another secret" not in log
+
+
+_CALLS = "envoy_looper_egress_calls_total"

@@ -123,6 +123,16 @@ class TestCall:
             await read(signal, by, "two")
         assert len(client_of(by).asked) == 1
 
+    async def test_calls_and_their_cost_are_added_up(self) -> None:
+        """By model, whether the answer was of use or not; what is remembered costs nothing."""
+        by = egress(in_turn(MATH, "no idea", MATH), price={"input": 1, "output": 1})
+        signal = config().build()
+        await read(signal, by, "one")
+        await read(signal, by, "one")
+        with pytest.raises(NoLabel):
+            await read(signal, by, "two")
+        assert (by.tally.calls, by.tally.microusd) == ({"small": 2}, {"small": 30})
+
     async def test_each_call_is_told_in_the_log_without_what_was_said(self) -> None:
         """With its model, end, time, tokens and cost."""
         with capture_logs() as logs:
