@@ -1,9 +1,12 @@
 """The algorithms that a decision may name. This union is their registry."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
+from looper.confidence import ConfidenceConfig
+from looper.contract import ContractConfig
 from looper.fusion import FusionConfig
 from looper.ratings import RatingsConfig
 from looper.remom import RemomConfig
@@ -11,7 +14,7 @@ from looper.single import SingleConfig
 from looper.workflows import WorkflowsConfig
 
 AlgorithmConfig = Annotated[
-    SingleConfig | RatingsConfig | RemomConfig | FusionConfig | WorkflowsConfig,
+    SingleConfig | ConfidenceConfig | RatingsConfig | RemomConfig | FusionConfig | WorkflowsConfig,
     Field(discriminator="type"),
 ]
 
@@ -21,12 +24,29 @@ def is_routed(algorithm: AlgorithmConfig) -> bool:
     return isinstance(algorithm, SingleConfig) and not algorithm.fallbacks
 
 
+def named_bands(algorithm: AlgorithmConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """The bands that an algorithm goes by, as rules name them, each with its place."""
+    if isinstance(algorithm, ConfidenceConfig):
+        yield from algorithm.bands()
+
+
+def problems(
+    algorithm: AlgorithmConfig, contract: ContractConfig | None
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is wrong between an algorithm and its decision's contract."""
+    if isinstance(algorithm, ConfidenceConfig):
+        yield from algorithm.problems(None if contract is None else contract.build())
+
+
 __all__ = [
     "AlgorithmConfig",
+    "ConfidenceConfig",
     "FusionConfig",
     "RatingsConfig",
     "RemomConfig",
     "SingleConfig",
     "WorkflowsConfig",
     "is_routed",
+    "named_bands",
+    "problems",
 ]

@@ -181,7 +181,7 @@ async def _ask_somebody(draft: Draft, asking: _Asking, spare: Sequence[Model]) -
     """The model that is meant, and if it fails its substitutes in turn: the first usable answer, else the last end."""
     result = await asking.hedged(draft)
     for model in spare:
-        if result.state == "ok" or _spent(result):
+        if result.state in ("ok", "cancelled") or _spent(result):
             break
         if model.name != draft.model.name:
             result = await asking.hedged(draft.to(model))

@@ -24,7 +24,7 @@ from looper.publish import as_asked
 from looper.run import Run
 from looper.settings import Probability
 from looper.votes import Ballots, Vote
-from looper.weighing import Weighing
+from looper.weighing import Weighing, is_idle
 
 _POSTERIOR = r"^posterior>=(0(\.\d+)?|1(\.0+)?)$"
 
@@ -112,10 +112,12 @@ class RatingsConfig(Round, Weighing):
         if self.judge_model in self.models:
             yield f"judge_model: {self.judge_model} is one of the candidates, and may prefer its own answer"
         if self.aggregate in (None, "vote") and self.category is None:
-            voters = self.electorate(self.models, models).voters
+            electorate = self.electorate(self.models, models)
             for name in self.models:
-                if name in voters and not voters[name].votes:
+                if name in electorate.voters and not electorate[name].votes:
                     yield f"models: {name} only counts if all who are rated better are silent"
+                elif is_idle(name, self.models, electorate):
+                    yield f"models: {name} can never change the answer while the others speak"
 
     def build(self) -> "Ratings":
         return Ratings(self)

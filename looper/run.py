@@ -16,6 +16,7 @@ from looper.calls import Call, CallFailed, Failure, Result, State, nothing_said,
 from looper.chat import ChatRequest, Completion
 from looper.client import Answer
 from looper.contract import NO_TERMS, Terms
+from looper.deltas import Gathering
 from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
 from looper.events import Done, Event, Progress
@@ -164,6 +165,21 @@ class Run:
                 raise
             finally:
                 self._settle(draft, heard, record)
+
+    async def watch(
+        self, draft: Draft, *, until: float, hopeless: Callable[[Gathering], bool]
+    ) -> Result:
+        """Make a call whose answer is looked at while it is written, and given up as soon as it is `hopeless`."""
+        gathering, number = Gathering(), len(self.trace.calls)
+        try:
+            async with aclosing(self.stream(replace(draft, stream=True), until=until)) as chunks:
+                async for chunk in chunks:
+                    gathering.add(chunk)
+                    if hopeless(gathering):
+                        return Result(draft.model, draft.role, "cancelled", number=number)
+        except CallFailed as error:
+            return Result(draft.model, draft.role, _state(error), error=error, number=number)
+        return replace(_judged(draft, gathering.completion()), number=number)
 
     def _settle(self, draft: Draft, heard: Heard, record: CallRecord) -> None:
         """Book what a call has taken, however it ended."""

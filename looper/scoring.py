@@ -78,17 +78,38 @@ def token_score(
     weights: tuple[float, float] = (0.5, 0.5),
 ) -> float | None:
     """The score of an answer, which as its contract reads it says `value`."""
+    if method == "answer_span":
+        return answer_span(span_tokens(choice, value))
+    return mean_score(method, answer_tokens(choice, which), weights)
+
+
+def mean_score(
+    method: str, tokens: Sequence[Token], weights: tuple[float, float] = (0.5, 0.5)
+) -> float | None:
+    """A score that is a mean over tokens; None for any other."""
     match method:
         case "avg_logprob":
-            return avg_logprob(answer_tokens(choice, which))
+            return avg_logprob(tokens)
         case "margin":
-            return margin(answer_tokens(choice, which))
+            return margin(tokens)
         case "hybrid":
-            return hybrid(answer_tokens(choice, which), *weights)
-        case "answer_span":
-            return answer_span(span_tokens(choice, value))
+            return hybrid(tokens, *weights)
         case _:
             return None
+
+
+def at_best(tokens: Sequence[Token], limit: int | None) -> list[Token]:
+    """What an answer may become that begins with these tokens: half as many again, each as sure as can be.
+
+    It may well become longer. Then it is given up too early at worst, and another model is asked.
+    """
+    more = len(tokens) // 2
+    if limit is not None:
+        more = min(more, max(0, limit - len(tokens)))
+    return [*tokens, *(_SURE_TOKEN for _ in range(more))]
+
+
+_SURE_TOKEN = Token(b"", 0.0, 7.0)
 
 
 # --- The tokens -------------------------------------------------------------------------------------

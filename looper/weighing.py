@@ -1,6 +1,7 @@
 """What a pattern knows of its members before they speak: fitted weights from a file, or else their ratings."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -65,3 +66,32 @@ class Weighing(Setting):
             return None
         score = token_score(weights.sureness_from, result.completion.choices[0], value)
         return weights.feature(result.model.name, weights.sureness_from, score)
+
+
+_MOST_VOTERS = 8
+"""Of larger teams nobody is said to be idle: there are too many ways in which the others can vote."""
+
+
+def is_idle(name: str, members: Sequence[str], electorate: Electorate) -> bool:
+    """Whether the answer is the same with and without a voter, whatever the other voters say."""
+    others = [each for each in members if each != name and electorate[each].votes]
+    if not others or len(others) >= _MOST_VOTERS:
+        return False
+    weight = electorate[name].weight
+    weights = [electorate[each].weight for each in others]
+    return not any(
+        behind <= ahead <= behind + weight
+        for ahead, behind in (
+            _camps(weights, camps) for camps in product(range(3), repeat=len(others))
+        )
+    )
+
+
+def _camps(weights: Sequence[float], camps: Sequence[int]) -> tuple[float, float]:
+    """The weight of the answer that leads, and of one that is behind; of the third camp each speaks for itself."""
+    sums = [
+        sum(weight for weight, camp in zip(weights, camps, strict=True) if camp == number)
+        for number in (0, 1)
+    ]
+    alone = [weight for weight, camp in zip(weights, camps, strict=True) if camp == 2]
+    return max(sums[0], *alone, 0.0), sums[1]

@@ -9,6 +9,8 @@ from extproc.decisions.namespace import Namespace
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import unknown
 from extproc.yaml_source import Path as YamlPath
+from looper.algorithms import AlgorithmConfig, named_bands, problems
+from looper.contract import ContractConfig
 from looper.workflows import WorkflowsConfig
 from looper.workflows.state import MemoryState
 
@@ -59,6 +61,21 @@ def _check_decision(decision: Decision, namespace: Namespace) -> Iterator[tuple[
     for below, name in decision.projections():
         if name not in namespace.projections:
             yield below, unknown("projection", name, namespace.projections)
+    if decision.algorithm is not None:
+        for below, text in _check_algorithm(decision.algorithm, decision.contract, namespace):
+            yield ("algorithm", *below), text
+
+
+def _check_algorithm(
+    algorithm: AlgorithmConfig, contract: ContractConfig | None, namespace: Namespace
+) -> Iterator[tuple[YamlPath, str]]:
+    """What an algorithm must find in its recipe and its decision."""
+    yield from problems(algorithm, contract)
+    for below, name in named_bands(algorithm):
+        if name.partition(".")[0] not in namespace.projections:
+            yield below, unknown("projection", name.partition(".")[0], namespace.projections)
+        elif problem := namespace.problem(name):
+            yield below, problem
 
 
 def _check_public(config: Config) -> Iterator[tuple[YamlPath, str]]:

@@ -13,6 +13,7 @@ from extproc.decisions.recipe import Decision, Recipe
 from extproc.decisions.rules import Truths, holds, names
 from extproc.signals import Egress, Subject
 from extproc.signals.read import Signals, read_signals
+from looper.algorithms import named_bands
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +174,7 @@ def needs(recipe: Recipe) -> tuple[Projections, frozenset[str]]:
     rules = (decision.when for decision in decisions if decision.when is not None)
     used = [name for rule in rules for _, name in names(rule)]
     used += [name for decision in decisions for _, name in decision.projections()]
+    for decision in decisions:
+        if decision.algorithm is not None:
+            used += [name for _, name in named_bands(decision.algorithm)]
     return Namespace(recipe.signals, recipe.projections).build(used)

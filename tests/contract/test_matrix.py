@@ -34,15 +34,29 @@ STAGES = {
     "written": ("workflows", "w-final"),
     "member": ("ratings", "r1"),
     "rater": ("judged", "r-judge"),
+    "gate": ("confidence", "c1"),
+    "last": ("confidence", "c2"),
+    "grader": ("graded", "c-judge"),
 }
 """Stage: the decision that runs it, and the model that nothing but this stage calls."""
 
-WHOLE = ("panel", "proposer", "judge", "planner", "worker", "verifier", "member", "rater")
+WHOLE = (
+    "panel",
+    "proposer",
+    "judge",
+    "planner",
+    "worker",
+    "verifier",
+    "member",
+    "rater",
+    "gate",
+    "grader",
+)
 """Stages whose answers are never streamed to the client."""
 
 MODELS = (
     "p1", "p2", "j", "f", "s", "t", "w1", "w2", "w-planner", "w-verifier", "w-final",
-    "r1", "r2", "r-judge",
+    "r1", "r2", "r-judge", "c1", "c2", "c-judge",
 )  # fmt: skip
 ALGORITHMS: dict[str, Any] = {
     "single": {"type": "single", "model": "s", "fallbacks": ["t"]},
@@ -53,6 +67,19 @@ ALGORITHMS: dict[str, Any] = {
         "final_model": "f",
     },
     "ratings": {"type": "ratings", "models": ["r1", "r2"]},
+    "confidence": {
+        "type": "confidence",
+        "stages": ["c1", "c2"],
+        "confidence_method": "avg_logprob",
+        "threshold": 1,
+    },
+    "graded": {
+        "type": "confidence",
+        "stages": ["c1", "c2"],
+        "confidence_method": "verifier",
+        "verifier_model": "c-judge",
+        "threshold": 0.7,
+    },
     "judged": {
         "type": "ratings",
         "models": ["r1", "r2"],

@@ -1,0 +1,548 @@
+"""Confidence: a chain of stages, the next of which is asked only if what was said so far is not sure enough."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from looper.aggregate import similarity
+from looper.calls import Result
+from looper.cascade import MEANS, SURE, ConfidenceSettings, Stage, no_threshold, ordered
+from looper.chat import ChatRequest
+from looper.conclude import Ending, conclude, present
+from looper.contract import Contract
+from looper.cost import PlannedCall
+from looper.deltas import Gathering
+from looper.drafts import Draft, answering
+from looper.errors import InvalidField
+from looper.events import Delta, Done, Event, Outcome, Progress
+from looper.failures import why_no_answer
+from looper.fanout import fan_out
+from looper.models import Model
+from looper.publish import as_asked
+from looper.run import Run
+from looper.scoring import (
+    ALTERNATIVES,
+    agreement,
+    answer_tokens,
+    at_best,
+    mean_score,
+    token_score,
+)
+from looper.verify import entailment, grade
+from looper.votes import TEXT, Value, Vote, value_of
+
+_LAST_SHARE = 0.95
+_ANSWER_SHARE = 0.7
+"""Of the time of a stage whose answers are graded: the part in which they must come."""
+
+_ALIKE = 0.8
+"""Free texts of at least this likeness say the same."""
+
+
+_LEAST_TOKENS = 16
+"""How much of an answer must be there before it may be given up."""
+
+
+class ConfidenceConfig(ConfidenceSettings):
+    """`algorithm: {type: confidence, stages: [[small, other], large]}`"""
+
+    type: Literal["confidence"]
+
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        yield from self.named()
+
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """Every stage, and whoever grades its answers."""
+        return tuple(self.calls())
+
+    def bands(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What a run wants to know of the request, by the names that rules use."""
+        for band in self.start_stage_by:
+            yield ("start_stage_by", band), band
+
+    def problems(
+        self, contract: Contract[Any] | None
+    ) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is missing beside the contract of the decision."""
+        votes = contract is not None and contract.comparable
+        if self.confidence_method == "auto" and not votes and not self.accepts_raw("hybrid"):
+            yield ("confidence_method",), no_threshold("auto` without a comparable `contract")
+
+    def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """What is no error, but hardly meant."""
+        if self.threshold == 0 and len(self.stages) > 1:
+            yield "threshold: at 0 every answer is accepted, and no further stage is asked"
+        if self.verifier_model in {name for stage in self.stages for name in stage.models}:
+            yield f"verifier_model: {self.verifier_model} grades answers of its own"
+
+    def build(self) -> "Confidence":
+        return Confidence(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An answer, what its model was asked for it, and how sure of it one may be.
+
+    `score` is as it was measured, `worth` the same as a probability where that is known; None is unknown.
+    """
+
+    draft: Draft
+    result: Result
+    value: Value | None
+    score: float | None = None
+    worth: float | None = None
+    passes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Answers, best first, and how sure of the first one may be."""
+
+    candidates: Sequence[Candidate]
+    confidence: float | None
+
+
+@dataclass(slots=True)
+class Climb:
+    """One way up a chain: the stages, what was said so far, and what of it was sure enough."""
+
+    stages: Sequence[Stage]
+    request: ChatRequest
+    run: Run
+    pool: list[Candidate] = field(default_factory=list)
+    accepted: Ranking | None = None
+    failed: bool = False
+
+    @property
+    def results(self) -> list[Result]:
+        return [each.result for each in self.pool]
+
+
+class Confidence:
+    """Runs Confidence. Holds settings only; everything of one execution is in its `Run`."""
+
+    def __init__(self, config: ConfidenceConfig) -> None:
+        self._config = config
+
+    async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+        """The first answer that is sure enough, else the best there is. Raises a LooperError if nobody answers."""
+        if request.choices != 1:
+            raise InvalidField("A team of models gives one choice: `n` must be 1.", param="n")
+        climb = Climb(self._stages(run), request, run)
+
+        # Each stage in turn, until what was said is sure enough...
+        at = 0
+        while at < len(climb.stages) and climb.accepted is None:
+            if self._goes_out_as_it_comes(climb, at):
+                break
+            at = await self._step(climb, at)
+            if climb.failed:
+                raise why_no_answer(climb.results)
+
+        # ... and the answer as it came, or the last stage's as it comes.
+        live = at < len(climb.stages) and climb.accepted is None
+        answer = self._write(climb, at) if live else self._publish(climb)
+        async with aclosing(as_asked(answer, request)) as events:
+            async for event in events:
+                yield event
+
+    def _stages(self, run: Run) -> list[Stage]:
+        """Whom it goes to, in order, from where the request's bands have it begin."""
+        config = self._config
+        stages = ordered(
+            config.stages, config.escalation_order, config.cost_quality_tradeoff, run.models
+        )
+        bands = {f"{name}.{band}" for name, band in run.bands.items()}
+        begin = next((name for band, name in config.start_stage_by.items() if band in bands), None)
+        names = [stage.called for stage in stages]
+        return stages if begin is None else stages[names.index(begin) :]
+
+    def _goes_out_as_it_comes(self, climb: Climb, at: int) -> bool:
+        """Whether a stage's answer is published whatever it says, to a client that reads along."""
+        stage, last = climb.stages[at], at == len(climb.stages) - 1
+        one = len(list(stage.voters)) * self._config.samples == 1
+        return last and one and climb.request.stream and climb.run.terms.contract is None
+
+    # Climbing...
+
+    async def _step(self, climb: Climb, at: int) -> int:
+        """Have a stage answer; if that takes long, the next one beside it. Returns which one is next."""
+        if self._config.overlap_after is None:
+            await self._stage(climb, at)
+            return at + 1
+        patience = self._config.overlap_after.total_seconds()
+        async with asyncio.TaskGroup() as group:
+            running = {group.create_task(self._stage(climb, at))}
+            at += 1
+            while running and climb.accepted is None and not climb.failed:
+                done, running = await asyncio.wait(
+                    running,
+                    timeout=patience if at < len(climb.stages) else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not done:
+                    climb.run.trace.note("a stage takes long: the next one begins beside it")
+                    running.add(group.create_task(self._stage(climb, at)))
+                    at += 1
+            for loser in running:
+                loser.cancel()
+        return at
+
+    async def _stage(self, climb: Climb, at: int) -> None:
+        """Ask a stage's voters, and see whether what has been said by then is sure enough."""
+        stage, run = climb.stages[at], climb.run
+        await run.say(Progress(stage.name or f"stage {at + 1}"))
+        run.trace.stage(stage.called)
+        until = run.deadline.share(_LAST_SHARE / (len(climb.stages) - at))
+        asked = await self._ask(climb, stage, until)
+        candidates = await self._graded(climb, asked, until)
+        if climb.accepted is not None:
+            return
+        climb.pool += candidates
+        spoken = sum(each.value is not None for each in candidates)
+        few = spoken < self._config.min_successful_responses
+        broken = self._config.on_error == "fail" and any(
+            each.result.error is not None for each in candidates
+        )
+        climb.failed = broken or (few and self._config.below_quorum == "fail")
+        ranking = None if few else self._sure_enough(climb)
+        climb.accepted = None if climb.failed else ranking
+
+    async def _ask(self, climb: Climb, stage: Stage, until: float) -> list[Candidate]:
+        config, run = self._config, climb.run
+        drafts = self._drafts(climb, stage)
+        answers_by = until
+        if self._grades(run):
+            answers_by = run.deadline.now() + (until - run.deadline.now()) * _ANSWER_SHARE
+        if config.round_timeout is not None:
+            timeout = config.round_timeout.total_seconds()
+            answers_by = min(answers_by, run.deadline.now() + timeout)
+        watched = config.escalate_early and stage is not climb.stages[-1]
+
+        async def ask(draft: Draft) -> Result:
+            if watched and (hopeless := self._hopeless(draft, run)) is not None:
+                result = await run.watch(draft, until=answers_by, hopeless=hopeless)
+                if result.state == "cancelled":
+                    run.trace.score(result, None, "given up")
+                return result
+            return await run.ask(draft, until=answers_by)
+
+        results = await fan_out(drafts, ask, config, run.models, until=answers_by)
+        return [
+            Candidate(draft.to(result.model), result, _value(result, climb))
+            for draft, result in zip(drafts, results, strict=True)
+        ]
+
+    def _drafts(self, climb: Climb, stage: Stage, *, stream: bool = False) -> list[Draft]:
+        config, run = self._config, climb.run
+        return [
+            answering(
+                climb.request,
+                run.models[model],
+                "candidate",
+                instruction=prompt or None,
+                tools=True,
+                logprobs=True,
+                alternatives=self._alternatives(run),
+                sample=sample,
+                stream=stream,
+                terms=run.terms,
+            )
+            for model, prompt in stage.voters
+            for sample in range(config.samples)
+        ]
+
+    # ... grading...
+
+    def _method(self, run: Run) -> str:
+        """How sure an answer is, where the contract decides on it: by vote if its values compare."""
+        contract = run.terms.contract
+        if (
+            self._config.confidence_method == "auto"
+            and contract is not None
+            and contract.comparable
+        ):
+            return "posterior"
+        return self._config.confidence_method
+
+    def _grades(self, run: Run) -> bool:
+        """Whether somebody may be asked how good an answer is."""
+        return self._method(run) in ("auto", "self_verify", "verifier", "automix_entailment")
+
+    def _alternatives(self, run: Run) -> int | None:
+        """How many alternatives beside each token are needed; None if no probabilities are."""
+        method = "hybrid" if self._method(run) == "auto" else self._method(run)
+        needed = [ALTERNATIVES.get(method), self._config.alternatives]
+        return max((each for each in needed if each is not None), default=None)
+
+    async def _graded(
+        self, climb: Climb, candidates: Sequence[Candidate], until: float
+    ) -> list[Candidate]:
+        """The candidates with their scores. Who says nothing has none."""
+        if self._method(climb.run) in ("posterior", "agreement"):
+            return list(candidates)
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                None if each.value is None else group.create_task(self._scored(climb, each, until))
+                for each in candidates
+            ]
+        return [
+            each if task is None else task.result()
+            for each, task in zip(candidates, tasks, strict=True)
+        ]
+
+    async def _scored(self, climb: Climb, each: Candidate, until: float) -> Candidate:
+        """A candidate with its score, what that is worth, and whether it will do."""
+        run, method = climb.run, self._method(climb.run)
+        score = None
+        for how in ("hybrid", "self_verify") if method == "auto" else (method,):
+            score, method = await self._score(climb, each, how, until), how
+            if score is not None:
+                break
+        graded = self._weighed(each, method, score)
+        bar = self._config.bar_for(each.result.model.name, method)
+        run.trace.score(each.result, graded.worth, _verdict(graded, bar.at))
+        return graded
+
+    def _weighed(self, each: Candidate, method: str, score: float | None) -> Candidate:
+        if score is None:
+            return each
+        name = each.result.model.name
+        worth = self._config.worth(name, method, score)
+        passes = self._config.bar_for(name, method).passes(score, worth)
+        return replace(each, score=score, worth=worth, passes=passes)
+
+    async def _score(
+        self, climb: Climb, each: Candidate, method: str, until: float
+    ) -> float | None:
+        config, request, run = self._config, climb.request, climb.run
+        match method:
+            case "self_verify":
+                return await grade(request, run, each.result, each.result.model, until=until)
+            case "verifier":
+                assert config.verifier_model is not None
+                model = run.models[config.verifier_model]
+                return await grade(request, run, each.result, model, until=until)
+            case "automix_entailment":
+                assert config.automix_verifier is not None
+                return await entailment(config.automix_verifier, request, each.result, until=until)
+            case _:
+                return self._token_score(each, method)
+
+    def _token_score(self, each: Candidate, method: str) -> float | None:
+        if each.result.completion is None:
+            return None
+        return token_score(
+            method,
+            each.result.completion.choices[0],
+            each.value,
+            which=self._config.token_filter,
+            weights=self._config.hybrid_weights.shares,
+        )
+
+    def _hopeless(self, draft: Draft, run: Run) -> Callable[[Gathering], bool] | None:
+        """Whether an answer that is still being written can no longer pass; None if that cannot be told."""
+        config = self._config
+        method = "hybrid" if self._method(run) == "auto" else self._method(run)
+        if method not in MEANS:
+            return None
+        bar, name = config.bar_for(draft.model.name, method), draft.model.name
+        looks = _Looks()
+
+        def hopeless(so_far: Gathering) -> bool:
+            if not looks.due(so_far.tokens):
+                return False
+            tokens = answer_tokens(so_far.completion().choices[0], config.token_filter)
+            best = mean_score(
+                method, at_best(tokens, draft.wanted_output), config.hybrid_weights.shares
+            )
+            if best is None or len(tokens) < _LEAST_TOKENS:
+                return False
+            return not bar.passes(best, config.worth(name, method, best))
+
+        return hopeless
+
+    # ... deciding...
+
+    def _sure_enough(self, climb: Climb) -> Ranking | None:
+        """What has been said by now, if it is sure enough to be published."""
+        match self._method(climb.run):
+            case "posterior":
+                return self._by_posterior(climb)
+            case "agreement":
+                return self._by_agreement(climb)
+            case _:
+                passing = _by_score([each for each in climb.pool if each.passes])
+                others = _by_score([each for each in climb.pool if not each.passes])
+                return Ranking([*passing, *others], passing[0].worth) if passing else None
+
+    def _vote(self, climb: Climb) -> Vote:
+        """The vote on all that was said so far: no stage's word is lost."""
+        asked = [each.draft.model.name for each in climb.pool]
+        contract = climb.run.terms.contract
+        electorate = self._config.electorate(
+            asked,
+            climb.run.models,
+            options=None if contract is None else contract.options,
+            category=climb.run.bands.get(self._config.category or ""),
+        )
+        return Vote.on(climb.results, electorate, contract, asked, self._config.feature)
+
+    def _by_posterior(self, climb: Climb) -> Ranking | None:
+        vote = self._vote(climb)
+        if not vote.verdict.groups:
+            return None
+        bar = self._config.bar_for_pool([each.draft.model.name for each in climb.pool])
+        worth = vote.verdict.confidence
+        passes = bar.passes(vote.verdict.groups[0].posterior, worth)
+        _note(vote, worth, f"accepted at {bar.at:g}" if passes else f"below {bar.at:g}", climb.run)
+        return _ranking(climb, vote, worth) if passes else None
+
+    def _by_agreement(self, climb: Climb) -> Ranking | None:
+        vote = self._vote(climb)
+        share = _agreement(vote)
+        if share is None:
+            return None
+        bar = SURE if self._config.threshold is None else self._config.threshold
+        passes = share >= bar
+        _note(vote, share, f"accepted at {bar:g}" if passes else f"below {bar:g}", climb.run)
+        return _ranking(climb, vote, share) if passes else None
+
+    # ... and publishing.
+
+    async def _publish(self, climb: Climb) -> AsyncGenerator[Event]:
+        """What was sure enough, word for word; without it the best there is."""
+        run, ranking = climb.run, climb.accepted or self._best(climb)
+        winner, *others = ranking.candidates
+        outcome: Outcome = "ok" if climb.accepted is not None else "degraded"
+        ending = Ending(run.deadline.share(_LAST_SHARE), outcome, lambda _: ranking.confidence)
+        answer = present(
+            winner.result, run, [each.result for each in others], ending, draft=winner.draft
+        )
+        async with aclosing(answer) as events:
+            async for event in events:
+                yield event
+
+    def _best(self, climb: Climb) -> Ranking:
+        """The best of what was said, though none of it is sure enough: by everybody's vote, else by score."""
+        answered = _by_score(climb.pool)
+        if not answered:
+            raise why_no_answer(climb.results)
+        climb.run.trace.note("no stage was sure enough: the best of their answers is published")
+        contract = climb.run.terms.contract
+        comparable = contract is not None and contract.comparable
+        if comparable and any(each.value is not None for each in answered):
+            vote = self._vote(climb)
+            return _ranking(climb, vote, vote.verdict.confidence)
+        return Ranking(answered, answered[0].worth)
+
+    async def _write(self, climb: Climb, at: int) -> AsyncGenerator[Event]:
+        """Have the last stage's model answer the client itself; if it says nothing, the best of the others."""
+        stage, run = climb.stages[at], climb.run
+        await run.say(Progress(stage.name or f"stage {at + 1}"))
+        run.trace.stage(stage.called)
+        drafts = self._drafts(climb, stage, stream=True)
+        others = _by_score(climb.pool)
+        ending = Ending(
+            run.deadline.share(_LAST_SHARE), weigh=lambda _: others[0].worth if others else None
+        )
+        heard, number = Gathering(), len(run.trace.calls)
+        answer = conclude(drafts, run, [each.result for each in others], ending)
+        async with aclosing(answer) as events:
+            async for event in events:
+                match event:
+                    case Delta():
+                        heard.hear(event)
+                        yield event
+                    case Done(outcome="ok"):
+                        yield self._scored_done(event, heard, drafts[0], run, number)
+                    case Done():
+                        yield replace(event, outcome="degraded")
+                    case _:
+                        yield event
+
+    def _scored_done(
+        self, done: Done, heard: Gathering, draft: Draft, run: Run, number: int
+    ) -> Done:
+        """The end of an answer that was published whatever it says, with what its tokens say of it."""
+        method = "hybrid" if self._method(run) == "auto" else self._method(run)
+        result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
+        unscored = Candidate(draft, result, value_of(result, None))
+        each = self._weighed(unscored, method, self._token_score(unscored, method))
+        bar = self._config.bar_for(draft.model.name, method).at
+        run.trace.score(result, each.worth, _verdict(each, bar))
+        doubted = method in ALTERNATIVES and not each.passes
+        return replace(done, confidence=each.worth, outcome="degraded" if doubted else "ok")
+
+
+class _Looks:
+    """When to look at an answer that is being written: seldom enough that all looks together take linear time."""
+
+    def __init__(self) -> None:
+        self._next = _LEAST_TOKENS
+
+    def due(self, tokens: int) -> bool:
+        if tokens < self._next:
+            return False
+        self._next = tokens + max(1, tokens // 4)
+        return True
+
+
+def _value(result: Result, climb: Climb) -> Value | None:
+    """What an answer says. A text that ends where the client wants it to end is no silence."""
+    value = value_of(result, climb.run.terms.contract)
+    wanted = climb.run.terms.contract is None and climb.request.output_limit is not None
+    return TEXT if value is None and wanted and result.text.strip() else value
+
+
+def _verdict(each: Candidate, bar: float) -> str:
+    if each.score is None:
+        return "unknown"
+    return f"accepted at {bar:g}" if each.passes else f"below {bar:g}"
+
+
+def _note(vote: Vote, sure: float, verdict: str, run: Run) -> None:
+    """Put in the trace what the vote came to: of each answer that says what the leader does, and of the others."""
+    leading = {id(each) for each in next(vote.groups(), [])}
+    for each, value in zip(vote.results, vote.values, strict=True):
+        if value is None:
+            run.trace.score(each, None, "silent")
+        elif id(each) in leading:
+            run.trace.score(each, sure, verdict)
+        else:
+            run.trace.score(each, vote.probability(value), "other")
+
+
+def _ranking(climb: Climb, vote: Vote, sure: float) -> Ranking:
+    of = {id(each.result): each for each in climb.pool}
+    return Ranking([of[id(each)] for each in vote.ranked()], sure)
+
+
+def _by_score(pool: Sequence[Candidate]) -> list[Candidate]:
+    """Answers from the best score down, the unknown below the known, the silent last; of equals the later one first."""
+    answered = [each for each in reversed(pool) if each.result.state == "ok"]
+    return sorted(
+        answered,
+        key=lambda each: (each.value is None, each.worth is None, -(each.worth or 0.0)),
+    )
+
+
+def _agreement(vote: Vote) -> float | None:
+    """The share of those who speak that agree with the leader. Texts that nothing compares agree in their words."""
+    spoken = [
+        (each, value)
+        for each, value in zip(vote.results, vote.values, strict=True)
+        if value is not None
+    ]
+    if not spoken:
+        return None
+    leading = next(vote.groups())
+    if not vote.is_text(leading[0]):
+        return agreement(len(leading), len(spoken))
+    text = leading[0].text
+    alike = [
+        each for each, value in spoken if value is TEXT and similarity(each.text, text) >= _ALIKE
+    ]
+    return agreement(len(alike), len(spoken))
