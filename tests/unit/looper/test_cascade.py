@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from looper.aggregate import Weights
 from looper.cascade import Stage, ordered
 from looper.confidence import ConfidenceConfig
 from looper.contract import ChoiceConfig, TextConfig
@@ -253,3 +254,43 @@ class TestPlan:
             (("stages", 0, "models", 0), "a"), (("stages", 1, "models", 0), "b"),
             (("stages", 1, "models", 1), "c"), (("verifier_model",), "v"),
         ]  # fmt: skip
+
+
+class TestWeights:
+    @pytest.mark.parametrize(
+        ("accept_at", "threshold", "at"), [(0.55, None, 0.55), (None, None, 0.7), (0.55, 0.9, 0.9)]
+    )
+    def test_say_when_a_vote_is_enough(
+        self, accept_at: float | None, threshold: float | None, at: float
+    ) -> None:
+        """What was fitted for those who were asked counts, unless a threshold is given."""
+        found = config(weights=weights(accept_at), threshold=threshold)
+        assert found.bar_for_pool(["small"]).at == at
+
+    def test_calibrate_each_models_scores(self) -> None:
+        """Scores of the method that was measured are probabilities; of another one they are raw, and refused."""
+        found = config(weights=weights(None), confidence_method="avg_logprob")
+        assert found.worth("small", "avg_logprob", 0.5) == pytest.approx(0.5)
+        assert found.bar_for("small", "avg_logprob").at == 0.7
+        with pytest.raises(ValidationError):
+            config(weights=weights(None), confidence_method="margin")
+
+
+def weights(accept_at: float | None) -> Weights:
+    return Weights.model_validate(
+        {
+            "version": 1,
+            "provenance": {"date": "2026-01-31", "rows": 500, "checksum": f"sha256:{'0' * 64}"},
+            "scores": {"small": {"avg_logprob": KNOTS}},
+            "teams": [
+                {
+                    "members": {
+                        "small": {"weight": 1.5, "rating": 0.7},
+                        "large": {"weight": 2.5, "rating": 0.8},
+                    },
+                    "none_of_these": 1.0,
+                    "accept_at": accept_at,
+                }
+            ],
+        }
+    )

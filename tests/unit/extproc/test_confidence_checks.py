@@ -1,0 +1,109 @@
+from typing import Any
+
+import pytest
+import yaml
+
+from extproc.config import parse_config
+from extproc.config.lint import doubts
+from extproc.errors import ConfigError
+
+RATINGS = {"small": 0.65, "other": 0.66, "third": 0.67, "large": 0.95}
+
+
+def written(algorithm: dict[str, Any], **decision: Any) -> str:
+    models = [
+        {"name": name, "url": "http://127.0.0.1:1/v1", "rating": rating}
+        for name, rating in RATINGS.items()
+    ]
+    recipe = {
+        "signals": {"proof": {"type": "keyword", "any": ["prove"]}},
+        "projections": {
+            "difficulty": {
+                "type": "score",
+                "weights": {"proof": 1},
+                "bands": [{"easy": 0.5}, {"hard": 1}],
+            }
+        },
+        "decisions": [{"name": "only", "algorithm": algorithm, **decision}],
+    }
+    return yaml.safe_dump(
+        {
+            "version": 1,
+            "egress": "unix:/run/egress.sock",
+            "models": models,
+            "recipes": {"r": recipe},
+            "entrypoints": {"m": "r"},
+        }
+    )
+
+
+def chain(**settings: Any) -> dict[str, Any]:
+    return {"type": "confidence", "stages": ["small", "large"], **settings}
+
+
+def problems(algorithm: dict[str, Any], **decision: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(written(algorithm, **decision), "looper.yaml")
+    return caught.value.problems
+
+
+CHOICE = {"type": "choice", "values": ["A", "B"]}
+
+
+class TestThreshold:
+    @pytest.mark.parametrize(
+        "settings", [{}, {"confidence_method": "margin"}, {"confidence_method": "self_verify"}]
+    )
+    def test_a_guessed_one_is_refused(self, settings: dict[str, Any]) -> None:
+        """A raw score without a threshold is an error with its line, and names the command that measures one."""
+        (problem,) = problems(chain(**settings))
+        assert problem.startswith("looper.yaml:")
+        assert "algorithm" in problem
+        assert "looper calibrate" in problem
+
+    def test_a_vote_needs_none(self) -> None:
+        """Under a contract whose values compare the posterior is a probability by itself."""
+        assert parse_config(written(chain(), contract=CHOICE), "looper.yaml")
+
+
+class TestBands:
+    def test_a_band_that_is_there(self) -> None:
+        """A projection may be named by nothing but the chain."""
+        algorithm = chain(threshold=0.5, start_stage_by={"difficulty.hard": "large"})
+        assert parse_config(written(algorithm), "looper.yaml")
+
+    @pytest.mark.parametrize("band", ["dificulty.hard", "difficulty.hrd"])
+    def test_one_that_is_not(self, band: str) -> None:
+        """A misspelt one is an error with a suggestion."""
+        algorithm = chain(threshold=0.5, start_stage_by={band: "large"})
+        (problem,) = problems(algorithm)
+        assert "did you mean" in problem
+        assert "start_stage_by" in problem
+
+
+def doubted(algorithm: dict[str, Any], **decision: Any) -> list[str]:
+    config = parse_config(written(algorithm, **decision), "looper.yaml")
+    return [
+        text
+        for _, text in doubts(config)
+        if "clients may not" not in text and "hangs on it" not in text
+    ]
+
+
+class TestIdleMembers:
+    def test_a_member_beside_a_dominant_one(self) -> None:
+        """Who has no vote fills silence only, which is worth knowing."""
+        found = doubted({"type": "ratings", "models": ["small", "large"]}, contract=CHOICE)
+        assert found == ["small only counts if all who are rated better are silent"]
+
+    def test_a_member_that_tips_no_scales(self) -> None:
+        """Of two peers the better one always wins; among three each may decide."""
+        two = doubted({"type": "ratings", "models": ["small", "third"]}, contract=CHOICE)
+        three = doubted({"type": "ratings", "models": ["small", "other", "third"]}, contract=CHOICE)
+        assert two == ["small can never change the answer while the others speak"]
+        assert three == []
+
+    def test_a_threshold_of_zero(self) -> None:
+        """A chain that never goes on is hardly meant."""
+        (found,) = doubted(chain(confidence_method="margin", threshold=0))
+        assert "every answer is accepted" in found
