@@ -194,6 +194,65 @@ def cost(path: Path, prompt_tokens: int, as_json: bool) -> None:
         console.print(note, markup=False, soft_wrap=True)
 
 
+@main.command("eval")
+@CONFIG
+@click.option(
+    "--dataset",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Questions: JSON lines with id, and text or messages; perhaps options, gold, category.",
+)
+@click.option(
+    "--models",
+    "sources",
+    multiple=True,
+    required=True,
+    help="replay=FILE: recorded answers, JSON lines as `looper calibrate` reads. May be repeated.",
+)
+@click.option(
+    "--model", default=None, help="The public name to ask. Default: the first entrypoint."
+)
+@click.option("--decision", default=None, help="Always this decision, whatever its rule says.")
+@click.option("--limit", default=None, type=click.IntRange(1), help="The first so many questions.")
+@click.option("--json", "as_json", is_flag=True)
+def evaluate(
+    path: Path,
+    dataset: Path,
+    sources: tuple[str, ...],
+    model: str | None,
+    decision: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Put questions whose answers are known to the decisions and teams of a configuration, over recorded answers."""
+    import json
+
+    from rich.console import Console
+
+    from extproc.config import load_config
+    from extproc.evaluation import Asked, evaluate, show
+    from looper.evaluate.dataset import joined, read_dataset
+    from looper.outcomes import read_outcomes
+
+    with _reporting():
+        config = load_config(path)
+        recorded = read_outcomes(_replayed(source) for source in sources)
+        pairs = joined(read_dataset(dataset), recorded.rows)[:limit]
+        asked = Asked(model or next(iter(config.entrypoints)), decision)
+        report = evaluate(config, pairs, recorded, asked)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        show(report, Console())
+
+
+def _replayed(source: str) -> Path:
+    kind, _, file = source.partition("=")
+    if kind != "replay" or not file:
+        raise click.UsageError(f"--models {source}: give replay=FILE")
+    return Path(file)
+
+
 @main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tag", "tags", multiple=True, help="Only probes that have all of these tags.")

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Self
 
@@ -41,6 +41,10 @@ class Decided:
         for decision in self.shadows:
             facts[f"{SHADOW}.{decision.name}"] = 1
         return facts
+
+    def of(self, decision: Decision) -> Self:
+        """The same for another decision, whatever its rule says."""
+        return replace(self, decision=decision)
 
     @property
     def bands(self) -> Mapping[str, str]:

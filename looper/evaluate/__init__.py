@@ -1,0 +1,1 @@
+"""Measuring a configuration on questions whose right answers are known."""
