@@ -50,6 +50,7 @@ from looper.errors import (
     ModelNotFound,
     Overloaded,
 )
+from looper.events import ANSWERED
 from looper.models import Model
 from looper.propagation import forwarded
 from looper.run import Deadline, Run, drive, seeded
@@ -248,7 +249,12 @@ class Exchange:
         )
         self._facts["resumes"] = origin.run
         holder = self._opening.headers.get("x-request-id") or secrets.token_hex(16)
-        await runtime.states.hold(waiting, holder, lambda: self._loop(request, work))
+        await runtime.states.hold(
+            waiting,
+            holder,
+            lambda: self._loop(request, work),
+            lambda: self._facts.get("outcome") in ANSWERED,
+        )
 
     async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""

@@ -6,6 +6,9 @@ from typing import Any, Literal
 from looper.chat import Usage
 
 Outcome = Literal["ok", "degraded", "fallback"]
+ANSWERED: tuple[Outcome, ...] = ("ok", "degraded", "fallback")
+"""How a run ends that has answered."""
+
 DeltaKind = Literal["content", "reasoning_content", "refusal", "tool_calls", "logprobs"]
 
 

@@ -94,11 +94,16 @@ class States:
         return state
 
     async def hold(
-        self, waiting: "Waiting", holder: str, work: Callable[[], Coroutine[Any, Any, None]]
+        self,
+        waiting: "Waiting",
+        holder: str,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        answered: Callable[[], bool],
     ) -> None:
-        """Do some work while nobody else has the run. If it ends well the run cannot be had again; else it can.
+        """Do some work while nobody else has the run. Once it has `answered` the run cannot be had again; else it can.
 
-        Raises StateBusy and StateExpired, and what the work raises.
+        A client that has its answer may be gone before the work has returned, which then is cancelled. Raises
+        StateBusy and StateExpired, and what the work raises.
         """
         match await self._store.claim(waiting.state, holder):
             case "gone":
@@ -114,13 +119,10 @@ class States:
                 await work()
                 renewing.cancel()
         except BaseExceptionGroup as failed:
-            await self._release(waiting.state, holder)
             raise failed.exceptions[0] from None
-        except BaseException:
-            await asyncio.shield(self._release(waiting.state, holder))
-            raise
-        with suppress(StateUnavailable):  # the client has its answer
-            await self._store.finish(waiting.state, holder)
+        finally:
+            end = self._finish if answered() else self._release
+            await asyncio.shield(end(waiting.state, holder))
 
     async def _renew(self, state: str, holder: str) -> None:
         """Claim it again and again. A lease is short, so that what a dead process held is free soon."""
@@ -128,6 +130,10 @@ class States:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             with suppress(StateUnavailable):
                 await self._store.claim(state, holder)
+
+    async def _finish(self, state: str, holder: str) -> None:
+        with suppress(StateUnavailable):  # the client has its answer
+            await self._store.finish(state, holder)
 
     async def _release(self, state: str, holder: str) -> None:
         with suppress(StateUnavailable):  # then its lease ends by itself

@@ -137,7 +137,7 @@ class Agentic:
             paused = waiting.paused
             turns.append(await self._play(pattern, request, paused.origin, paused.spent))
 
-        await self.states.hold(waiting, f"request {len(self.runs)}", go_on)
+        await self.states.hold(waiting, f"request {len(self.runs)}", go_on, lambda: bool(turns))
         return turns[0]
 
     async def _play(
@@ -618,3 +618,24 @@ class TestWhoMayGoOn:
         assert team.client.running == []
 
         assert (await team.turn(body, owner="me")).message["content"] == "the answer"
+
+    async def test_a_client_that_leaves_with_its_answer_has_had_it(self) -> None:
+        """Between the last word and the end of the work, the client hangs up: the run is over all the same."""
+        team, turn = await self.paused()
+        body = with_results(ASKED, turn)
+        results = tool_results(ChatRequest.parse(json.dumps(body).encode()))
+        waiting = await team.states.find([result.id for result in results], "m", "me")
+        said = asyncio.Event()
+
+        async def speak_and_linger() -> None:
+            said.set()
+            await asyncio.sleep(60)
+
+        async with asyncio.TaskGroup() as group:
+            leaving = group.create_task(
+                team.states.hold(waiting, "one", speak_and_linger, said.is_set)
+            )
+            await said.wait()
+            leaving.cancel()
+        with pytest.raises(StateExpired):
+            await team.turn(body, owner="me")

@@ -1,0 +1,300 @@
+"""Teams whose agents call the client's tools, through a real Envoy."""
+
+import asyncio
+import json
+import random
+import re
+import string
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from looper.answer import Whole
+from looper.chat import ChatRequest
+from looper.events import Delta, Finish
+from looper.simulate import Hang, SimulatedModel, Simulator
+from looper.sse import DONE, EventReader
+from tests.fakes.stack import Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "lookup",
+        "parameters": {"type": "object", "properties": {"q": {"type": "string"}}},
+    },
+}
+QUESTION = {"role": "user", "content": "Use lookup. What is the capital of Canada?"}
+ASKED = {"model": "team", "messages": [QUESTION], "tools": [TOOL]}
+OURS = re.compile(r"call_[0-9A-Za-z]{32}")
+MODELS = (
+    SimulatedModel(name="long", skill=1.0, id_rule="max40"),
+    SimulatedModel(name="short", skill=1.0, id_rule="alnum9"),
+    SimulatedModel(name="final", skill=1.0, id_rule="max40"),
+)
+
+
+def change(**members: Any) -> dict[str, Any]:
+    """A team of two workers, whose upstreams have rules for ids, and a final model."""
+    return {
+        "models": [
+            {"name": "long", "url": "", "dialect": "openai"},
+            {"name": "short", "url": "", "dialect": "mistral"},
+            {"name": "final", "url": "", "dialect": "openai"},
+        ],
+        "recipes": {
+            "team": {
+                "decisions": [
+                    {
+                        "name": "team",
+                        "algorithm": {
+                            "type": "workflows",
+                            "steps": [
+                                {"id": "one", "models": ["long"], "prompt": "Find out."},
+                                {"id": "two", "models": ["short"], "prompt": "Find out."},
+                            ],
+                            "final": {"model": "final"},
+                        },
+                        "progress": "reasoning",
+                    }
+                ]
+            }
+        },
+        "entrypoints": {"team": "team"},
+        "state": {"type": "memory", "identity": {"header": "x-user"}},
+        **members,
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared() -> AsyncIterator[Stack]:
+    async with run_stack(Simulator(MODELS), change()) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(shared: Stack) -> Stack:
+    shared.simulator.reset()
+    return shared
+
+
+async def ask(
+    stack: Stack, body: Mapping[str, Any], user: str = "me"
+) -> tuple[int, Mapping[str, str], dict[str, Any]]:
+    """Status, headers and answer, which is put together if it was streamed."""
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=body, headers={"x-user": user}
+    ) as response:
+        raw = await response.read()
+        if response.headers["content-type"] != "text/event-stream":
+            return response.status, response.headers, json.loads(raw)
+        return response.status, response.headers, together(raw, body)
+
+
+def together(raw: bytes, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The chunks of a stream as the completion that they make up."""
+    whole = Whole(ChatRequest.parse(json.dumps(body).encode()))
+    usage: Any = None
+    events = EventReader().feed(raw)
+    assert events[-1].data == DONE
+    for event in events[:-1]:
+        chunk = json.loads(event.data)
+        usage = chunk.get("usage") or usage
+        for choice in chunk["choices"]:
+            for kind in ("content", "tool_calls", "reasoning_content"):
+                if choice["delta"].get(kind):
+                    whole.add(Delta(kind, choice["delta"][kind]))
+            if choice["finish_reason"]:
+                whole.add(Finish(choice["finish_reason"]))
+    answer: dict[str, Any] = json.loads(whole.to_json())
+    return {**answer, "usage": usage}
+
+
+def calls_of(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = answer["choices"][0]["message"].get("tool_calls") or []
+    return calls
+
+
+def answered(body: Mapping[str, Any], answer: Mapping[str, Any], **members: Any) -> dict[str, Any]:
+    results = [
+        {"role": "tool", "tool_call_id": call["id"], "content": f"result {at}"}
+        for at, call in enumerate(calls_of(answer))
+    ]
+    messages = [*body["messages"], answer["choices"][0]["message"], *results]
+    return {**body, "messages": messages, **members}
+
+
+def billed(stack: Stack) -> int:
+    usages = [call.usage for call in stack.simulator.calls if call.usage is not None]
+    assert len(usages) == stack.simulator.count()
+    return sum(usage["prompt_tokens"] + usage["completion_tokens"] for usage in usages)
+
+
+@pytest.mark.parametrize("streams", [(False,) * 3, (True,) * 3, (True, False, True)])
+async def test_a_loop_with_tools(stack: Stack, streams: tuple[bool, ...]) -> None:
+    """Two workers ask in one turn, then the final model in another, and what backends billed is what is reported."""
+    wishes = [
+        {"stream": stream, **({"stream_options": {"include_usage": True}} if stream else {})}
+        for stream in streams
+    ]
+    body = {**ASKED, **wishes[0]}
+    status, headers, first = await ask(stack, body)
+    assert status == 200
+    assert headers["x-looper-decision"] == "team"
+    assert first["choices"][0]["finish_reason"] == "tool_calls"
+    assert [OURS.fullmatch(call["id"]) is not None for call in calls_of(first)] == [True, True]
+    assert sorted(call.model for call in stack.simulator.calls) == ["long", "short"]
+
+    body = answered(body, first) | wishes[1]
+    status, _, second = await ask(stack, body)
+    assert status == 200
+    assert len(calls_of(second)) == 1
+    assert [call.model for call in stack.simulator.calls[4:]] == ["final"]
+
+    body = answered(body, second) | wishes[2]
+    status, headers, third = await ask(stack, body)
+    assert status == 200
+    assert headers["x-looper-algorithm"] == "workflows"
+    assert third["choices"][0]["finish_reason"] == "stop"
+    assert third["choices"][0]["message"]["content"] == "The tools say: result 0"
+    assert stack.simulator.count() == 6
+    usages = [answer["usage"]["total_tokens"] for answer in (first, second, third)]
+    assert sum(usages) == billed(stack)
+    assert all(call.outcome == "finished" for call in stack.simulator.calls)
+
+
+async def test_each_upstream_gets_its_own_ids_back(stack: Stack) -> None:
+    """No id of ours reaches a backend, and each agent sees its own calls only."""
+    _, _, first = await ask(stack, ASKED)
+    await ask(stack, answered(ASKED, first))
+    sent = {call.model: call.parsed["messages"] for call in stack.simulator.calls[2:4]}
+
+    for name, form in (("long", r"call_[0-9a-f]{24}"), ("short", r"[0-9a-f]{9}")):
+        *_, said, result = sent[name]
+        (id,) = (call["id"] for call in said["tool_calls"])
+        assert re.fullmatch(form, id)
+        assert result["tool_call_id"] == id
+        assert sum(message["role"] == "tool" for message in sent[name]) == 1
+    assert not any(OURS.search(call.body.decode()) for call in stack.simulator.calls)
+
+
+async def test_a_stream_says_which_step_goes_on(stack: Stack) -> None:
+    """With `progress: reasoning` the resumed turn tells of the steps that it goes on with."""
+    _, _, first = await ask(stack, {**ASKED, "stream": True})
+    assert first["choices"][0]["message"]["reasoning_content"] == "one\ntwo\n"
+    _, _, second = await ask(stack, answered(ASKED, first, stream=True))
+
+    assert second["choices"][0]["message"]["reasoning_content"] == "one\ntwo\nfinal\n"
+
+
+async def test_who_may_not_go_on(stack: Stack) -> None:
+    """Another client, missing, mixed, doubled and forged ids are 409 with no call made, and the run is kept."""
+    _, _, first = await ask(stack, ASKED)
+    body = answered(ASKED, first)
+    *head, one, two = body["messages"]
+    foreign = {**two, "tool_call_id": "call_abcdefghijklmnopqrstuvwx"}
+    forged = {**two, "tool_call_id": two["tool_call_id"][:-3] + "AzZ"}
+    bad = [
+        ("you", body["messages"]),
+        ("me", [*head, one]),
+        ("me", [*head, one, foreign]),
+        ("me", [*head, one, two, foreign]),
+        ("me", [*head, one, one]),
+        ("me", [*head, one, forged]),
+    ]
+    for user, messages in bad:
+        status, headers, answer = await ask(stack, {**body, "messages": messages}, user)
+        assert status == 409
+        assert answer["error"]["code"] == "state_mismatch"
+        assert answer["error"]["type"] == "invalid_request_error"
+        assert headers["x-should-retry"] == "false"
+    assert stack.simulator.count() == 2
+
+    status, _, _ = await ask(stack, body)
+    assert status == 200
+
+
+async def test_a_replay_finds_nothing(stack: Stack) -> None:
+    """What has been answered is gone: 410, and no call made."""
+    _, _, first = await ask(stack, ASKED)
+    body = answered(ASKED, first)
+    await ask(stack, body)
+    count = stack.simulator.count()
+    status, _, answer = await ask(stack, body)
+
+    assert (status, answer["error"]["code"]) == (410, "state_expired")
+    assert stack.simulator.count() == count
+
+
+async def test_made_up_ids_never_cost_anything(stack: Stack) -> None:
+    """Ids that nobody gave out are refused before any model is asked, whatever they are made of."""
+    _, _, first = await ask(stack, ASKED)
+    real = calls_of(first)[0]["id"]
+    chance = random.Random(7)
+    alphabet = string.ascii_letters + string.digits
+    made_up = ["call_" + "".join(chance.choices(alphabet, k=32)) for _ in range(100)]
+    for _ in range(100):
+        at = chance.randrange(5, 37)
+        made_up.append(real[:at] + chance.choice(alphabet) + real[at + 1 :])
+    for id in made_up:
+        message = {"role": "tool", "tool_call_id": id, "content": "x"}
+        status, _, answer = await ask(stack, {**ASKED, "messages": [QUESTION, message]})
+        assert status == 409, id
+        assert answer["error"]["code"] == "state_mismatch"
+    assert stack.simulator.count() == 2
+
+
+async def test_others_ids_are_an_ordinary_request(stack: Stack) -> None:
+    """A conversation with calls that another provider's ids name begins a run of its own."""
+    call = {
+        "id": "call_0123456789abcdef0123456789abcdef",
+        "type": "function",
+        "function": {"name": "lookup", "arguments": "{}"},
+    }
+    messages = [
+        QUESTION,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": call["id"], "content": "Ottawa"},
+    ]
+    status, _, _ = await ask(stack, {**ASKED, "messages": messages})
+
+    assert status == 200
+    assert stack.simulator.count() > 0
+
+
+async def test_a_client_that_leaves_may_come_back(stack: Stack) -> None:
+    """Calls of the turn that it left are cancelled, and the same answers go on with the run."""
+    _, _, first = await ask(stack, ASKED)
+    body = answered(ASKED, first)
+    stack.simulator.fault("long", Hang())
+    async with asyncio.TaskGroup() as group:
+        leaving = group.create_task(ask(stack, body))
+        await stack.simulator.wait_for(lambda: stack.simulator.running("long") == 1)
+        leaving.cancel()
+    await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
+    stack.simulator.fault("long", None)
+    async with asyncio.timeout(5):
+        while (result := await ask(stack, body))[0] == 409:
+            assert result[2]["error"]["code"] == "state_busy"
+            await asyncio.sleep(0.05)
+
+    assert result[0] == 200
+
+
+async def test_a_run_expires() -> None:
+    """After `ttl` the answers of tools are 410, and no model is asked."""
+    state = {"type": "memory", "ttl": "300ms"}
+    async with run_stack(Simulator(MODELS), change(state=state)) as stack:
+        _, _, first = await ask(stack, ASKED)
+        await asyncio.sleep(0.35)
+        count = stack.simulator.count()
+        status, _, answer = await ask(stack, answered(ASKED, first))
+        log = stack.processor.log.read_text()
+
+        assert (status, answer["error"]["code"]) == (410, "state_expired")
+        assert stack.simulator.count() == count
+        assert "lookup" not in log
+        assert not OURS.search(log)
