@@ -272,9 +272,17 @@ def _decisions(recipe: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]
 
 
 def _replace(tree: Any, path: YamlPath, role: str, model: str) -> None:
-    """Put a model's name where a role's stands: as a value, as a key, or as the `model` of what has settings."""
+    """Put a model's name where a role's stands: as a value, as a key, or as the `model` of what has settings.
+
+    Where a value is written shortly, such as a name in place of a mapping with `models`, some of its path is not there.
+    """
     *above, last = path
     for part in above:
+        if isinstance(tree, list) and not isinstance(part, int):
+            continue
+        if tree[part] == role:
+            tree[part] = model
+            return
         tree = tree[part]
     if tree[last] == role:
         tree[last] = model

@@ -9,6 +9,7 @@ import yaml
 from extproc.config import Config, load_config, parse_config
 from extproc.errors import ConfigError
 from extproc.signals import KeywordConfig
+from looper.confidence import ConfidenceConfig
 from looper.fusion import FusionConfig
 from looper.single import SingleConfig
 
@@ -307,3 +308,28 @@ def test_the_schema_describes_inclusion() -> None:
     jsonschema.validate(yaml.safe_load(good), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(good.replace("budget", "bugdet")), schema)
+
+
+@pytest.mark.parametrize(
+    ("stages", "meant"),
+    [
+        pytest.param("[cheap, strong]", [["small"], ["large"]], id="names"),
+        pytest.param("[[cheap, strong], strong]", [["small", "large"], ["large"]], id="lists"),
+        pytest.param("[{models: [cheap]}, {models: [strong]}]", [["small"], ["large"]], id="mappings"),
+    ],
+)  # fmt: skip
+def test_stages_of_an_included_chain_have_the_configurations_models(
+    folder: Path, stages: str, meant: list[list[str]]
+) -> None:
+    """However shortly a stage is written, its roles are replaced."""
+    (folder / "chain.yaml").write_text(
+        "models: {cheap: first, strong: then}\n"
+        "recipe:\n"
+        "  decisions:\n"
+        f"    - {{name: it, algorithm: {{type: confidence, stages: {stages}, confidence_method: verifier, "
+        "verifier_model: strong, threshold: 0.7}}\n"
+    )
+    (decision,) = load(folder, INCLUDE.replace("team.yaml", "chain.yaml")).recipes["mine"].decisions
+    assert isinstance(decision.algorithm, ConfidenceConfig)
+    assert [list(stage.models) for stage in decision.algorithm.stages] == meant
+    assert decision.algorithm.verifier_model == "large"
