@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -13,10 +13,12 @@ from pydantic import TypeAdapter
 
 from looper.algorithms import AlgorithmConfig, SingleConfig
 from looper.budget import Budget, Ledger
+from looper.calls import Private
 from looper.chat import ChatRequest
 from looper.client import EgressClient
+from looper.contract import NO_TERMS, ExactConfig, Terms
 from looper.cost import PlannedCall
-from looper.errors import LooperError
+from looper.errors import ContractViolated, LooperError
 from looper.events import Delta, Done, Event, Finish
 from looper.models import Model
 from looper.run import Deadline, Pattern, Run, drive, seeded
@@ -51,7 +53,13 @@ async def team() -> AsyncIterator[Team]:
 
 
 async def play(
-    kind: str, team: Team, *, deadline: float = 10.0, calls: int | None = None, **members: Any
+    kind: str,
+    team: Team,
+    *,
+    deadline: float = 10.0,
+    calls: int | None = None,
+    terms: Terms = NO_TERMS,
+    **members: Any,
 ) -> tuple[list[Event], Ledger]:
     """Run the catalogue's example of a loop over the simulated models."""
     body = {"model": "m", "messages": [{"role": "user", "content": QUESTION}], **members}
@@ -71,6 +79,7 @@ async def play(
             ledger=ledger,
             deadline=Deadline.after(deadline),
             random=seeded(request),
+            terms=terms,
         )
         await drive(pattern, request, run, emit, heartbeat=60)
     return events, ledger
@@ -218,3 +227,38 @@ async def test_the_budget_of_calls_is_kept(team: Team, kind: str, calls: int) ->
     assert team.simulator.count() <= calls
     assert ledger.calls <= calls
     assert text(events)
+
+
+# A form that none of the simulated models keeps.
+NUMBER = ExactConfig(type="exact", regex="[0-9]{9}").build()
+both_ways = pytest.mark.parametrize("streamed", [False, True], ids=["unstreamed", "streamed"])
+
+
+@both_ways
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_every_answer_is_held_to_its_contract(team: Team, kind: str, streamed: bool) -> None:
+    """What cannot be brought into the form is an error where the decision says so, and nothing of it is said before."""
+    with pytest.raises(ContractViolated):
+        await play(kind, team, terms=Terms(NUMBER, on_violation="fail"), stream=streamed)
+    roles = [call.headers["x-looper-role"] for call in team.simulator.calls]
+    assert "repair" in roles
+
+    events, _ = await play(kind, team, terms=Terms(NUMBER), stream=streamed)
+    done = events[-1]
+    assert isinstance(done, Done)
+    assert done.outcome == "degraded"
+    assert text(events).strip()
+
+
+@both_ways
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_every_loop_tells_of_the_contract_those_who_answer(
+    team: Team, kind: str, streamed: bool
+) -> None:
+    """`contract_prompt` is in every call whose answer may be published, and in no other."""
+    prompt = "Say nothing but CITY: and its name."
+    await play(kind, team, terms=Terms(NUMBER, prompt), stream=streamed)
+
+    for call in team.simulator.calls:
+        private = call.headers["x-looper-role"] in get_args(Private)
+        assert (prompt.encode() in call.body) is not private, call.headers["x-looper-role"]
