@@ -254,6 +254,50 @@ def _replayed(source: str) -> Path:
 
 
 @main.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Recorded outcomes, JSONL or JSONL.gz. May be repeated.",
+)
+@click.option("--decision", help="Which one's team: NAME or RECIPE.NAME.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="The weights file. Default: DECISION.weights.json beside the configuration.",
+)
+def calibrate(
+    path: Path, data: tuple[Path, ...], decision: str | None, output: Path | None
+) -> None:
+    """Fit a team's weights and thresholds to recorded outcomes, and say what the team is worth."""
+    import datetime
+
+    from extproc.config import load_config
+
+    with _reporting():
+        config = load_config(path)
+    try:
+        from extproc import calibrate as calibrating
+    except ModuleNotFoundError as error:
+        raise click.ClickException(
+            f"{error.name} is missing: pip install 'envoy-looper[calibrate]'"
+        ) from None
+    with _reporting():
+        name, weights, report = calibrating.calibrate(config, data, decision, datetime.date.today())
+    target = output or path.parent / f"{name}.weights.json"
+    try:
+        target.write_text(weights.model_dump_json(exclude_defaults=True, indent=1) + "\n")
+    except OSError as error:
+        raise click.ClickException(f"{target}: cannot be written: {error.strerror}") from None
+    for line in calibrating.said(report):
+        click.echo(line)
+    click.echo(f"{target}: written; name it with `weights` in the decision's algorithm")
+
+
+@main.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tag", "tags", multiple=True, help="Only probes that have all of these tags.")
 @click.option("--all", "everything", is_flag=True, help="Show the probes that passed as well.")

@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 
+V = TypeVar("V")
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -58,6 +59,26 @@ class Outcomes:
     @property
     def models(self) -> list[str]:
         return sorted({model for row in self.rows for model in row.answers})
+
+    def renamed(self, names: Mapping[str, str]) -> "Outcomes":
+        """The same with other names for some models."""
+        return Outcomes([_renamed(row, names) for row in self.rows], self.checksum)
+
+
+def _renamed(row: Question, names: Mapping[str, str]) -> Question:
+    def new(by_model: Mapping[str, V]) -> dict[str, V]:
+        return {names.get(model, model): value for model, value in by_model.items()}
+
+    return msgspec.structs.replace(
+        row,
+        answers=new(row.answers),
+        correct=None if row.correct is None else new(row.correct),
+        chars=new(row.chars),
+        logprob=new(row.logprob),
+        scores={method: new(each) for method, each in row.scores.items()},
+        cost=new(row.cost),
+        latency=new(row.latency),
+    )
 
 
 _decoder = msgspec.json.Decoder(Question)

@@ -35,8 +35,12 @@ def avg_logprob(tokens: Sequence[Token]) -> float | None:
     """The mean log-probability, from -3 to 0, as 0..1."""
     if not tokens:
         return None
-    mean = fmean(token.logprob for token in tokens)
-    return min(1.0, max(0.0, (mean + _SCALE) / _SCALE))
+    return from_mean(fmean(token.logprob for token in tokens))
+
+
+def from_mean(logprob: float) -> float:
+    """A mean log-probability as a score."""
+    return min(1.0, max(0.0, (logprob + _SCALE) / _SCALE))
 
 
 def margin(tokens: Sequence[Token]) -> float | None:

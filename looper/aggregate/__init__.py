@@ -5,17 +5,29 @@ from looper.aggregate.electorate import UNKNOWN_VOTER, Electorate, Voter, rated
 from looper.aggregate.medoid import medoid, similarity
 from looper.aggregate.posterior import Verdict, decide
 from looper.aggregate.stopping import Outstanding, majority_certainty, settled
-from looper.aggregate.weights import MemberWeights, Provenance, Weights, WeightsError, read_weights
+from looper.aggregate.weights import (
+    Advice,
+    MemberWeights,
+    Method,
+    Provenance,
+    TeamWeights,
+    Weights,
+    WeightsError,
+    read_weights,
+)
 
 __all__ = [
     "UNKNOWN_VOTER",
+    "Advice",
     "Ballot",
     "Electorate",
     "Group",
     "MemberWeights",
+    "Method",
     "Outstanding",
     "Provenance",
     "Same",
+    "TeamWeights",
     "Verdict",
     "Voter",
     "Weights",

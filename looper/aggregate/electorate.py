@@ -15,7 +15,8 @@ _LEAST_WEIGHT = 0.01
 _OPTIONS = 4
 _LEAST_RATING = 0.001
 _NO_RATING = 0.5
-_SURE = 3.0
+SURE = 3.0
+"""Logits beyond which a feature counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +34,11 @@ class Voter:
 
     def says(self, feature: float | None) -> float:
         """The weight of a ballot with this feature."""
-        return self.weight + self.sureness * max(-_SURE, min(_SURE, feature or 0.0))
+        return self.weight + self.sureness * max(-SURE, min(SURE, feature or 0.0))
 
     def most(self) -> float:
         """How much a ballot yet to come can change the distance between two answers."""
-        reach = abs(self.sureness) * _SURE
+        reach = abs(self.sureness) * SURE
         return max(self.weight + reach, reach - self.weight)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from looper.aggregate.electorate import Electorate, Voter, logit
+from looper.aggregate.electorate import SURE, Electorate, Voter, logit
 from looper.calibration import Calibration
 from looper.settings import Name, Probability, Setting
 
@@ -16,6 +16,9 @@ _LARGEST = 4 << 20
 
 Method = Literal["avg_logprob", "margin", "hybrid", "answer_span", "self_verify", "verifier"]
 """What a raw score is made of; named as in `confidence_method`."""
+
+Advice = Literal["vote", "cascade", "use one model", "do not cascade"]
+"""What a calibration came to: whether the team is worth its cost at all."""
 
 Rating = Annotated[float, Field(gt=0, lt=1)]
 
@@ -69,7 +72,7 @@ class Weights(Setting):
 
     version: Literal[1]
     provenance: Provenance
-    advice: Literal["vote", "use one model", "do not cascade"] = "vote"
+    advice: Advice = "vote"
     scores: dict[Name, dict[Method, Calibration]] = Field(
         default={}, description="what each member's raw scores are worth"
     )
@@ -112,8 +115,13 @@ class Weights(Setting):
         calibration = self.scores.get(member, {}).get(method)
         if score is None or calibration is None or method != self.sureness_from:
             return None
-        usual = self.team([member]).members[member].rating
-        return logit(max(0.01, min(0.99, calibration.probability(score)))) - logit(usual)
+        return beyond_usual(calibration, score, self.team([member]).members[member].rating)
+
+
+def beyond_usual(calibration: Calibration, score: float, usual: float) -> float:
+    """In logits, within what a voter heeds: how much likelier to be right than usual an answer with this score is."""
+    probability = max(0.01, min(0.99, calibration.probability(score)))
+    return max(-SURE, min(SURE, logit(probability) - logit(usual)))
 
 
 class WeightsError(ValueError):

@@ -1,0 +1,81 @@
+"""How sure members were, as the logit counts with it: calibrated scores in logits, beyond what is usual."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from looper.aggregate import Method
+from looper.aggregate.weights import beyond_usual
+from looper.calibration import Calibration
+from looper.fitting.isotonic import calibrate
+from looper.fitting.logit import Floats
+from looper.outcomes import Question
+from looper.scoring import from_mean
+
+METHODS: tuple[Method, ...] = (
+    "answer_span",
+    "avg_logprob",
+    "hybrid",
+    "margin",
+    "verifier",
+    "self_verify",
+)
+"""The best to weigh words by first."""
+
+_ENOUGH = 50
+
+Scores = Mapping[str, Mapping[Method, Calibration]]
+
+
+def score(row: Question, model: str, method: Method) -> float | None:
+    """A recorded score. `logprob` is the mean over the answer's tokens."""
+    found = row.scores.get(method, {}).get(model)
+    if found is None and method == "avg_logprob" and model in row.logprob:
+        return from_mean(row.logprob[model])
+    return found
+
+
+def calibrations(rows: Sequence[Question], members: Sequence[str]) -> Scores:
+    """What each member's scores are worth, by method, where enough of them are known."""
+    found: dict[str, dict[Method, Calibration]] = {}
+    for name in members:
+        for method in METHODS:
+            pairs = [
+                (value, row.is_right(name))
+                for row in rows
+                if row.answer(name) is not None and (value := score(row, name, method)) is not None
+            ]
+            if len(pairs) >= _ENOUGH and (calibration := calibrate(pairs)) is not None:
+                found.setdefault(name, {})[method] = calibration
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Sureness:
+    """What recorded scores say beyond who said it: by which method, and what each member's are worth."""
+
+    method: Method | None
+    scores: Scores
+    usual: Mapping[str, float]
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Question], members: Sequence[str], usual: Mapping[str, float]
+    ) -> "Sureness":
+        scores = calibrations(rows, members)
+        known = {method for each in scores.values() for method in each}
+        return cls(next((each for each in METHODS if each in known), None), scores, usual)
+
+    def features(self, rows: Sequence[Question], members: Sequence[str]) -> Floats:
+        """By question and member; 0 where nothing is known."""
+        return np.array([[self._feature(row, name) for name in members] for row in rows])
+
+    def _feature(self, row: Question, name: str) -> float:
+        if self.method is None or row.answer(name) is None:
+            return 0.0
+        calibration = self.scores.get(name, {}).get(self.method)
+        value = score(row, name, self.method)
+        if calibration is None or value is None:
+            return 0.0
+        return beyond_usual(calibration, value, self.usual[name])

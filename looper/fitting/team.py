@@ -1,0 +1,165 @@
+"""One team's weights: who votes, with what weight, and what the outcome is worth."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from looper.aggregate import MemberWeights, TeamWeights
+from looper.aggregate.electorate import PEER, logit, peers
+from looper.calibration import Calibration
+from looper.fitting.features import Sureness
+from looper.fitting.logit import Design, Fit, Flags, Floats, design, fit, posteriors, scaled, scores
+from looper.outcomes import Question
+
+FOLDS = 5
+_PRIOR_ROWS = 20
+_FEW_ROWS = 10
+_DIGITS = 4
+_WRONG = 1.5
+"""Wrong answers to choose from, as it were: less than there are, as members that err choose the same ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Whose answers are weighed, in declared order, and what is known of them beforehand."""
+
+    members: tuple[str, ...]
+    ratings: Mapping[str, float]
+    categories: tuple[str, ...] = ()
+
+    def best(self, rows: Sequence[Question]) -> str:
+        """The member that is right most often."""
+        return max(self.members, key=lambda name: sum(row.is_right(name) for row in rows))
+
+
+def measured(rows: Sequence[Question], team: Team) -> dict[str, float]:
+    """How often each member is right, the configured ratings counting as some answers."""
+    right = {name: sum(row.is_right(name) for row in rows) for name in team.members}
+    mean = sum(right.values()) / max(1, len(rows) * len(right))
+    found = {}
+    for name, count in right.items():
+        known = name in team.ratings
+        prior, weight = (team.ratings[name], _PRIOR_ROWS) if known else (mean, _FEW_ROWS)
+        found[name] = (count + weight * prior) / (len(rows) + weight)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A team's fit: how often each member is right, who votes, and what everyone's word counts for."""
+
+    team: Team
+    ratings: Mapping[str, float]
+    sureness: Sureness
+    votes: Flags
+    weights: Fit
+
+    def decides(self, rows: Sequence[Question]) -> tuple[Floats, Flags]:
+        """Of each question: the posterior of the winning answer, and whether it is right. As `decide` does it."""
+        data = _design(rows, self.team, self.sureness)
+        voted: Flags = np.any(data.said, axis=1) & self.votes
+        deciding = self.votes | ~np.any(voted, axis=1, keepdims=True)
+        winner = scores(data.only(deciding), self.weights).argmax(axis=1)
+        posterior = posteriors(data, self.weights)[np.arange(len(winner)), winner]
+        return posterior, winner == data.right
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Of each question, decided by weights that were fitted to others: how sure the team was, and whether it is right.
+
+    `best_right` is about the one member that was best on those others.
+    """
+
+    posterior: Floats
+    right: Flags
+    best_right: Flags
+
+    def only(self, rows: Flags) -> "HeldOut":
+        return HeldOut(self.posterior[rows], self.right[rows], self.best_right[rows])
+
+
+def held_out(rows: Sequence[Question], team: Team) -> HeldOut:
+    """Every question decided once, by a fit to the folds that it is not in."""
+    found = HeldOut(np.zeros(len(rows)), np.zeros(len(rows), bool), np.zeros(len(rows), bool))
+    for fold in range(FOLDS):
+        inside = np.arange(len(rows)) % FOLDS == fold
+        others = [row for row, out in zip(rows, ~inside, strict=True) if out]
+        these = [row for row, out in zip(rows, inside, strict=True) if out]
+        found.posterior[inside], found.right[inside] = fit_team(others, team).decides(these)
+        best = team.best(others)
+        found.best_right[inside] = [row.is_right(best) for row in these]
+    return found
+
+
+def fit_team(rows: Sequence[Question], team: Team) -> Fitted:
+    """Weights of those who vote, fitted together; then, with these as they are, of the others."""
+    ratings = measured(rows, team)
+    voting = voters_of(ratings, len(rows))
+    votes = np.array([name in voting for name in team.members])
+    sureness = Sureness.of(rows, team.members, ratings)
+    data = _design(rows, team, sureness)
+    prior = _prior(team, ratings, votes)
+    voters = data.only(votes)
+    first = fit(voters, scaled(voters, prior), fixed=~votes)
+    if votes.all():
+        return Fitted(team, ratings, sureness, votes, first)
+    start = replace(first, weight=np.where(votes, first.weight, _others(team, ratings, votes)))
+    return Fitted(team, ratings, sureness, votes, fit(data, start, fixed=votes))
+
+
+def voters_of(ratings: Mapping[str, float], rows: int) -> frozenset[str]:
+    """The peers of the best, and those who may be peers as far as so many rows tell: within half a standard error."""
+    best = max(ratings.values())
+    found = set(peers(ratings))
+    for name, rating in ratings.items():
+        doubt = math.sqrt((best / (1 - best) + rating / (1 - rating)) / rows)
+        if math.log((1 - best) / (1 - rating)) + doubt / 2 >= math.log(PEER):
+            found.add(name)
+    return frozenset(found)
+
+
+def _design(rows: Sequence[Question], team: Team, sureness: Sureness) -> Design:
+    return design(rows, team.members, team.categories, sureness.features(rows, team.members))
+
+
+def _prior(team: Team, ratings: Mapping[str, float], votes: Flags) -> Fit:
+    """The ratings' log-odds, and nothing for those who do not vote."""
+    count = len(team.members)
+    weight = np.where(votes, _odds(team, ratings), 0.0)
+    return Fit(weight, np.zeros((len(team.categories), count)), np.zeros(count), math.log(_WRONG))
+
+
+def _odds(team: Team, ratings: Mapping[str, float]) -> Floats:
+    odds = [logit(ratings[name]) + math.log(_WRONG) for name in team.members]
+    return np.maximum(odds, 0.01)
+
+
+def _others(team: Team, ratings: Mapping[str, float], votes: Flags) -> Floats:
+    """What those who do not vote are held to: their log-odds, shared out among them, as they err together."""
+    return _odds(team, ratings) / math.sqrt(max(1, int((~votes).sum())))
+
+
+def weights_of(
+    fitted: Fitted, posterior: Calibration | None, accept_at: float | None = None
+) -> TeamWeights:
+    """A fit as the file has it."""
+    members = {name: _member(fitted, at) for at, name in enumerate(fitted.team.members)}
+    bias = round(fitted.weights.none_of_these, _DIGITS)
+    return TeamWeights(
+        members=members, none_of_these=bias, posterior=posterior, accept_at=accept_at
+    )
+
+
+def _member(fitted: Fitted, at: int) -> MemberWeights:
+    weights, name = fitted.weights, fitted.team.members[at]
+    terms = zip(fitted.team.categories, weights.by_category[:, at], strict=True)
+    return MemberWeights(
+        weight=round(float(weights.weight[at]), _DIGITS),
+        votes=bool(fitted.votes[at]),
+        rating=round(fitted.ratings[name], _DIGITS),
+        by_category={name: value for name, term in terms if (value := round(float(term), _DIGITS))},
+        sureness=round(float(weights.sureness[at]), _DIGITS),
+    )

@@ -1,0 +1,316 @@
+import datetime
+import gzip
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from operator import eq
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from looper.aggregate import Ballot, decide, read_weights
+from looper.fitting import splits
+from looper.fitting.calibrate import TooFew, calibrate_team, costs_of
+from looper.fitting.cascade import Stage, frontier, run
+from looper.fitting.features import score
+from looper.fitting.isotonic import calibrate
+from looper.fitting.logit import Fit, _likelihood, design, fit, scaled
+from looper.fitting.team import Team, fit_team, measured, voters_of
+from looper.outcomes import Outcomes, OutcomesError, Question, read_outcomes
+
+TODAY = datetime.date(2026, 1, 31)
+
+
+def questions(
+    rates: dict[str, float], count: int = 400, silence: float = 0.0, seed: int = 0
+) -> list[Question]:
+    """Questions with four options and members that err by themselves."""
+    chance = random.Random(seed)
+    rows = []
+    for number in range(count):
+        answers = {}
+        for name, rate in rates.items():
+            right = chance.random() < rate
+            wrong = chance.choice("BCD")
+            answers[name] = "" if chance.random() < silence else "A" if right else wrong
+        rows.append(
+            Question(
+                id=str(number),
+                category="law" if number % 3 else "physics",
+                gold="A",
+                answers=answers,
+                prompt_chars=400,
+                chars=dict.fromkeys(rates, 40),
+            )
+        )
+    return rows
+
+
+def outcomes(rows: Sequence[Question]) -> Outcomes:
+    return Outcomes(rows, "sha256:" + "0" * 64)
+
+
+RATES = {"a": 0.8, "b": 0.75, "c": 0.7}
+
+
+def test_the_slope_is_that_of_the_likelihood() -> None:
+    rows = questions(RATES, 30, silence=0.2)
+    features = np.random.default_rng(1).normal(size=(30, 3))
+    data = design(rows, tuple(RATES), ("law", "physics"), features)
+    start = Fit(np.array([1.0, 0.5, -0.2]), np.full((2, 3), 0.1), np.full(3, 0.3), 0.7)
+    packed = start.pack()
+    _, slope = _likelihood(data, start)
+    for at in range(packed.size):
+        step = np.zeros(packed.size)
+        step[at] = 1e-5
+        up = _likelihood(data, start.unpack(packed + step))[0]
+        down = _likelihood(data, start.unpack(packed - step))[0]
+        assert slope[at] == pytest.approx((up - down) / 2e-5, abs=1e-5)
+
+
+def test_what_is_fixed_stays_and_the_rest_grows_likelier() -> None:
+    rows = questions(RATES)
+    data = design(rows, tuple(RATES), (), np.zeros((400, 3)))
+    prior = Fit(np.ones(3), np.zeros((0, 3)), np.zeros(3), 1.0)
+    found = fit(data, prior, np.array([True, False, False]))
+    assert found.weight[0] == 1
+    assert found.weight[1] != 1
+    assert _likelihood(data, found)[0] > _likelihood(data, prior)[0]
+
+
+def test_members_that_say_the_same_count_for_less() -> None:
+    rows = questions({"a": 0.7})
+    copies = [Question(gold="A", answers=dict.fromkeys("xyz", row.answers["a"])) for row in rows]
+    alone = design(rows, ("a",), (), np.zeros((400, 1)))
+    together = design(copies, tuple("xyz"), (), np.zeros((400, 3)))
+    one = scaled(alone, Fit(np.ones(1), np.zeros((0, 1)), np.zeros(1), 1.0))
+    three = scaled(together, Fit(np.ones(3), np.zeros((0, 3)), np.zeros(3), 1.0))
+    gain = (one.weight.sum() - one.none_of_these) - (three.weight.sum() - three.none_of_these)
+    assert gain == pytest.approx(0, abs=0.05)
+    assert three.weight[0] < one.weight[0]
+
+
+def test_the_fit_decides_as_requests_are_decided() -> None:
+    rates = {"best": 0.97, "b": 0.8, "c": 0.4}
+    rows = questions(rates, 300, silence=0.2)
+    weights, _ = calibrate_team(outcomes(rows), [tuple(rates)], {}, today=TODAY)
+    fitted = fit_team(rows, Team(tuple(rates), {}, ("law", "physics")))
+    posterior, right = fitted.decides(rows)
+    assert not weights.teams[0].members["c"].votes
+    for at, row in enumerate(rows):
+        voters = replace(weights.electorate(rates, row.category), calibration=None)
+        verdict = decide([Ballot(name, row.answer(name)) for name in rates], voters, eq)
+        if verdict.spokesman is not None:
+            assert verdict.confidence == pytest.approx(posterior[at], abs=1e-3)
+            assert row.is_right(verdict.spokesman) == right[at]
+
+
+def test_ratings_count_as_some_answers() -> None:
+    rows = questions({"a": 1.0}, 20)
+    assert measured(rows, Team(("a",), {"a": 0.5})) == {"a": pytest.approx(0.75)}
+
+
+def test_a_member_is_left_out_only_if_the_data_shows_it() -> None:
+    ratings = {"a": 0.74, "b": 0.58}  # .26/.42 = .62
+    assert voters_of(ratings, 100) == {"a", "b"}
+    assert voters_of(ratings, 100_000) == {"a"}
+
+
+def test_knots_never_fall() -> None:
+    chance = random.Random(0)
+    scored = [(at / 500, chance.random() < at / 500) for at in range(500)]
+    found = calibrate(scored)
+    assert found is not None
+    assert found.probability(0.9) > 0.75
+    assert found.probability(0.1) < 0.25
+    assert found.accepted[0].answers == 500
+    assert found.accepted[0].wrong == sum(not right for _, right in scored)
+    assert calibrate([]) is None
+    one = calibrate([(0.5, True)] * 8)
+    assert one is not None
+    assert one.knots == ((0.5, 0.9),)
+
+
+def test_a_score_that_tells_right_from_wrong_gives_a_member_weight() -> None:
+    rows = questions({"a": 0.6, "b": 0.6, "c": 0.6})
+    chance = random.Random(1)
+    sure = [
+        Question(
+            gold="A",
+            answers=row.answers,
+            logprob={"a": (-0.1 if row.is_right("a") else -1.5) + chance.uniform(-0.3, 0.1)},
+        )
+        for row in rows
+    ]
+    plain, before = calibrate_team(outcomes(rows), [("a", "b", "c")], {}, today=TODAY)
+    weights, after = calibrate_team(outcomes(sure), [("a", "b", "c")], {}, today=TODAY)
+    assert plain.sureness_from is None
+    assert weights.sureness_from == "avg_logprob"
+    assert weights.teams[0].members["a"].sureness > 0.3
+    assert after.check.accuracy.mean > before.check.accuracy.mean + 0.05
+    assert score(sure[0], "b", "avg_logprob") is None
+
+
+@pytest.mark.parametrize(
+    ("rates", "advice"),
+    [
+        pytest.param({"a": 0.7, "b": 0.7, "c": 0.7}, "vote", id="peers"),
+        pytest.param({"a": 0.97, "b": 0.4, "c": 0.4}, "use one model", id="dominant"),
+    ],
+)
+def test_advice_for_a_team(rates: dict[str, float], advice: str) -> None:
+    weights, report = calibrate_team(outcomes(questions(rates)), [tuple(rates)], {}, today=TODAY)
+    assert (weights.advice, report.advice) == (advice, advice)
+    assert report.dominant == (advice == "use one model")
+    beyond = report.check.beyond_best
+    assert beyond.low <= beyond.mean <= beyond.high
+
+
+@pytest.mark.parametrize(
+    ("price", "advice"),
+    [
+        pytest.param(0.1, "cascade", id="cheap-first-stage"),
+        pytest.param(30.0, "do not cascade", id="dear-first-stage"),
+    ],
+)
+def test_advice_for_a_cascade(price: float, advice: str) -> None:
+    rates = {"a": 0.85, "b": 0.85, "large": 0.92}
+    rows = questions(rates, 600)
+    prices = {"a": (price, price), "b": (price, price), "large": (10.0, 10.0)}
+    costs = costs_of(rows, tuple(rates), prices)
+    weights, report = calibrate_team(
+        outcomes(rows), [("a", "b"), ("large",)], {}, costs, today=TODAY
+    )
+    assert report.advice == advice
+    assert len(weights.teams) == 2
+    assert weights.teams[0].accept_at is not None
+    assert weights.teams[1].accept_at is None
+    if advice == "cascade":
+        assert report.cascade is not None
+        assert report.cascade.cost_of_best < 0.6
+
+
+def test_thresholds_agree_with_trying_them_all() -> None:
+    chance = np.random.default_rng(0)
+    sure = chance.uniform(size=200)
+    first = Stage(sure, chance.uniform(size=200) < sure, np.full(200, 1.0))
+    last = Stage(np.ones(200), chance.uniform(size=200) < 0.8, np.full(200, 10.0))
+    for plan in frontier([first, last]):
+        better = [
+            run([first, last], [level])
+            for level in np.linspace(0, 1, 50)
+            if run([first, last], [level]).cost < plan.cost - 0.5
+        ]
+        assert all(each.accuracy <= plan.accuracy + 0.02 for each in better)
+
+
+def test_costs_are_recorded_or_follow_from_price_and_length() -> None:
+    rows = [
+        Question(gold="A", answers={"a": "A", "b": "A"}, prompt_chars=4000, chars={"a": 400}),
+        Question(gold="A", answers={"a": "A"}, prompt_chars=0, cost={"a": 0.5}),
+    ]
+    found = costs_of(rows, ["a"], {"a": (1.0, 10.0)})
+    assert found is not None
+    assert found["a"].tolist() == pytest.approx([0.002, 0.5])
+    assert costs_of(rows, ["a", "b"], {"a": (1.0, 10.0)}) is None
+
+
+def test_too_few_questions() -> None:
+    with pytest.raises(TooFew, match="19 questions are too few"):
+        calibrate_team(outcomes(questions(RATES, 19)), [("a", "b")], {}, today=TODAY)
+
+
+# --- Files and commands -----------------------------------------------------------------------------
+
+CONFIG = """
+version: 1
+egress: unix:/run/looper/egress.sock
+models:
+  - {name: a, url: "http://127.0.0.1:1/v1", rating: 0.8}
+  - {name: b, url: "http://127.0.0.1:1/v1", upstream_model: bee}
+  - {name: c, url: "http://127.0.0.1:1/v1"}
+recipes:
+  general:
+    decisions:
+      - name: team
+        contract: {type: choice, values: [A, B, C, D]}
+        algorithm: {type: ratings, models: [a, b, c]WEIGHTS}
+entrypoints: {auto: general}
+"""
+
+
+def recorded(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path = folder / "outcomes.jsonl.gz"
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+def plain(rates: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"gold": "A", "answers": row.answers, "extra": 1} for row in questions(rates, 100)]
+
+
+def command(*arguments: str | Path) -> Any:
+    from extproc.__main__ import main
+
+    return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
+
+
+def test_calibrate_writes_a_file_that_the_configuration_can_name(tmp_path: Path) -> None:
+    from extproc.config import load_config
+
+    config = tmp_path / "looper.yaml"
+    config.write_text(CONFIG.replace("WEIGHTS", ""))
+    data = recorded(tmp_path, plain({"a": 0.8, "bee": 0.8, "c": 0.8}))
+    result = command(config, "--data", data)
+    assert result.exit_code == 0, result.output
+    assert "advice: vote" in result.output
+    weights = read_weights(tmp_path / "general.team.weights.json")
+    assert weights.members == {"a", "b", "c"}
+    assert weights.provenance.rows == 100
+    assert weights.provenance.decision == "general.team"
+    config.write_text(CONFIG.replace("WEIGHTS", ", weights: general.team.weights.json"))
+    load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "problem"),
+    [
+        pytest.param([{"gold": "A", "answers": {"a": "A"}}], [], "no answer of b, c", id="silent"),
+        pytest.param(plain(RATES)[:5], [], "5 questions are too few", id="few"),
+        pytest.param([{"answers": {}}], [], ":1: neither `gold` nor `correct`", id="no-gold"),
+        pytest.param([{"gold": 1}], [], ":1: Expected", id="not-an-outcome"),
+        pytest.param([], [], "no outcomes", id="empty"),
+        pytest.param(
+            plain(RATES), ["--decision", "other"], "there are: general.team", id="decision"
+        ),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said(
+    tmp_path: Path, rows: list[dict[str, Any]], options: list[str], problem: str
+) -> None:
+    config = tmp_path / "looper.yaml"
+    config.write_text(CONFIG.replace("WEIGHTS", ""))
+    result = command(config, "--data", recorded(tmp_path, rows), *options)
+    assert result.exit_code == 1
+    assert problem in result.output
+    assert not list(tmp_path.glob("*.weights.json"))
+
+
+def test_outcomes_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(OutcomesError, match="cannot be read"):
+        read_outcomes([tmp_path / "none.jsonl"])
+
+
+def test_splits_measure_a_team_on_the_other_half(tmp_path: Path) -> None:
+    data = recorded(tmp_path, plain({"a": 0.7, "b": 0.7, "c": 0.7}))
+    for fit_ in ("weights", "ratings", "majority"):
+        result = CliRunner().invoke(
+            splits.main, [str(data), "--ranks", "1-3", "--fit", fit_, "--seeds", "2"]
+        )
+        assert result.exit_code == 0, result.output
+        assert "best member" in result.output
+    assert CliRunner().invoke(splits.main, [str(data)]).exit_code == 2
