@@ -33,12 +33,16 @@ class Processor:
     log: Path
     process: asyncio.subprocess.Process | None = None
 
+    @property
+    def admin(self) -> Path:
+        return self.socket.with_name(self.socket.name.replace("extproc", "admin"))
+
     async def start(self) -> None:
         with self.log.open("ab") as output:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "extproc", "serve", "-c", str(self.config)),
                 *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
-                *("--admin", f"unix:{self.socket.with_name('admin.sock')}"),
+                *("--admin", f"unix:{self.admin}"),
                 stdout=output,
                 stderr=output,
             )
@@ -59,12 +63,16 @@ class Stack:
     """Everything that a test talks to."""
 
     simulator: Simulator
-    processor: Processor
+    processors: tuple[Processor, ...]
     envoy: EnvoyProcess
     ingress: str
     stats: str
     folder: Path
     session: aiohttp.ClientSession = field(repr=False)
+
+    @property
+    def processor(self) -> Processor:
+        return self.processors[0]
 
     @property
     def base_url(self) -> str:
@@ -106,6 +114,7 @@ async def run_stack(
     runs_file: bool = False,
     edit: Callable[[Path], None] | None = None,
     processor_change: Mapping[str, Any] | None = None,
+    processors: int = 1,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -113,17 +122,19 @@ async def run_stack(
 
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
     With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
+    So many `processors` are processes of their own, behind one cluster of Envoy's.
     With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
     async with AsyncExitStack() as stack:
         # Paths of sockets are limited to about 100 bytes.
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lo-", dir="/tmp")))
         models = await stack.enter_async_context(simulator.serve())
+        names = ("", *(str(number) for number in range(2, processors + 1)))
         places = {
             "ingress": f"127.0.0.1:{free_port()}",
             "stats": f"127.0.0.1:{free_port()}",
             "admin": f"127.0.0.1:{free_port()}",
-            "processors": [f"unix:{folder}/extproc.sock"],
+            "processors": [f"unix:{folder}/extproc{name}.sock" for name in names],
         }
         demo = yaml.safe_load(DEMO.read_text())
         config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
@@ -142,9 +153,13 @@ async def run_stack(
         if edit is not None:
             edit(envoy_folder)
         path.write_text(yaml.safe_dump({**config, **(processor_change or {})}))
-        processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
-        await processor.start()
-        stack.push_async_callback(processor.stop)
+        started = tuple(
+            Processor(path, folder / f"extproc{name}.sock", folder / f"processor{name}.log")
+            for name in names
+        )
+        for processor in started:
+            await processor.start()
+            stack.push_async_callback(processor.stop)
         envoy = await stack.enter_async_context(
             run_envoy(envoy_folder / "bootstrap.yaml", log_level="warning")
         )
@@ -153,7 +168,7 @@ async def run_stack(
         )
         running = Stack(
             simulator=simulator,
-            processor=processor,
+            processors=started,
             envoy=envoy,
             ingress=f"http://{places['ingress']}",
             stats=f"http://{places['stats']}",
