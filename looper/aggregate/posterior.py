@@ -67,7 +67,14 @@ def decide(ballots: Sequence[Ballot[V]], electorate: Electorate, same: Same[V]) 
     *posteriors, none = _softmax([*everyone, electorate.none_of_these])
     scored = map(Scored, groups, scores, posteriors)
     best = {id(each): _best(each, electorate, deciding) for each in groups}
-    ranked = sorted(scored, key=lambda each: (-each.score, electorate.rank(best[id(each.group)])))
+    ranked = sorted(
+        scored,
+        key=lambda each: (
+            -each.score,
+            electorate.rank(best[id(each.group)]),
+            _first_word(each.group, best[id(each.group)]),
+        ),
+    )
     if not ranked:
         return Verdict((), none, 0.0, None)
     leader = ranked[0]
@@ -99,6 +106,11 @@ def _softmax(scores: Sequence[float]) -> list[float]:
     shares = [math.exp(score - top) for score in scores]
     total = math.fsum(shares)
     return [share / total for share in shares]
+
+
+def _first_word(each: Group[V], member: str) -> str:
+    """What tells two groups apart between which one member's samples are split: not who else is in them."""
+    return min(repr(ballot.value) for ballot in each.ballots if ballot.member == member)
 
 
 def _best(each: Group[V], electorate: Electorate, deciding: frozenset[str] | None) -> str:

@@ -121,6 +121,8 @@ async def test_a_team_publishes_what_keeps_the_contract(strict: Stack, streamed:
 async def test_a_clients_schema_is_a_contract(strict: Stack, streamed: bool) -> None:
     """A team's answer to a request with `json_schema` is that JSON, and nothing around it."""
     strict.simulator.reset()
+    strict.simulator.script("p", '{"city": "Toronto"}')
+    strict.simulator.script("s", '{"city": "Ottawa"}')
     strict.simulator.script("f", 'Here you are:\n```json\n{"city": "Ottawa"}\n```')
 
     status, text, _ = await ask(strict, "free", streamed=streamed, response_format=WANTED)

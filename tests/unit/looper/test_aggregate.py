@@ -408,3 +408,17 @@ def test_the_medoid_agrees_with_the_definition(texts: list[str]) -> None:
 
     best = max(mean(at) for at in range(len(texts)))
     assert mean(medoid([Text(each) for each in texts])) == pytest.approx(best)
+
+
+def test_who_does_not_vote_breaks_no_tie_of_one_members_samples() -> None:
+    """Whichever of a voter's two samples leads, an idle member that agrees with the other changes nothing."""
+    voters = Electorate(
+        {"d": Voter(0.01, True, 0.5), "e": Voter(0.01, False, 0.7)}, none_of_these=-1.0
+    )
+    split = [Ballot("d", 0, share=0.5), Ballot("d", 1, share=0.5)]
+    leader = decide(split, voters, equal).leader
+    assert leader is not None
+    for value in (None, 0, 1):
+        last = decide([*split, Ballot("e", value)], voters, equal).leader
+        assert last is not None
+        assert last.value == leader.value
