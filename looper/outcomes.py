@@ -85,7 +85,10 @@ _decoder = msgspec.json.Decoder(Question)
 
 
 def read_outcomes(paths: Iterable[Path]) -> Outcomes:
-    """Read JSONL files, gzipped or not. Raises OutcomesError for the first line that is none."""
+    """Read JSONL files, gzipped or not: outcomes, or records of runs with `gold` added to them.
+
+    Raises OutcomesError for the first line that is none.
+    """
     digest = hashlib.sha256()
     rows: list[Question] = []
     for path in paths:
@@ -101,12 +104,51 @@ def read_outcomes(paths: Iterable[Path]) -> Outcomes:
     return Outcomes(rows, f"sha256:{digest.hexdigest()}")
 
 
+class _Call(msgspec.Struct, frozen=True):
+    """A call of a run's record, as far as it is an answer."""
+
+    model: str
+    answer: str | None = None
+    text: str = ""
+    cost_microusd: float | None = None
+    seconds: float | None = None
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """A run as `trace.file` has it with `record: full`; whoever knows what is right has added `gold`."""
+
+    run: str
+    calls: list[_Call]
+    gold: str | None = None
+    category: str = ""
+    options: int | None = None
+
+
+_record_decoder = msgspec.json.Decoder(_Record)
+
+
+def _recorded(line: bytes) -> Question:
+    """A run's record as a question: what each member said in the end, what it took, and what it cost."""
+    record = _record_decoder.decode(line)
+    said = {call.model: call for call in record.calls if call.answer is not None}
+    return Question(
+        id=record.run,
+        category=record.category,
+        options=record.options,
+        gold=record.gold,
+        answers={name: call.answer or "" for name, call in said.items()},
+        chars={name: len(call.text) for name, call in said.items()},
+        cost={n: c.cost_microusd / 1e6 for n, c in said.items() if c.cost_microusd is not None},
+        latency={name: call.seconds for name, call in said.items() if call.seconds is not None},
+    )
+
+
 def _rows(path: Path, text: bytes) -> Iterable[Question]:
     for number, line in enumerate(text.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = _decoder.decode(line)
+            row = _recorded(line) if b'"calls":' in line else _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise OutcomesError(f"{path}:{number}: {error}") from None
         if row.gold is None and row.correct is None:

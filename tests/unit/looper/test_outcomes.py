@@ -1,0 +1,54 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from looper.outcomes import OutcomesError, read_outcomes
+
+RECORD: dict[str, Any] = {
+    "time": "2026-01-02T03:04:05.678+00:00",
+    "run": "0123456789abcdef",
+    "decision": "vote",
+    "options": 4,
+    "calls": [
+        {"model": "small", "role": "member", "state": "ok", "at": 0.1, "seconds": 1.5, "answer": "B",
+         "text": "It is B.", "cost_microusd": 12.5},
+        {"model": "other", "role": "member", "state": "failed", "at": 0.1, "reason": "status", "status": 500},
+        {"model": "judge", "role": "judge", "state": "ok", "at": 1.7, "text": "{}"},
+    ],
+    "notes": [],
+}  # fmt: skip
+
+
+def read(folder: Path, *rows: Any) -> Any:
+    path = folder / "runs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return read_outcomes([path]).rows
+
+
+def test_a_runs_record_with_what_is_right_is_an_outcome(tmp_path: Path) -> None:
+    """Who answered what, in which time and at which cost, stands in the file that `trace` writes."""
+    (row,) = read(tmp_path, {**RECORD, "gold": "B", "category": "history"})
+    assert (row.id, row.category, row.options, row.gold) == ("0123456789abcdef", "history", 4, "B")
+    assert row.answers == {"small": "B"}
+    assert row.latency == {"small": 1.5}
+    assert row.cost == {"small": 12.5 / 1e6}
+    assert row.chars == {"small": 8}
+    assert row.is_right("small")
+    assert not row.is_right("other")
+
+
+def test_without_what_is_right_it_is_none(tmp_path: Path) -> None:
+    """A record does not say by itself who was right."""
+    with pytest.raises(OutcomesError, match=r"runs\.jsonl:2: neither"):
+        read(tmp_path, {**RECORD, "gold": "B"}, RECORD)
+
+
+def test_records_and_outcomes_may_stand_together(tmp_path: Path) -> None:
+    """Whichever of both a line is."""
+    plain = {"id": "q", "gold": "A", "answers": {"small": "A"}}
+    assert [row.id for row in read(tmp_path, plain, {**RECORD, "gold": "B"})] == [
+        "q",
+        RECORD["run"],
+    ]
