@@ -87,17 +87,17 @@ class Exchange:
     async def run(self) -> None:
         """See the exchange through. Ends, with everything under way, when it is cancelled."""
         started = time.perf_counter()
-        self._facts["end"] = "abandoned"
+        end = "abandoned"
         try:
             await self._answer()
-            self._facts["end"] = "answered"
+            end = "answered"
             await self._see_out()
         except LooperError as error:
-            self._facts["end"] = "refused"
+            end = "refused"
             await self._fail(error)
             await self._see_out()
         except Overtaken:
-            self._facts["end"] = "overtaken"
+            end = "overtaken"
             await wave_through(self._channel)
         except Abandoned:
             pass
@@ -106,7 +106,8 @@ class Exchange:
             if self._answering is not None:
                 self._answering.release()
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
-            _log.info("exchange.finished", ms=milliseconds, path=self._known_path(), **self._facts)
+            path = self._known_path()
+            _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **self._facts)
 
     async def _answer(self) -> None:
         match self._opening.method, self._opening.path:

@@ -47,6 +47,7 @@ async def test_a_run_is_kept_without_what_was_said() -> None:
         log = stack.processor.log.read_text()
 
     assert records[1] == one
+    assert "abandoned" not in json.dumps(records)
     assert (one["decision"], one["algorithm"], one["outcome"]) == ("panel", "fusion", "ok")
     assert [stage["stage"] for stage in one["stages"]] == ["panel", "judge", "final"]
     assert [call["role"] for call in one["calls"]] == ["panel"] * 3 + ["judge", "final"]
