@@ -175,8 +175,10 @@ async def test_a_process_that_dies_with_a_run_does_not_take_it_along(stack: Stac
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(ask(stack, turn))
         await stack.simulator.wait_for(lambda: stack.simulator.running("long") == 1)
+        busy, _, answer = await ask(stack, turn)
         await first.stop(signal.SIGKILL)
         status, _, _ = await asking
+    assert (busy, answer["error"]["code"]) == (409, "state_busy")
     assert status >= 500
     await stack.until_series(lambda series: series[HEALTHY] == 0)
     stack.simulator.fault("long", None)
