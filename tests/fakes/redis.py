@@ -87,8 +87,8 @@ def _common(folder: Path) -> list[str]:
 
 @asynccontextmanager
 async def _running(server: RedisServer) -> AsyncIterator[RedisServer]:
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.stop()
