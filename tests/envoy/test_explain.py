@@ -13,7 +13,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 async def test_an_explanation_names_the_decision_that_answers(stack: Stack, text: str) -> None:
     """What the admin port says of a request is what becomes of it; and the prompt is in no log."""
     body = chat(f"{text} s3cr3t-4711")
-    admin = aiohttp.UnixConnector(str(stack.processor.socket.with_name("admin.sock")))
+    admin = aiohttp.UnixConnector(str(stack.processor.admin))
     async with (
         aiohttp.ClientSession(connector=admin) as session,
         session.post("http://admin/explain", json=body) as response,

@@ -36,7 +36,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 async def admin(stack: Stack, path: str) -> Any:
-    connector = aiohttp.UnixConnector(str(stack.folder / "admin.sock"))
+    connector = aiohttp.UnixConnector(str(stack.processor.admin))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
         session.get(f"http://admin{path}") as response,

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def runs_of(stack: Stack, path: str = "/runs") -> Any:
-    connector = aiohttp.UnixConnector(str(stack.folder / "admin.sock"))
+    connector = aiohttp.UnixConnector(str(stack.processor.admin))
     async with (
         aiohttp.ClientSession(connector=connector) as session,
         session.get(f"http://admin{path}") as response,

@@ -106,8 +106,9 @@ async def test_how_sure_a_team_was_and_what_was_estimated_are_counted() -> None:
             assert response.status == 200, answer
 
         name = "envoy_looper_confidence_permille"
+        # Envoy shows what a histogram has observed from its next flush on, and flushes every five seconds.
         series = await stack.until_series(
-            lambda now: count(now, f"{name}_count", decision="vote") == 1
+            lambda now: count(now, f"{name}_count", decision="vote") == 1, timeout=15
         )
 
         assert 0 < count(series, f"{name}_sum", decision="vote") <= 1000

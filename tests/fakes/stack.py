@@ -35,7 +35,7 @@ class Processor:
 
     @property
     def admin(self) -> Path:
-        return self.socket.with_name(self.socket.name.replace("extproc", "admin"))
+        return self.socket.with_name(f"admin-{self.socket.name}")
 
     async def start(self) -> None:
         with self.log.open("ab") as output:
