@@ -179,14 +179,20 @@ async def client(stack: Stack) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 async def runs_of(stack: Stack, count: int) -> list[dict[str, Any]]:
-    """The last runs, oldest first; one is noted a moment after its client has its answer."""
+    """The last turns of one run, oldest first; one is noted a moment after its client has its answer.
+
+    Until the last one is, runs of other tests would be among them.
+    """
     connector = aiohttp.UnixConnector(str(stack.processor.admin))
     async with aiohttp.ClientSession(connector=connector) as session, asyncio.timeout(5):
         while True:
             async with session.get("http://admin/runs") as response:
                 found: list[dict[str, Any]] = await response.json()
-            if len(found) >= count:
-                return found[:count][::-1]
+            turns = found[:count][::-1]
+            if len(turns) == count and all(
+                run.get("resumes") == turns[0]["run"] for run in turns[1:]
+            ):
+                return turns
             await asyncio.sleep(0.02)
 
 
