@@ -327,6 +327,8 @@ class Reply(msgspec.Struct, frozen=True):
     reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
+    """As it comes; whoever reads a `Completion` of the client's finds it among `tool_calls`."""
 
 
 class Choice(msgspec.Struct, frozen=True):

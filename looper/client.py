@@ -15,6 +15,7 @@ import msgspec
 
 from looper.calls import Call, CallFailed, Failure
 from looper.chat import Completion
+from looper.function_calls import FunctionCalls
 from looper.refusals import MAX_BODY, READ, refusal, said
 from looper.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
 
@@ -69,7 +70,7 @@ class EgressClient:
         async with self._post(call, headers, deadline) as response:
             attempts = _attempts(response)
             with _counting(attempts):
-                return Answer(_decode(await _Pieces(response, deadline).all()), attempts)
+                return Answer(_whole(await _Pieces(response, deadline).all()), attempts)
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
@@ -81,7 +82,7 @@ class EgressClient:
             with _counting(attempts):
                 if response.content_type == "application/json":
                     # It does not stream, and answers all the same.
-                    yield Answer(_decode(await pieces.all()), attempts)
+                    yield Answer(_whole(await pieces.all()), attempts)
                     return
                 async for chunk in _chunks(pieces):
                     yield Answer(chunk, attempts)
@@ -138,13 +139,13 @@ def _counting(attempts: int) -> Iterator[None]:
 
 async def _chunks(pieces: "_Pieces") -> AsyncGenerator[Completion]:
     """The chunks of a stream. Raises CallFailed, also for one that was cut."""
-    reader = EventReader(max_event=MAX_ANSWER)
+    reader, calls = EventReader(max_event=MAX_ANSWER), FunctionCalls()
     finished = False
     while (events := await _next_events(pieces, reader)) is not None:
         for event in events:
             if event == DONE:
                 return
-            chunk = _decode(event)
+            chunk = calls.read(_decode(event))
             finished = finished or any(choice.finish_reason for choice in chunk.choices)
             yield chunk
     # Some backends leave out [DONE]; one that has not finished was cut.
@@ -228,10 +229,10 @@ async def _beginning(response: aiohttp.ClientResponse, deadline: float) -> bytes
 
 
 def _attempts(response: aiohttp.ClientResponse) -> int:
-    return _whole(response.headers.get("x-envoy-attempt-count", "")) or 1
+    return _count(response.headers.get("x-envoy-attempt-count", "")) or 1
 
 
-def _whole(text: str) -> int | None:
+def _count(text: str) -> int | None:
     """A header's number, if it is one of a sensible size."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
 
@@ -246,6 +247,11 @@ def retry_after(text: str) -> int | None:
         return None
     aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
     return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
+
+
+def _whole(body: bytes) -> Completion:
+    """A complete answer. Raises CallFailed."""
+    return FunctionCalls().read(_decode(body))
 
 
 def _decode(body: bytes) -> Completion:

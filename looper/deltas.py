@@ -98,7 +98,7 @@ class Gathering:
 
     def completion(self) -> Completion:
         """What has come, as if it had come in one piece."""
-        texts = {kind: "".join(pieces) for kind, pieces in self._texts.items()}
+        texts: dict[str, Any] = {kind: "".join(pieces) for kind, pieces in self._texts.items()}
         calls = [self._calls[index] for index in sorted(self._calls)] or None
         logprobs = msgspec.Raw(msgspec.json.encode(self._logprobs)) if self._logprobs else ABSENT
         message = Reply(role="assistant", tool_calls=calls, **texts)

@@ -197,6 +197,12 @@ class ToolDeltas(_Fault):
     kind: Literal["gaps", "interleaved"] = "gaps"
 
 
+class FunctionCall(_Fault):
+    """Of the tools that are called, the first one is, as a `function_call` of OpenAI's older API."""
+
+    type: Literal["function_call"] = "function_call"
+
+
 class EarlyFinish(_Fault):
     """A stream's last content and its `finish_reason` are one chunk."""
 
@@ -215,7 +221,14 @@ Untrue: TypeAlias = Garbage | ErrorObject | OtherMode
 Unsaid: TypeAlias = Blank | ReasoningOnly | Refusal | Length
 Excess: TypeAlias = Huge | GzipBomb | Comments
 Habit: TypeAlias = (
-    Ending | EmptyFirst | UsageHabit | RoleInEach | ToolDeltas | EarlyFinish | Framing
+    Ending
+    | EmptyFirst
+    | UsageHabit
+    | RoleInEach
+    | ToolDeltas
+    | FunctionCall
+    | EarlyFinish
+    | Framing
 )
 
 AnyFault: TypeAlias = Unsent | Untrue | Unsaid | Excess | Habit

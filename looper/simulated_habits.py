@@ -13,6 +13,7 @@ from looper.simulated_faults import (
     EmptyFirst,
     Ending,
     Framing,
+    FunctionCall,
     Habit,
     RoleInEach,
     ToolDeltas,
@@ -36,6 +37,8 @@ def behave(habit: Habit, delivery: Delivery) -> Delivery:
         case UsageHabit():
             change = _no_usage if habit.kind == "missing" else _null_usage
             return replace(rewritten(delivery, change), usage=None)
+        case FunctionCall():
+            return rewritten(delivery, every_choice(_with_function_call))
         case EmptyFirst() | RoleInEach() | ToolDeltas() | EarlyFinish():
             return rewritten(delivery, _stream_habit(habit)) if delivery.streamed else delivery
         case _:
@@ -118,6 +121,15 @@ def _interleaved(chunks: list[Chunk]) -> list[Chunk]:
 def _tool_index(chunk: Chunk) -> int | None:
     deltas = (choice.get("delta", {}) for choice in _choices([chunk]))
     return next((call["index"] for delta in deltas for call in delta.get("tool_calls", ())), None)
+
+
+def _with_function_call(choice: dict[str, Any]) -> None:
+    said = choice.get("message") or choice.get("delta") or {}
+    first = [call for call in said.pop("tool_calls", None) or () if not call.get("index")]
+    if first:
+        said["function_call"] = first[0]["function"]
+    if choice["finish_reason"] == "tool_calls":
+        choice["finish_reason"] = "function_call"
 
 
 def _early_finish(chunks: list[Chunk]) -> list[Chunk]:

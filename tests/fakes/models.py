@@ -82,7 +82,7 @@ def completion(
     usage: WireUsage | None = USAGE,
     logprobs: object = None,
     tool_calls: Sequence[dict[str, Any]] | None = None,
-    **reply: str,
+    **reply: Any,
 ) -> Completion:
     """A complete answer."""
     message = Reply(role="assistant", content=text, tool_calls=_list(tool_calls), **reply)
@@ -97,7 +97,7 @@ def chunk(
     usage: WireUsage | None = None,
     logprobs: object = None,
     tool_calls: Sequence[dict[str, Any]] | None = None,
-    **reply: str,
+    **reply: Any,
 ) -> Completion:
     """A bit of a streamed answer."""
     delta = Reply(content=text, tool_calls=_list(tool_calls), **reply)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Mapping
@@ -9,11 +10,13 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
 from looper.calls import Call, CallFailed, Failure
 from looper.client import MAX_ANSWER, EgressClient
+from looper.deltas import Gathering
 from looper.refusals import MAX_BODY
 from looper.simulate import (
     AnyFault,
@@ -25,6 +28,7 @@ from looper.simulate import (
     Ending,
     ErrorObject,
     Framing,
+    FunctionCall,
     Garbage,
     GzipBomb,
     Hang,
@@ -158,6 +162,8 @@ async def speaking(
             await speaker.closed.wait()
 
 
+FUNCTION = {"name": "f", "arguments": '{"x": 1}'}
+CALLED = {"id": "c", "type": "function", "function": FUNCTION}
 GOOD = b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}'
 
 
@@ -217,6 +223,7 @@ class TestFaults:
             pytest.param(UsageHabit(kind="nulls"), id="usage-of-nulls"),
             pytest.param(RoleInEach(), id="role-in-each"),
             pytest.param(ToolDeltas(), id="tool-deltas"),
+            pytest.param(FunctionCall(), id="function-call"),
             pytest.param(EarlyFinish(), id="early-finish"),
             pytest.param(Framing(kind="crlf"), id="crlf"),
             pytest.param(Framing(kind="cr"), id="cr"),
@@ -252,6 +259,35 @@ class TestFaults:
         async with backend(fault) as (client, _):
             result = await heard(client, stream=stream)
         assert (result.failed, result.text) == (None, text)
+
+    @pytest.mark.parametrize(
+        ("habit", "reply", "stream"),
+        [
+            pytest.param(FunctionCall(), {"tool_calls": [CALLED]}, False, id="whole"),
+            pytest.param(FunctionCall(), {"tool_calls": [CALLED]}, True, id="streamed"),
+            pytest.param(OtherMode(), {"function_call": FUNCTION}, True, id="whole-for-a-stream"),
+        ],
+    )
+    async def test_a_call_of_a_function_is_one_of_a_tool(
+        self, habit: AnyFault, reply: dict[str, Any], stream: bool
+    ) -> None:
+        """A backend that answers in the older API is understood."""
+        gathering = Gathering()
+        async with backend(habit) as (client, simulator):
+            simulator.reset()
+            simulator.script("m", reply)
+            if stream:
+                chunks = client.stream(a_call(stream=True), {}, deadline=soon())
+                async with aclosing(chunks) as arriving:
+                    async for chunk, _ in arriving:
+                        gathering.add(chunk)
+            else:
+                gathering.add((await client.complete(a_call(), {}, deadline=soon())).completion)
+        (choice,) = gathering.completion().choices
+        assert choice.message is not None
+        [call] = choice.message.tool_calls or []
+        assert call["function"] == FUNCTION
+        assert re.fullmatch(r"call_[0-9a-f]{24}", call["id"])
 
     async def test_a_stream_where_none_was_asked_for_is_unusable(self) -> None:
         """It is no JSON, whatever it says."""

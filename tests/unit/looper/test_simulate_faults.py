@@ -22,6 +22,7 @@ from looper.simulate import (
     Ending,
     ErrorObject,
     Framing,
+    FunctionCall,
     Garbage,
     GzipBomb,
     Hang,
@@ -572,6 +573,22 @@ async def test_tool_deltas(backend: Backend, kind: Any, indices: list[int]) -> N
     assert seen.choices[-1]["finish_reason"] == "tool_calls"
 
 
+@BOTH
+async def test_function_call(backend: Backend, stream: bool) -> None:
+    """Of two tools the first is called, in the older API, whole and in pieces."""
+    both = [{"role": "user", "content": "f and g"}]
+    tools = {"tools": [tool("f"), tool("g")]}
+    seen = await backend.ask(FunctionCall(), messages=both, stream=stream, **tools)
+    said = [choice["delta" if stream else "message"] for choice in seen.choices]
+    calls = [each["function_call"] for each in said if "function_call" in each]
+    assert [call["name"] for call in calls if "name" in call] == ["f"]
+    assert (len(calls) > 2) is stream
+    arguments = "".join(call["arguments"] for call in calls)
+    assert json.loads(arguments) == {"city": "simulated city", "days": 1}
+    assert not any("tool_calls" in each for each in said)
+    assert seen.choices[-1]["finish_reason"] == "function_call"
+
+
 async def test_early_finish(backend: Backend) -> None:
     """The chunk with the last content is the one that says why the answer ends."""
     seen = await backend.ask(EarlyFinish(), TEXT, stream=True, n=2)
@@ -606,6 +623,7 @@ async def test_framing(backend: Backend, kind: Any, line_end: str, data: str) ->
         EmptyFirst(),
         UsageHabit(kind="twice"),
         RoleInEach(),
+        FunctionCall(),
         EarlyFinish(),
         Framing(kind="crlf"),
         Comments(count=1),
