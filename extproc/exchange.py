@@ -4,6 +4,8 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
 
 import structlog
 
@@ -282,15 +284,25 @@ class Exchange:
                 debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
             )
             self._answering = answering
-            stack.callback(self._remember, request, run)
+            stack.push(partial(self._remember, answering))
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             heartbeat = runtime.config.heartbeat.total_seconds()
             await self._channel.begin()
             await drive(work.pattern, request, run, self._reply.add, heartbeat=heartbeat)
 
-    def _remember(self, request: ChatRequest, run: Run) -> None:
-        """A run has ended, one way or another."""
+    def _remember(
+        self,
+        answering: Answering,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        """A run has ended, one way or another: with an answer, an error, or because nobody waits for it any more."""
+        request, run = answering.request, answering.run
+        answering.end(error)
+        if isinstance(error, Exception):
+            self._facts |= _said_of(error)
         self._runtime.process.tally.add(run.ledger, self._facts)
         self._runtime.runs.add(request, run, self._facts)
         self._learn(request, run.trace.whole_prompts())
@@ -387,7 +399,7 @@ class Exchange:
 
     async def _fail(self, error: LooperError) -> None:
         """Tell the client what went wrong: as a status if nothing was said yet, else in the stream."""
-        self._facts |= {"status": error.status, "code": error.code}
+        self._facts |= _said_of(error)
         if self._reply is not None:
             await self._reply.fail(error)
         else:
@@ -401,3 +413,9 @@ class Exchange:
         """The path, if it is one of ours: others may hold anything."""
         path = self._opening.path
         return path if path in (CHAT, MODELS, *ALIASED) else "other"
+
+
+def _said_of(error: Exception) -> Metadata:
+    """What is noted of an error, and read by its client; of a mistake of ours, no more than that there was one."""
+    told = error if isinstance(error, LooperError) else InternalError()
+    return {"status": told.status, "code": told.code}

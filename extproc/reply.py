@@ -70,10 +70,22 @@ class Answering:
 
     def closing(self, done: Done | None) -> Metadata:
         """What is known of a run in the end. `done` is its last event; None: it has failed."""
+        metadata = self._ended("failed" if done is None else done.outcome)
+        if done is not None and done.confidence is not None:
+            metadata |= {"confidence_permille": round(1000 * done.confidence)}
+        self.log |= metadata
+        return metadata
+
+    def end(self, error: BaseException | None) -> None:
+        """Note what became of a run that has not answered: it failed, or nobody is left to hear of it."""
+        if "outcome" not in self.log:
+            self.log |= self._ended("failed" if isinstance(error, Exception) else "abandoned")
+
+    def _ended(self, outcome: str) -> dict[str, str | int]:
         ledger = self.run.ledger
-        metadata = {
+        metadata: dict[str, str | int] = {
             **self.facts,
-            "outcome": "failed" if done is None else done.outcome,
+            "outcome": outcome,
             "calls": ledger.calls,
             "prompt_tokens": ledger.usage.prompt_tokens,
             "completion_tokens": ledger.usage.completion_tokens,
@@ -81,9 +93,6 @@ class Answering:
         }
         if ledger.usage.estimated:
             metadata |= {"estimated_tokens": ledger.usage.estimated}
-        if done is not None and done.confidence is not None:
-            metadata |= {"confidence_permille": round(1000 * done.confidence)}
-        self.log |= metadata
         return metadata
 
     def error(self, error: LooperError) -> Respond:

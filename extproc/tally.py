@@ -18,9 +18,7 @@ class Tally:
     def add(self, ledger: Ledger, facts: Mapping[str, str | int]) -> None:
         """Count a run that has ended, one way or another. `facts` are those of its exchange."""
         labels = tuple((name, str(facts[name])) for name in ("recipe", "decision", "algorithm"))
-        # Without an outcome nobody was left to whom it could have been told.
-        outcome = str(facts.get("outcome", "abandoned"))
-        self._runs[(*labels, ("outcome", outcome))] += 1
+        self._runs[(*labels, ("outcome", str(facts["outcome"])))] += 1
         self._microusd[labels] += ledger.cost
 
     def runs(self) -> Iterator[tuple[Labels, int]]:

@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from looper.simulate import Hang, Status
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, ask, chat
 from tests.fakes.stack import Stack, run_stack
@@ -21,6 +22,15 @@ async def runs_of(stack: Stack, path: str = "/runs") -> Any:
         session.get(f"http://admin{path}") as response,
     ):
         return await response.json()
+
+
+async def metrics_of(stack: Stack) -> list[str]:
+    connector = aiohttp.UnixConnector(str(stack.processor.admin))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://admin/metrics") as response,
+    ):
+        return (await response.text()).splitlines()
 
 
 async def until_runs(stack: Stack, count: int) -> list[dict[str, Any]]:
@@ -70,3 +80,32 @@ async def test_a_full_record_holds_what_was_said() -> None:
     assert record["messages"] == [{"role": "user", "content": TEAM}]
     assert "O(log n)" in record["calls"][-1]["text"]
     assert json.loads(line) == record
+
+
+async def test_every_run_says_what_became_of_it() -> None:
+    """One that failed says with which error; one whose client left is abandoned. Counted and written down alike."""
+    simulator = quick_models()
+    async with run_stack(simulator) as stack:
+        for name in simulator.models:
+            simulator.fault(name, Status(status=500))
+        status, failed, _ = await ask(stack)
+        for stream in (False, True):
+            for name in simulator.models:
+                simulator.fault(name, Hang())
+            async with asyncio.TaskGroup() as group:
+                leaving = group.create_task(ask(stack, stream=stream))
+                await simulator.wait_for(lambda: simulator.running() == 3)
+                leaving.cancel()
+            await simulator.wait_for(lambda: simulator.running() == 0)
+        records = await until_runs(stack, 3)
+        metrics = await metrics_of(stack)
+
+    assert (status, records[2]["run"]) == (502, failed["x-looper-run"])
+    assert (records[2]["outcome"], records[2]["code"]) == ("failed", "upstream_failed")
+    assert [record["outcome"] for record in records[:2]] == ["abandoned"] * 2
+    assert all("code" not in record for record in records[:2])
+    for record in records[:2]:
+        assert [call["state"] for call in record["calls"]] == ["cancelled"] * 3
+    labels = 'recipe="general",decision="panel",algorithm="fusion"'
+    assert f'looper_runs_total{{{labels},outcome="failed"}} 1' in metrics
+    assert f'looper_runs_total{{{labels},outcome="abandoned"}} 2' in metrics

@@ -235,7 +235,7 @@ def test_a_problem_names_the_files_that_may_hold_it(path: Path) -> None:
 
 
 def test_runs_and_their_cost_are_counted() -> None:
-    """Each run once, by what became of it; without an outcome nobody was left to hear of it."""
+    """Each run once, by what became of it."""
     tally = Tally()
     facts = {"recipe": "general", "decision": "hard", "algorithm": "fusion"}
     priced = model("a", price={"input": 1, "output": 1})
@@ -245,7 +245,7 @@ def test_runs_and_their_cost_are_counted() -> None:
     ledger.settle(grant, priced, Usage(10, 5))
     tally.add(ledger, {**facts, "outcome": "ok"})
     tally.add(ledger, {**facts, "outcome": "ok"})
-    tally.add(ledger, facts)
+    tally.add(ledger, {**facts, "outcome": "abandoned"})
 
     assert [(dict(labels)["outcome"], count) for labels, count in tally.runs()] == [
         ("abandoned", 1),
