@@ -286,13 +286,13 @@ def calibrate(
             f"{error.name} is missing: pip install 'envoy-looper[calibrate]'"
         ) from None
     with _reporting():
-        name, weights, report = calibrating.calibrate(config, data, decision, datetime.date.today())
-    target = output or path.parent / f"{name}.weights.json"
+        found = calibrating.calibrate(config, data, decision, datetime.date.today())
+    target = output or path.parent / f"{found.decision}.weights.json"
     try:
-        target.write_text(weights.model_dump_json(exclude_defaults=True, indent=1) + "\n")
+        target.write_text(found.weights.model_dump_json(exclude_defaults=True, indent=1) + "\n")
     except OSError as error:
         raise click.ClickException(f"{target}: cannot be written: {error.strerror}") from None
-    for line in calibrating.said(report):
+    for line in calibrating.said(found):
         click.echo(line)
     click.echo(f"{target}: written; name it with `weights` in the decision's algorithm")
 

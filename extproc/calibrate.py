@@ -1,21 +1,54 @@
 """`looper calibrate`: which team of a configuration is fitted to the data, and what the operator reads about it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
 from extproc.config import Config
-from extproc.decisions.recipe import Decision
+from extproc.decisions.projections import PartitionConfig, ProjectionConfig
+from extproc.decisions.recipe import Decision, Recipe
 from looper.aggregate import Weights
+from looper.cascade import SURE
 from looper.confidence import ConfidenceConfig
 from looper.fitting.calibrate import Interval, Report, TooFew, calibrate_team, costs_of
+from looper.fitting.cascade import NEVER
 from looper.fusion import FusionConfig
 from looper.models import Model
 from looper.outcomes import Outcomes, read_outcomes
 from looper.ratings import RatingsConfig
 from looper.remom import RemomConfig
+from looper.weighing import Weighing
 
 Stages = tuple[tuple[str, ...], ...]
+
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Whose answers a decision weighs, stage by stage as they are asked, and which categories it knows requests by."""
+
+    stages: Stages
+    categories: frozenset[str]
+
+    @property
+    def members(self) -> list[str]:
+        return [name for stage in self.stages for name in stage]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """A decision's weights, and what was found. `ignored` are categories of the data that it does not know."""
+
+    decision: str
+    weights: Weights
+    report: Report
+    ignored: tuple[str, ...]
+
+    @property
+    def is_chain(self) -> bool:
+        return len(self.weights.teams) > 1
 
 
 class CannotCalibrate(ValueError):
@@ -24,44 +57,46 @@ class CannotCalibrate(ValueError):
 
 def calibrate(
     config: Config, data: Sequence[Path], decision: str | None, today: date
-) -> tuple[str, Weights, Report]:
+) -> Calibrated:
     """Fit the team of one decision. Raises CannotCalibrate, or an OutcomesError about the data."""
-    name, stages = _chosen(dict(_teams(config)), decision)
+    name, team = _chosen(dict(_teams(config)), decision)
     models = {model.name: model for model in config.models}
-    members = [each for stage in stages for each in stage]
-    outcomes = _by_name(read_outcomes(data), [models[each] for each in members])
-    silent = [each for each in members if not any(row.answer(each) for row in outcomes.rows)]
-    if silent:
+    members = [models[each] for each in team.members]
+    recorded = _by_name(read_outcomes(data), members)
+    if silent := [each for each in team.members if not any(r.answer(each) for r in recorded.rows)]:
         raise CannotCalibrate(f"the data has no answer of {', '.join(silent)}")
+    outcomes = recorded.within(team.categories)
     prices = {
-        each: (float(price.input), float(price.output))
+        each.name: (float(price.input), float(price.output))
         for each in members
-        if (price := models[each].price) is not None
+        if (price := each.price) is not None
     }
-    ratings = {each: known for each in members if (known := models[each].known_rating) is not None}
-    costs = costs_of(outcomes.rows, members, prices)
+    ratings = {each.name: known for each in members if (known := each.known_rating) is not None}
+    costs = costs_of(outcomes.rows, team.members, prices)
     try:
         weights, report = calibrate_team(
-            outcomes, stages, ratings, costs, decision=name, today=today
+            outcomes, team.stages, ratings, costs, decision=name, today=today
         )
     except TooFew as error:
         raise CannotCalibrate(str(error)) from None
-    return name, weights, report
+    return Calibrated(name, weights, report, recorded.categories_beside(team.categories))
 
 
-def _teams(config: Config) -> Iterator[tuple[str, Stages]]:
-    """The decisions in which answers are weighed, by name, and by RECIPE.NAME as well."""
+def _teams(config: Config) -> Iterator[tuple[str, Team]]:
+    """The decisions in which answers are weighed, by RECIPE.NAME."""
+    models = {model.name: model for model in config.models}
     for recipe, settings in config.recipes.items():
         for decision in settings.decisions:
-            if stages := stages_of(decision):
-                yield f"{recipe}.{decision.name}", stages
+            if stages := stages_of(decision, models):
+                team = Team(stages, frozenset(_categories(decision, settings)))
+                yield f"{recipe}.{decision.name}", team
 
 
-def stages_of(decision: Decision) -> Stages:
-    """Whose answers a decision weighs, stage by stage; nobody's, if it weighs none."""
+def stages_of(decision: Decision, models: Mapping[str, Model]) -> Stages:
+    """Whose answers a decision weighs, stage by stage as they are asked; nobody's, if it weighs none."""
     match decision.algorithm:
         case ConfidenceConfig() as algorithm:
-            stages = [tuple(stage.models) for stage in algorithm.stages]
+            stages = [tuple(stage.models) for stage in algorithm.in_order(models)]
         case RatingsConfig() as algorithm:
             stages = [algorithm.models, algorithm.escalate_to]
         case FusionConfig() as algorithm:
@@ -73,7 +108,21 @@ def stages_of(decision: Decision) -> Stages:
     return tuple(tuple(dict.fromkeys(stage)) for stage in stages if stage)
 
 
-def _chosen(teams: Mapping[str, Stages], decision: str | None) -> tuple[str, Stages]:
+def _categories(decision: Decision, recipe: Recipe) -> Iterator[str]:
+    """What a decision's weights may hang on: the bands of the projection that it names."""
+    if isinstance(decision.algorithm, Weighing) and decision.algorithm.category is not None:
+        yield from _bands(recipe.projections[decision.algorithm.category])
+
+
+def _bands(projection: ProjectionConfig) -> tuple[str, ...]:
+    match projection:
+        case PartitionConfig():
+            return projection.labels
+        case _:
+            return tuple(name for name, _ in projection.bounds)
+
+
+def _chosen(teams: Mapping[str, Team], decision: str | None) -> tuple[str, Team]:
     named = [
         name for name in teams if decision is None or decision in (name, name.partition(".")[2])
     ]
@@ -96,9 +145,12 @@ def _by_name(outcomes: Outcomes, models: Sequence[Model]) -> Outcomes:
     return outcomes if not ours else outcomes.renamed(ours)
 
 
-def said(report: Report) -> Iterator[str]:
-    """A report, line by line."""
+def said(found: Calibrated) -> Iterator[str]:
+    """What was found, line by line."""
+    report = found.report
     yield f"{report.rows} questions"
+    if found.ignored:
+        yield _without(found.ignored)
     for name, rating in sorted(report.ratings.items(), key=lambda each: -each[1]):
         role = "votes" if name in report.voting else "fills silence"
         yield f"  {name}: right in {100 * rating:.1f} %, {role}"
@@ -107,15 +159,39 @@ def said(report: Report) -> Iterator[str]:
     check = report.check
     yield (
         f"the team, on questions held out: {100 * check.accuracy.mean:.1f} %,"
-        f" {_points(check.beyond_best)} points beside the best member"
+        f" {_points(check.beyond_best)} points beside the best member{_at(report.cost_of_best)}"
     )
     if (cascade := report.cascade) is not None:
-        at = ", ".join(f"{each:.3f}" for each in cascade.accept_at)
+        at = ", ".join(_accepting(each) for each in cascade.accept_at)
         yield (
-            f"stopping at {at}: {_points(cascade.beyond_best)} points beside the best member,"
-            f" at {100 * cascade.cost_of_best:.0f} % of its cost"
+            f"stopping at {at}: {_points(cascade.beyond_best)} points beside the best member"
+            f"{_at(cascade.cost_of_best)}"
         )
+    elif found.is_chain:
+        yield f"what answers cost is not known: no thresholds are chosen, and {SURE:g} holds"
     yield f"advice: {report.advice}"
+    if report.dominant and report.advice == "vote":
+        yield (
+            f"  what it gains are questions to which {report.best} says nothing: a chain"
+            f" (`confidence`) that begins with it asks the others only then"
+        )
+
+
+def _without(categories: Sequence[str]) -> str:
+    """Why some categories count for nothing."""
+    shown = ", ".join(categories[:_SHOWN]) + (", …" if len(categories) > _SHOWN else "")
+    return (
+        f"{len(categories)} categories of the data make no difference, as they are no bands of the"
+        f" projection that the decision names as `category`: {shown}"
+    )
+
+
+def _at(cost_of_best: float | None) -> str:
+    return "" if cost_of_best is None else f", at {100 * cost_of_best:.0f} % of its cost"
+
+
+def _accepting(least: float) -> str:
+    return "never" if least >= NEVER else f"{least:.3f}"
 
 
 def _points(each: Interval) -> str:

@@ -1,7 +1,7 @@
 """`looper eval`: a configuration's decisions and teams, unchanged, over recorded answers of models."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -56,6 +56,13 @@ def _check(runtime: Runtime, asked: Asked) -> None:
         raise ConfigError([unknown("decision", asked.decision, decisions)])
 
 
+def _team(runtime: Runtime, asked: Asked) -> frozenset[str]:
+    """Every model that a question may come to."""
+    decisions = runtime.policy(asked.model, None).decisions
+    named = [each for each in decisions if asked.decision in (None, each.name)]
+    return frozenset(name for decision in named for _, name in decision.members())
+
+
 def _recorded_as(config: Config, models: Iterable[str]) -> dict[str, str]:
     """Which recorded model each model of the catalogue is: the one of its name, or of its name upstream."""
     known = set(models)
@@ -76,9 +83,10 @@ async def _ask_all(
     runtime: Runtime, replay: Replay, pairs: Sequence[tuple[Item, Question]], asked: Asked
 ) -> Report:
     graded: list[Graded] = []
+    team = _team(runtime, asked)
     for item, row in pairs:
         replay.learn(item, row)
-        result = await _ask(runtime, replay, item, row, asked)
+        result = await _ask(runtime, replay, item, row, asked, team)
         graded += [] if result is None else [result]
     if not graded:
         raise OutcomesError("no question came to a decision that models answer")
@@ -86,7 +94,12 @@ async def _ask_all(
 
 
 async def _ask(
-    runtime: Runtime, replay: Replay, item: Item, row: Question, asked: Asked
+    runtime: Runtime,
+    replay: Replay,
+    item: Item,
+    row: Question,
+    asked: Asked,
+    team: Collection[str],
 ) -> Graded | None:
     """One question; None if it is answered without a model."""
     body = {"model": asked.model, "messages": item.conversation()}
@@ -104,6 +117,7 @@ async def _ask(
     except LooperError as error:
         heard.outcome = error.code
     contract = run.terms.contract
+    members = {name: each for name, each in replay.names.items() if name in team}
     return Graded(
         id=item.id,
         decision=decision.name,
@@ -115,9 +129,9 @@ async def _ask(
         seconds=run.deadline.now() - began,
         members={
             name: _is_right(row.answers.get(recorded, ""), item, row, contract, replay.names)
-            for name, recorded in replay.names.items()
+            for name, recorded in members.items()
         },
-        alone=_alone(runtime, replay.names, item, row),
+        alone=_alone(runtime, members, item, row),
     )
 
 

@@ -227,6 +227,10 @@ class ConfidenceSettings(Round, Weighing):
 
     # ... and whom it asks
 
+    def in_order(self, models: Mapping[str, Model]) -> list[Stage]:
+        """The stages as they are asked."""
+        return ordered(self.stages, self.escalation_order, self.cost_quality_tradeoff, models)
+
     def named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for at, stage in enumerate(self.stages):
             for index, name in enumerate(stage.models):

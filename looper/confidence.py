@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from looper.aggregate import similarity
 from looper.calls import Result
-from looper.cascade import MEANS, SURE, ConfidenceSettings, Stage, no_threshold, ordered
+from looper.cascade import MEANS, SURE, ConfidenceSettings, Stage, no_threshold
 from looper.chat import ChatRequest
 from looper.conclude import Ending, conclude, present
 from looper.contract import Contract
@@ -151,9 +151,7 @@ class Confidence:
     def _stages(self, run: Run) -> list[Stage]:
         """Whom it goes to, in order, from where the request's bands have it begin."""
         config = self._config
-        stages = ordered(
-            config.stages, config.escalation_order, config.cost_quality_tradeoff, run.models
-        )
+        stages = config.in_order(run.models)
         bands = {f"{name}.{band}" for name, band in run.bands.items()}
         begin = next((name for band, name in config.start_stage_by.items() if band in bands), None)
         names = [stage.called for stage in stages]

@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -60,9 +60,22 @@ class Outcomes:
     def models(self) -> list[str]:
         return sorted({model for row in self.rows for model in row.answers})
 
+    def within(self, categories: Collection[str]) -> "Outcomes":
+        """The same, but that no question is of any other category than these."""
+        rows = [row if row.category in categories else _plain(row) for row in self.rows]
+        return Outcomes(rows, self.checksum)
+
+    def categories_beside(self, categories: Collection[str]) -> tuple[str, ...]:
+        """The categories of questions, other than these."""
+        return tuple(sorted({row.category for row in self.rows} - {"", *categories}))
+
     def renamed(self, names: Mapping[str, str]) -> "Outcomes":
         """The same with other names for some models."""
         return Outcomes([_renamed(row, names) for row in self.rows], self.checksum)
+
+
+def _plain(row: Question) -> Question:
+    return msgspec.structs.replace(row, category="")
 
 
 def _renamed(row: Question, names: Mapping[str, str]) -> Question:

@@ -37,7 +37,7 @@ _LAST_SHARE = 0.95
 """Parts of the time that is left which a round may use: stages may follow the first, publishing follows the last."""
 
 _SURE = 0.7
-"""The confidence below which a vote is escalated, unless another one is given."""
+"""The confidence below which a vote is escalated, unless another one is given or was measured."""
 
 
 class RatingsConfig(Round, Weighing):
@@ -55,7 +55,8 @@ class RatingsConfig(Round, Weighing):
         description="when a vote is over: settled, posterior>=0.9 (any number), or all",
     )
     escalate_below: Probability | None = Field(
-        default=None, description="a vote less sure than this asks `escalate_to` too; default: 0.7"
+        default=None,
+        description="a vote less sure than this asks `escalate_to` too; default: what `weights` say, else 0.7",
     )
     escalate_to: tuple[str, ...] = Field(default=(), max_length=8)
     judge_model: str | None = None
@@ -84,6 +85,13 @@ class RatingsConfig(Round, Weighing):
         if self.escalate_to and self.aggregate not in (None, "vote"):
             raise ValueError("`escalate_to` goes with a vote")
         return self
+
+    def sure_from(self, asked: Sequence[str]) -> float:
+        """The confidence from which on a vote of these is not escalated."""
+        if self.escalate_below is not None:
+            return self.escalate_below
+        measured = None if self.weights is None else self.weights.team(asked).accept_at
+        return _SURE if measured is None else measured
 
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for key, names in (("models", self.models), ("escalate_to", self.escalate_to)):
@@ -207,13 +215,19 @@ class Ratings:
         asked = self._config.models * self._config.samples
         electorate = self._electorate((*(each.model.name for each in before), *asked), run)
         ballots = Ballots(run.terms.contract, asked, self._config.feature)
+        # A vote that would be escalated waits for those whose word might make that needless.
+        escalates = bool(self._config.escalate_to) and not before
+        enough = self._config.sure_from(self._config.models) if escalates else 0.0
 
         def stop(results: Results) -> bool:
             said = [ballots.cast(each) for each in (*before, *filter(None, results))]
             if sum(ballot.value is not None for ballot in said) < least:
                 return False
+            confidence = decide(said, electorate, ballots.same).confidence
             if sure is not None:
-                return decide(said, electorate, ballots.same).confidence >= sure
+                return confidence >= sure
+            if confidence < enough:
+                return False
             waiting = [
                 Outstanding(draft.model.name, ballots.share(draft.model.name))
                 for draft, result in zip(drafts, results, strict=True)
@@ -247,9 +261,9 @@ class Ratings:
         """Whether stronger models are to be asked too."""
         if not self._config.escalate_to or not self._votes(run):
             return False
-        sure = self._config.escalate_below
+        asked = [each.draft.model.name for each in candidates]
         confidence = self._vote(candidates, run).verdict.confidence
-        return confidence < (_SURE if sure is None else sure)
+        return confidence < self._config.sure_from(asked)
 
     async def _rank(
         self, candidates: Sequence[Candidate], request: ChatRequest, run: Run

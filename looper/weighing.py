@@ -1,13 +1,13 @@
 """What a pattern knows of its members before they speak: fitted weights from a file, or else their ratings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from looper.aggregate import Electorate, Weights, WeightsError, rated, read_weights
+from looper.aggregate import Advice, Electorate, Weights, WeightsError, rated, read_weights
 from looper.calls import Result
 from looper.models import Model
 from looper.scoring import ALTERNATIVES, token_score
@@ -28,6 +28,9 @@ def _read(value: object, info: ValidationInfo) -> object:
 
 WeightsFile = Annotated[Weights, BeforeValidator(_read, json_schema_input_type=str)]
 """The path of a file that `looper calibrate` wrote, from the configuration's folder."""
+
+
+_AGAINST: tuple[Advice, ...] = ("use one model", "do not cascade")
 
 
 class Weighing(Setting):
@@ -53,6 +56,17 @@ class Weighing(Setting):
         if self.weights is not None:
             return self.weights.electorate(asked, category)
         return rated({name: models[name].rating_for(category) for name in asked}, options)
+
+    def doubts(self, voices: Iterable[str]) -> Iterator[str]:
+        """Why the weights file, as it is used here, will hardly do what its data promised."""
+        if self.weights is None:
+            return
+        if self.weights.advice in _AGAINST:
+            yield f"what they were fitted to advises: {self.weights.advice}"
+        if strangers := sorted(set(voices) - self.weights.members):
+            yield f"they know nothing of {', '.join(strangers)}, who only fills silence"
+        if self.category is None and self.weights.categories:
+            yield "they differ by category, and no `category` says which one a request is of"
 
     @property
     def alternatives(self) -> int | None:

@@ -12,8 +12,11 @@ from extproc.signals.context import ContextConfig
 from extproc.signals.conversation import ConversationConfig
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import in_words
+from looper.algorithms import AlgorithmConfig
 from looper.chat import Capability
+from looper.fanout import Round
 from looper.models import Model
+from looper.weighing import Weighing
 
 Doubt = tuple[YamlPath, str]
 
@@ -103,6 +106,20 @@ def _of_algorithm(decision: Decision, models: dict[str, Model]) -> Iterator[Doub
         key, _, rest = text.partition(": ")
         known = key in type(decision.algorithm).model_fields
         yield (("algorithm", key), rest) if known else (("algorithm",), text)
+    if isinstance(decision.algorithm, Weighing):
+        for text in decision.algorithm.doubts(_voices(decision.algorithm)):
+            yield ("algorithm", "weights"), text
+
+
+_VOICES = ("candidate", "member", "panel", "proposer")
+
+
+def _voices(algorithm: AlgorithmConfig) -> Iterator[str]:
+    """Whose answers are weighed, without those who only stand in for somebody."""
+    stand_ins = algorithm.substitutes if isinstance(algorithm, Round) else ()
+    for call in algorithm.planned():
+        if call.role in _VOICES:
+            yield from (name for name in call.models if name not in stand_ins)
 
 
 # What a request certainly needs when a decision is made...

@@ -101,6 +101,12 @@ class Weights(Setting):
     def members(self) -> frozenset[str]:
         return frozenset(name for team in self.teams for name in team.members)
 
+    @property
+    def categories(self) -> frozenset[str]:
+        """Those in which somebody's word counts for more or less than elsewhere."""
+        members = (member for team in self.teams for member in team.members.values())
+        return frozenset(name for member in members for name in member.by_category)
+
     def team(self, asked: Iterable[str]) -> TeamWeights:
         """The smallest team that everybody who was asked belongs to; the largest, if there is none."""
         names = set(asked) & self.members

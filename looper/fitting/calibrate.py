@@ -2,13 +2,13 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 
 from looper.aggregate import Advice, Provenance, TeamWeights, Weights
-from looper.fitting.cascade import Plan, Stage, frontier, run
+from looper.fitting.cascade import SILENT, Plan, Stage, frontier, run
 from looper.fitting.isotonic import calibrate
 from looper.fitting.logit import Flags, Floats
 from looper.fitting.team import FOLDS, HeldOut, Team, fit_team, held_out, weights_of
@@ -22,6 +22,8 @@ _PER_TOKEN = 4
 """Characters."""
 
 _LIKELY = (2.5, 97.5)
+
+_HARDLY_DEARER = 1.05
 
 Costs = Mapping[str, Floats]
 """What each member's answer to each question cost, in USD."""
@@ -72,6 +74,8 @@ class Report:
     check: Check
     cascade: CascadeCheck | None
     advice: Advice
+    cost_of_best: float | None = None
+    """What it takes to ask everybody, as a part of the best member's cost."""
 
     @property
     def dominant(self) -> bool:
@@ -116,7 +120,13 @@ def calibrate_team(
         ),
     )
     report = _report(rows, everyone, decided[-1], weights.teams[-1], cascade, len(stages))
+    if costs is not None:
+        report = replace(report, cost_of_best=_cost_of_all(costs, everyone, report.best))
     return weights.model_copy(update={"advice": report.advice}), report
+
+
+def _cost_of_all(costs: Costs, team: Team, best: str) -> float:
+    return float(sum(costs[name].sum() for name in team.members) / costs[best].sum())
 
 
 def _teams(
@@ -172,7 +182,7 @@ def _stages(decided: Sequence[HeldOut], spent: Sequence[Floats], chosen_on: Flag
         worth = calibrate(_pairs(each.only(chosen_on)))
         assert worth is not None
         sure = np.array([worth.probability(float(p)) for p in each.posterior])
-        stages.append(Stage(sure, each.right, cost))
+        stages.append(Stage(np.where(each.spoken, sure, SILENT), each.right, cost))
     return stages
 
 
@@ -211,9 +221,11 @@ def _report(
 
 
 def _advice(check: Check, cascade: CascadeCheck | None, stages: int) -> Advice:
-    """A team has to be better than its best member; a cascade no worse, and cheaper."""
+    """A team has to be better than its best member; a cascade no worse and cheaper, or surely better."""
     if cascade is not None:
-        pays = cascade.beyond_best.mean >= 0 and cascade.cost_of_best < 1
+        better = cascade.beyond_best
+        cheaper = better.mean >= 0 and cascade.cost_of_best < 1
+        pays = cheaper or (better.low > 0 and cascade.cost_of_best <= _HARDLY_DEARER)
         return "cascade" if pays else "do not cascade"
     if stages > 1 and check.beyond_best.mean <= 0:
         return "do not cascade"

@@ -10,6 +10,9 @@ from looper.fitting.logit import Flags, Floats
 NEVER = 1.0
 """A confidence that no answer has: there is always a doubt."""
 
+SILENT = -1.0
+"""The confidence of a stage in which nobody says anything: the next one is asked, whatever the threshold."""
+
 _LEVELS = 40
 _PRICES = 60
 _PASSES = 4
@@ -49,7 +52,7 @@ def run(stages: Sequence[Stage], accept_at: Sequence[float]) -> Plan:
     open_ = np.ones(len(stages[0].right), dtype=bool)
     right = np.zeros(len(open_), dtype=bool)
     cost = np.zeros(len(open_))
-    for stage, least in zip(stages, [*accept_at, 0.0], strict=True):
+    for stage, least in zip(stages, [*accept_at, SILENT], strict=True):
         ends = open_ & (stage.confidence >= least)
         right[ends], cost[ends] = stage.right[ends], stage.cost[ends]
         open_ &= ~ends
@@ -74,10 +77,7 @@ def frontier(stages: Sequence[Stage]) -> list[Plan]:
 def _climb(stages: Sequence[Stage], start: Sequence[float], worth: float) -> list[float]:
     """Thresholds that no change of a single one improves, if a right answer is worth `worth`."""
     accept_at = list(start)
-    levels = [
-        [*np.unique(np.quantile(stage.confidence, np.linspace(0, 1, _LEVELS))), NEVER]
-        for stage in stages[:-1]
-    ]
+    levels = [[*_levels(stage), NEVER] for stage in stages[:-1]]
     for _ in range(_PASSES):
         before = list(accept_at)
         for at, choices in enumerate(levels):
@@ -86,6 +86,14 @@ def _climb(stages: Sequence[Stage], start: Sequence[float], worth: float) -> lis
         if accept_at == before:
             break
     return accept_at
+
+
+def _levels(stage: Stage) -> Floats:
+    said = stage.confidence[stage.confidence > SILENT]
+    if not len(said):
+        return said
+    levels: Floats = np.unique(np.quantile(said, np.linspace(0, 1, _LEVELS)))
+    return levels
 
 
 def _value(plan: Plan, worth: float) -> float:

@@ -77,6 +77,12 @@ class HeldOut:
     right: Flags
     best_right: Flags
 
+    @property
+    def spoken(self) -> Flags:
+        """Of which questions anybody has said something."""
+        spoken: Flags = self.posterior > 0
+        return spoken
+
     def only(self, rows: Flags) -> "HeldOut":
         return HeldOut(self.posterior[rows], self.right[rows], self.best_right[rows])
 

@@ -83,6 +83,7 @@ def test_one_decision_may_be_asked_whatever_its_rule_says(folder: Path) -> None:
     told = json.loads(evaluate(folder, "--decision", "easy", "--json").output)
     assert list(told["decisions"]) == ["easy"]
     assert told["questions"] == 12
+    assert list(told["members"]) == ["a"]
 
 
 def test_a_readable_report(folder: Path) -> None:

@@ -314,3 +314,157 @@ def test_splits_measure_a_team_on_the_other_half(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert "best member" in result.output
     assert CliRunner().invoke(splits.main, [str(data)]).exit_code == 2
+
+
+def test_a_chain_asks_on_where_its_best_is_silent(tmp_path: Path) -> None:
+    """Silence is never accepted, and what that gains makes the chain worth while though it is no cheaper."""
+    rows = questions({"best": 0.97, "other": 0.6})
+    rows = [
+        row if at % 10 else Question(gold="A", answers={"other": row.answers["other"]})
+        for at, row in enumerate(rows)
+    ]
+    costs = {"best": np.full(400, 1.0), "other": np.full(400, 0.1)}
+    weights, report = calibrate_team(
+        outcomes(rows), [("best",), ("other",)], {}, costs, today=TODAY
+    )
+    assert report.dominant
+    assert report.cascade is not None
+    assert report.cascade.beyond_best.low > 0.02
+    assert 1 < report.cascade.cost_of_best < 1.05
+    assert report.advice == "cascade"
+    assert weights.teams[0].accept_at is not None
+
+
+# --- What the report says, and what the file is used for ----------------------------------------------
+
+DECISIONS = """
+version: 1
+egress: unix:/run/looper/egress.sock
+models:
+  - {name: a, url: "http://127.0.0.1:1/v1", price: {input: 0.1, output: 0.1}}
+  - {name: b, url: "http://127.0.0.1:1/v1", price: {input: 0.1, output: 0.1}}
+  - {name: large, url: "http://127.0.0.1:1/v1", price: {input: 10, output: 10}}
+recipes:
+  general:
+    signals:
+      statute: {type: keyword, any: [statute]}
+    projections:
+      field: {type: partition, members: [statute], default: chat}
+    decisions:
+      - name: team
+        contract: {type: choice, values: [A, B, C, D]}
+        algorithm: {ALGORITHM}
+entrypoints: {auto: general}
+"""
+
+
+def calibrated(folder: Path, algorithm: str, rows: Sequence[dict[str, Any]]) -> tuple[Any, str]:
+    """The weights that a decision gets, and what was said about it."""
+    config = folder / "looper.yaml"
+    config.write_text(DECISIONS.replace("ALGORITHM", algorithm))
+    result = command(config, "--data", recorded(folder, rows), "-o", folder / "weights.json")
+    assert result.exit_code == 0, result.output
+    return read_weights(folder / "weights.json"), result.output
+
+
+def in_fields(rates: dict[str, float]) -> list[dict[str, Any]]:
+    rows = plain(rates)
+    return [
+        {
+            **row,
+            "category": "statute" if at % 2 else "physics",
+            "prompt_chars": 400,
+            "chars": dict.fromkeys(rates, 40),
+        }
+        for at, row in enumerate(rows)
+    ]
+
+
+def test_categories_are_those_that_requests_can_have(tmp_path: Path) -> None:
+    """Terms are fitted for bands of the projection that the decision names; others are said to make no difference."""
+    rows = in_fields({"a": 0.7, "b": 0.7, "large": 0.7})
+    team = "type: ratings, models: [a, b, large]"
+    with_none, output = calibrated(tmp_path, team, rows)
+    assert with_none.categories == set()
+    assert "2 categories of the data make no difference" in output
+    with_one, output = calibrated(tmp_path, f"{team}, category: field", rows)
+    assert with_one.categories == {"statute"}
+    assert "1 categories of the data make no difference" in output
+    assert "physics" in output
+
+
+def test_stages_are_fitted_in_the_order_in_which_they_are_asked(tmp_path: Path) -> None:
+    """The cheap stage is asked first, wherever it stands; its team is who has been asked until then."""
+    chain = "type: confidence, stages: [large, [a, b]], escalation_order: cost"
+    weights, _ = calibrated(tmp_path, chain, in_fields({"a": 0.8, "b": 0.8, "large": 0.9}))
+    assert [set(team.members) for team in weights.teams] == [{"a", "b"}, {"a", "b", "large"}]
+
+
+def test_what_everybody_costs_is_said(tmp_path: Path) -> None:
+    """Beside the best member, and that a threshold which nothing reaches is never reached."""
+    chain = "type: confidence, stages: [a, large]"
+    _, output = calibrated(tmp_path, chain, in_fields({"a": 0.3, "large": 0.95}))
+    assert "points beside the best member, at 101 % of its cost" in output
+    assert "stopping at never" in output
+    assert "advice: do not cascade" in output
+
+
+def test_without_costs_no_thresholds_are_chosen(tmp_path: Path) -> None:
+    """And it is said what holds in their place, and what is missing."""
+    rows = plain({"a": 0.8, "large": 0.9})
+    weights, output = calibrated(tmp_path, "type: confidence, stages: [a, large]", rows)
+    assert weights.teams[0].accept_at is None
+    assert "no thresholds are chosen, and 0.7 holds" in output
+
+
+def test_a_dominant_member_is_asked_first(tmp_path: Path) -> None:
+    """Where a team gains by filling silence alone, a cheaper way to have the same is named."""
+    rows = plain({"a": 0.97, "b": 0.4, "large": 0.4})
+    for row in rows[::5]:
+        del row["answers"]["a"]
+    _, output = calibrated(tmp_path, "type: ratings, models: [a, b, large]", rows)
+    assert "a dominates: nobody votes beside it" in output
+    assert "begins with it" in output
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "change", "doubt"),
+    [
+        pytest.param(
+            "type: confidence, stages: [a, large]",
+            {"advice": "do not cascade"},
+            "what they were fitted to advises: do not cascade",
+            id="advice",
+        ),
+        pytest.param(
+            "type: confidence, stages: [a, b, large]", {}, "they know nothing of b", id="stranger"
+        ),
+        pytest.param(
+            "type: confidence, stages: [a, large]",
+            {"by_category": {"law": 1.0}},
+            "they differ by category, and no `category` says which",
+            id="category",
+        ),
+        pytest.param("type: confidence, stages: [a, large]", {}, None, id="good"),
+    ],
+)
+def test_weights_that_will_not_do_what_they_promise(
+    tmp_path: Path, algorithm: str, change: dict[str, Any], doubt: str | None
+) -> None:
+    """`looper check` warns of a file that advises against its use, or does not fit the decision."""
+    from extproc.config.lint import warnings
+    from extproc.config.load import load
+
+    member = {"weight": 1.5, "rating": 0.7, "by_category": change.pop("by_category", {})}
+    file = {
+        "version": 1,
+        "provenance": {"date": "2026-01-31", "rows": 100, "checksum": "sha256:" + "0" * 64},
+        "teams": [{"members": {"a": member, "large": member}, "none_of_these": 1.0}],
+        **change,
+    }
+    (tmp_path / "weights.json").write_text(json.dumps(file))
+    config = tmp_path / "looper.yaml"
+    config.write_text(DECISIONS.replace("ALGORITHM", f"{algorithm}, weights: weights.json"))
+    found = [line for line in warnings(load(config)) if "weights: " in line]
+    assert len(found) == (doubt is not None)
+    assert all(doubt is not None and doubt in line for line in found)

@@ -281,6 +281,42 @@ class TestEscalation:
         played = await play(ratings(escalate_below=0.7, escalate_to=["large"]), script)
         assert "large" not in played.client.names
 
+    async def test_what_was_measured_to_be_enough_is(self) -> None:
+        """Weights say from which confidence on nobody stronger is asked, unless the decision does."""
+        member = {"weight": 1.0, "rating": 0.7}
+        members = dict.fromkeys(PEERS, member)
+        peers = {"members": members, "none_of_these": 1.0, "accept_at": 0.95}
+        everyone = {"members": {**members, "large": member}, "none_of_these": 1.0}
+        weights = {
+            "version": 1,
+            "provenance": {"date": "2026-01-31", "rows": 50, "checksum": "sha256:" + "0" * 64},
+            "teams": [peers, everyone],
+        }
+        script = dict.fromkeys([*PEERS, "large"], "ANSWER: A")  # e³ : e¹ is 0.88
+        played = await play(ratings(escalate_to=["large"], weights=weights), script)
+        assert played.client.names[-1] == "large"
+        written = ratings(escalate_to=["large"], weights=weights, escalate_below=0.8)
+        assert "large" not in (await play(written, script)).client.names
+
+    async def test_nobody_is_cut_off_who_may_save_an_escalation(self) -> None:
+        """Two of three cannot be outvoted, and are not sure enough: the third is heard before a stronger model is."""
+        weights = {
+            "version": 1,
+            "provenance": {"date": "2026-01-31", "rows": 50, "checksum": "sha256:" + "0" * 64},
+            "teams": [
+                {
+                    "members": {name: {"weight": 1.0, "rating": 0.7} for name in PEERS},
+                    "none_of_these": 1.0,
+                }
+            ],
+        }
+        script = dict.fromkeys([*PEERS, "large"], "ANSWER: A")  # e² : e¹ is 0.73, e³ : e¹ 0.88
+        played = await play(
+            ratings(escalate_to=["large"], weights=weights, escalate_below=0.8), script
+        )
+        assert played.client.names == list(PEERS)
+        assert played.done.confidence == pytest.approx(0.880797, abs=1e-6)
+
     async def test_zero_never_escalates(self) -> None:
         """An explicit 0 is 0."""
         script = {"alpha": "ANSWER: A", "beta": "ANSWER: B", "gamma": "ANSWER: C"}
