@@ -334,7 +334,7 @@ class Exchange:
 
     def _owner(self) -> str | None:
         """A digest of whose request this is."""
-        return digest(identity(self._runtime.config.state.identity, self._opening))
+        return digest(identity(self._runtime.states.identity, self._opening))
 
     # What is not ours passes, byte for byte.
 

@@ -1,7 +1,7 @@
 """What a configuration becomes: everything an exchange needs, made once and never changed."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -84,10 +84,15 @@ class Runtime:
     def resumable(self, origin: Origin, saved: Saved) -> tuple[Decision, Workflows]:
         """What a paused run goes on with. Raises StateOutdated if the configuration has no place for it any more."""
         pattern = self.patterns.get((origin.recipe, origin.decision))
-        if isinstance(pattern, Workflows) and saved.models <= self.models.keys():
+        if isinstance(pattern, Workflows) and self._may_see(origin.recipe, saved.models):
             decisions = self.policies[origin.recipe].decisions
             return next(each for each in decisions if each.name == origin.decision), pattern
         raise StateOutdated("The run cannot go on: the models behind this name have changed.")
+
+    def _may_see(self, recipe: str, models: Collection[str]) -> bool:
+        """Whether all of these models are still there, and may see this recipe's requests."""
+        allows = self.config.recipes[recipe].allows
+        return all(name in self.models and allows(self.models[name]) for name in models)
 
     def pattern(self, recipe: str, decision: str) -> Pattern:
         """The loop that a decision runs."""

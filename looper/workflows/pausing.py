@@ -14,7 +14,7 @@ from looper.budget import Amount, Ledger
 from looper.errors import StateBusy, StateExpired, StateMismatch, StateUnavailable
 from looper.run import Deadline
 from looper.workflows.ids import Forged, Ids, is_ours
-from looper.workflows.state import StateSettings, Store
+from looper.workflows.state import Identity, StateSettings, Store
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -62,6 +62,11 @@ class States:
         self._settings = settings
         self._store = store
         self._ids = Ids(keys or [secrets.token_bytes(32)])
+
+    @property
+    def identity(self) -> Identity | None:
+        """What tells one client from another."""
+        return self._settings.identity
 
     def pause(self, origin: Origin, before: Spent, ledger: Ledger, deadline: Deadline) -> "Pause":
         """The place where a run that begins, or goes on, may come to wait."""
