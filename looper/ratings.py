@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -193,7 +194,7 @@ class Ratings:
             for sample in range(1 if before else config.samples)
         ]
         last = bool(before) or not (config.escalate_to or config.judge_model)
-        stop = self._stop(drafts, [each.result for each in before], run)
+        stop = self._stop(drafts, before, run)
         results = await run.fan_out(drafts, config, until=self._until(run, last), stop=stop)
         return [
             Candidate(draft.to(result.model), result)
@@ -206,21 +207,28 @@ class Ratings:
             return until
         return min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
 
-    def _stop(self, drafts: Sequence[Draft], before: Sequence[Result], run: Run) -> Stop:
-        """When enough has been said."""
+    def _stop(self, drafts: Sequence[Draft], before: Sequence[Candidate], run: Run) -> Stop:
+        """When enough has been said, by the weights that the vote on all of it will have."""
         when, least = self._config.stop, self._config.min_successful_responses
         if when == "all" or not self._votes(run) or not _is_comparable(run):
             return never
         sure = None if when == "settled" else float(when.partition(">=")[2])
-        asked = self._config.models * self._config.samples
-        electorate = self._electorate((*(each.model.name for each in before), *asked), run)
-        ballots = Ballots(run.terms.contract, asked, self._config.feature)
+        heard = [each.result for each in before]
         # A vote that would be escalated waits for those whose word might make that needless.
         escalates = bool(self._config.escalate_to) and not before
         enough = self._config.sure_from(self._config.models) if escalates else 0.0
 
+        @cache
+        def count(asked: tuple[str, ...]) -> tuple[Electorate, Ballots]:
+            ballots = Ballots(run.terms.contract, asked, self._config.feature)
+            return self._electorate(asked, run), ballots
+
         def stop(results: Results) -> bool:
-            said = [ballots.cast(each) for each in (*before, *filter(None, results))]
+            asked = [
+                (result or draft).model.name for draft, result in zip(drafts, results, strict=True)
+            ]
+            electorate, ballots = count((*(each.model.name for each in heard), *asked))
+            said = [ballots.cast(each) for each in (*heard, *filter(None, results))]
             if sum(ballot.value is not None for ballot in said) < least:
                 return False
             confidence = decide(said, electorate, ballots.same).confidence
@@ -229,8 +237,8 @@ class Ratings:
             if confidence < enough:
                 return False
             waiting = [
-                Outstanding(draft.model.name, ballots.share(draft.model.name))
-                for draft, result in zip(drafts, results, strict=True)
+                Outstanding(name, ballots.share(name))
+                for name, result in zip(asked, results, strict=True)
                 if result is None
             ]
             return settled(said, waiting, electorate, ballots.same, transitive=ballots.transitive)

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from itertools import product
 from random import Random
 from typing import Any
 
@@ -257,6 +258,18 @@ class TestStop:
         assert played.client.cancelled == []
 
     @timeless
+    async def test_a_substitute_counts_by_its_own_rating(self) -> None:
+        """Who stands in for a member that is down has a vote while the others are waited for, as it has at the end."""
+        script: dict[str, Step] = {
+            "alpha": refused(500), "delta": "ANSWER: A", "gamma": "ANSWER: A", "beta": Hang(),
+        }  # fmt: skip
+        begun = asyncio.get_running_loop().time()
+        played = await play(ratings(substitutes=["delta"]), script)
+        assert asyncio.get_running_loop().time() == begun
+        assert played.client.cancelled == ["beta"]
+        assert played.text() == "ANSWER: A"
+
+    @timeless
     async def test_free_text_waits_for_everybody(self) -> None:
         """Texts are compared once all of them are there."""
         script: dict[str, Step] = {"alpha": "one", "beta": "one", "gamma": After(5, "one")}
@@ -274,6 +287,27 @@ class TestEscalation:
         assert played.client.names[-1] == "large"
         assert played.text() == "ANSWER: C"
         assert Progress("escalation") in played.events
+
+    @timeless
+    @pytest.mark.parametrize(("first", "second"), list(product("ABC", repeat=2)))
+    @pytest.mark.parametrize("quick", ["delta", "gamma"])
+    async def test_who_joins_is_waited_for_as_long_as_it_may_matter(
+        self, first: str, second: str, quick: str
+    ) -> None:
+        """Whoever is quicker, the answer is the one that waiting for all of them gives."""
+        joining = {"delta": f"ANSWER: {first}", "gamma": f"ANSWER: {second}"}
+        script: dict[str, Step] = {
+            "alpha": "ANSWER: A", "beta": "ANSWER: B",
+            **{name: After(1 if name == quick else 2, said) for name, said in joining.items()},
+        }  # fmt: skip
+        said = [
+            CHOICE.extract((await play(pattern, script)).text())
+            for pattern in (
+                ratings("alpha", "beta", escalate_to=["delta", "gamma"], stop=stop)
+                for stop in ("settled", "all")
+            )
+        ]
+        assert said[0] == said[1]
 
     async def test_a_vote_that_is_sure_does_not(self) -> None:
         """Members who agree need nobody."""
