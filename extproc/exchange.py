@@ -53,6 +53,7 @@ from looper.errors import (
     Overloaded,
 )
 from looper.events import ANSWERED
+from looper.functions import for_client, goes_on, with_tools
 from looper.models import Model
 from looper.propagation import forwarded
 from looper.run import Deadline, Run, drive, seeded
@@ -164,7 +165,7 @@ class Exchange:
 
     async def _chat(self, request: ChatRequest) -> None:
         """A chat completion: whatever the decision says is done with it, unless it answers a run that waits."""
-        results = tool_results(request)
+        results = tool_results(with_tools(request) if goes_on(request) else request)
         if answers_ours([result.id for result in results]):
             await self._resume(request, results)
             return
@@ -262,6 +263,7 @@ class Exchange:
     async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
         runtime, decision, facts = self._runtime, work.decision, work.facts
+        asked = with_tools(request)
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
@@ -271,9 +273,9 @@ class Exchange:
                     raise
                 await self._route(request, stand_in, {**facts, "outcome": "overload"}, decision)
                 return
-            run = self._begin(request, work)
+            run = self._begin(asked, work)
             answering = Answering(
-                request=request,
+                request=asked,
                 run=run,
                 decision=decision,
                 facts={**facts, "run": run.id},
@@ -289,7 +291,8 @@ class Exchange:
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             heartbeat = runtime.config.heartbeat.total_seconds()
             await self._channel.begin()
-            await drive(work.pattern, request, run, self._reply.add, heartbeat=heartbeat)
+            emit = for_client(request, self._reply.add, run.trace)
+            await drive(work.pattern, asked, run, emit, heartbeat=heartbeat)
 
     def _remember(
         self,

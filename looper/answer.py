@@ -55,6 +55,10 @@ class _Choice:
             case "tool_calls":
                 for call in delta.value:
                     merge_tool_call(self.calls, call)
+            case "function_call":
+                call = self.message.setdefault("function_call", {"name": "", "arguments": ""})
+                for name, part in delta.value.items():
+                    call[name] += part
             case "logprobs":
                 self.logprobs = merge_logprobs(self.logprobs, delta.value)
             case kind:

@@ -33,6 +33,12 @@ class Message(msgspec.Struct, frozen=True):
     role: str
     content: str | list[Part] | None = None
     tool_calls: msgspec.Raw = ABSENT
+    function_call: msgspec.Raw = ABSENT
+
+    @property
+    def calls_function(self) -> bool:
+        """Whether it calls a function, in OpenAI's older API."""
+        return self.role == "assistant" and bytes(self.function_call) not in (b"", b"null")
 
     @property
     def text(self) -> str:
@@ -84,6 +90,10 @@ class Request:
         without: Iterable[str] = (),
     ) -> bytes:
         """The body with another model's name in it, other members changed or left out, every other byte as it was."""
+        return self.edited({"model": msgspec.json.encode(name), **changes}, without)
+
+    def edited(self, changes: Mapping[str, bytes], without: Iterable[str] = ()) -> bytes:
+        """The body with other values for some members, and some left out, every other byte as it was."""
         object = self._object
         last: str | None = None
         for each in without:
@@ -92,7 +102,7 @@ class Request:
                     object if last is None else JsonObject.parse(object.edited({}, without=last))
                 )
                 last = each
-        return object.edited({"model": msgspec.json.encode(name), **changes}, without=last)
+        return object.edited(changes, without=last)
 
 
 class ChatRequest(Request):
@@ -113,7 +123,7 @@ class ChatRequest(Request):
         try:
             messages = _messages.decode(raw)
         except msgspec.DecodeError as error:
-            raise InvalidField(_explain("messages", error), param="messages") from None
+            raise InvalidField(explain("messages", error), param="messages") from None
         except RecursionError:
             raise InvalidJson(TOO_DEEP) from None
         if not messages:
@@ -185,7 +195,7 @@ class ChatRequest(Request):
     @cached_property
     def prompt_tokens(self) -> int:
         """The size of conversation and tools, as estimated; images count by their number, not by their bytes."""
-        calls = (message.tool_calls for message in self.messages)
+        calls = (raw for each in self.messages for raw in (each.tool_calls, each.function_call))
         offered = (self.members[name] for name in ("tools", "functions") if name in self.members)
         said = (message.text for message in self.messages)
         json = (bytes(raw).decode("utf-8", "replace") for raw in (*offered, *calls))
@@ -202,7 +212,7 @@ class ChatRequest(Request):
     def needs(self) -> frozenset[Capability]:
         """What a model must be able to do to take this request."""
         needs: set[Capability] = set()
-        if any(_says(self.members.get(name)) for name in ("tools", "functions")):
+        if any(says(self.members.get(name)) for name in ("tools", "functions")):
             needs.add("tools")
         if self.images:
             needs.add("vision")
@@ -219,7 +229,9 @@ class ChatRequest(Request):
     def has_tools(self) -> bool:
         """Whether tools are in play: offered now, or called before."""
         return "tools" in self.needs or any(
-            message.role in ("tool", "function") or _says(message.tool_calls)
+            message.role in ("tool", "function")
+            or says(message.tool_calls)
+            or message.calls_function
             for message in self.messages
         )
 
@@ -230,7 +242,7 @@ class ChatRequest(Request):
         return 1 if count is None else count
 
 
-def _says(raw: msgspec.Raw | None) -> bool:
+def says(raw: msgspec.Raw | None) -> bool:
     """Whether a member that is a list has anything in it."""
     return raw is not None and bytes(raw).translate(None, b" \t\n\r") not in (b"", b"null", b"[]")
 
@@ -246,12 +258,12 @@ def _read(members: Mapping[str, msgspec.Raw], name: str, type: Any) -> Any:
     try:
         return msgspec.json.decode(members.get(name, b"null"), type=type)
     except msgspec.DecodeError as error:
-        raise InvalidField(_explain(name, error), param=name) from None
+        raise InvalidField(explain(name, error), param=name) from None
     except RecursionError:
         raise InvalidJson(TOO_DEEP) from None
 
 
-def _explain(name: str, error: msgspec.DecodeError) -> str:
+def explain(name: str, error: msgspec.DecodeError) -> str:
     """msgspec's message names types and a path, never a value: it is safe to show."""
     text, _, path = str(error).partition(" - at `$")
     return f"`{name}{path.rstrip('`')}`: {text}."

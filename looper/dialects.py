@@ -14,12 +14,12 @@ STANDARD = frozenset(
         *("model", "messages", "stream", "stream_options", "n", "stop", "seed", "user", "metadata"),
         *("max_tokens", "max_completion_tokens", "temperature", "top_p", "presence_penalty"),
         *("frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"),
-        *("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+        *("tools", "tool_choice", "parallel_tool_calls"),
         *("reasoning_effort", "modalities", "audio", "prediction", "service_tier", "store"),
         *("verbosity", "web_search_options", "safety_identifier", "prompt_cache_key"),
     }
 )
-"""The members that OpenAI's API knows; all others are vendors' own."""
+"""The members that OpenAI's API knows, without those of its older one, which no call has; others are vendors' own."""
 
 
 class Dialect(Setting):

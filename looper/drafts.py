@@ -21,7 +21,7 @@ from looper.tokens import estimate
 _OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
 LIMITS = ("max_completion_tokens", "max_tokens")
 """The names of the token limit. The first one holds where both are given."""
-_TOOLS = ("tools", "tool_choice", "parallel_tool_calls", "functions", "function_call")
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 PRIVATE_OUTPUT = 4096
 """Tokens that a private stage may answer with, unless it says otherwise."""
 Members = dict[str, Any]
@@ -123,8 +123,7 @@ def answering(
     `temperature` takes the place of the client's.
     """
     members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
-    if not tools:
-        _disarm(request, members)
+    _settle_tools(request, members, armed=tools)
     if logprobs:
         names = ("logprobs", "top_logprobs")
         members |= {name: request.members[name] for name in names if name in request.members}
@@ -166,9 +165,9 @@ def private(
     }
     if "seed" in request.members:
         members["seed"] = derived_seed(request, role)
-    if _uses_tools(request):
+    if _uses_tools(request) and "tools" in request.members:
         members |= {name: request.members[name] for name in _TOOLS if name in request.members}
-        _disarm(request, members)
+        _settle_tools(request, members, armed=False)
     if schema is not None and "json_schema" in (model.capabilities or ()):
         members["response_format"] = {
             "type": "json_schema",
@@ -212,19 +211,19 @@ def _has_logprobs(model: Model) -> bool:
     return able and "logprobs" not in model.dialect.drop
 
 
-def _disarm(request: ChatRequest, members: Members) -> None:
-    if _uses_tools(request):
-        if "tools" in members:
-            members["tool_choice"] = "none"
-        if "functions" in members:
-            members["function_call"] = "none"
-        return
-    for name in _TOOLS:
-        members.pop(name, None)
+def _settle_tools(request: ChatRequest, members: Members, *, armed: bool) -> None:
+    """Take out the tools, or what says that they may be called, unless they may be."""
+    if not armed and not _uses_tools(request):
+        for name in _TOOLS:
+            members.pop(name, None)
+    elif "tools" not in members:
+        members.pop("parallel_tool_calls", None)  # upstreams refuse it without any
+    elif not armed:
+        members["tool_choice"] = "none"
 
 
 def _uses_tools(request: ChatRequest) -> bool:
-    return any(message.role in ("tool", "function") for message in request.messages)
+    return any(message.role == "tool" for message in request.messages)
 
 
 def say_effort(members: Members, how: Effort) -> None:

@@ -9,7 +9,10 @@ Outcome = Literal["ok", "degraded", "fallback"]
 ANSWERED: tuple[Outcome, ...] = ("ok", "degraded", "fallback")
 """How a run ends that has answered."""
 
-DeltaKind = Literal["content", "reasoning_content", "refusal", "tool_calls", "logprobs"]
+DeltaKind = Literal[
+    "content", "reasoning_content", "refusal", "tool_calls", "function_call", "logprobs"
+]
+"""No pattern says `function_call`: it is what the clients of OpenAI's older API get in place of `tool_calls`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Speaker:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A bit of the answer. `value` is text, or for tool calls and logprobs what the backend sent."""
+    """A bit of the answer. `value` is text, or for calls and logprobs what the backend sent."""
 
     kind: DeltaKind
     value: Any

@@ -83,7 +83,7 @@ def _tools(request: ChatRequest) -> int:
 
 
 def _tool_calls(request: ChatRequest) -> int:
-    return sum(_length(message.tool_calls) for message in request.messages)
+    return sum(_length(message.tool_calls) + message.calls_function for message in request.messages)
 
 
 def _length(raw: msgspec.Raw | None) -> int:

@@ -93,7 +93,9 @@ class Crew:
 
     def wants_tools(self, agent: Agent, completion: Completion) -> bool:
         """Note the calls of tools that an answer consists of, if the agent may wait for what comes of them."""
-        if not self.may_use_tools(agent) or not (calls := calls_of(completion)):
+        if not self.may_use_tools(agent):
+            return False
+        if not (calls := calls_of(completion, self._request, self._run.trace)):
             return False
         reply = completion.choices[0].message or Reply()
         agent.history.append(as_said(reply.content, calls))

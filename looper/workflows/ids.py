@@ -7,13 +7,15 @@ import secrets
 import string
 from collections.abc import Sequence
 
-_DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
+DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _STATE = 12
 _NUMBER = 4
 _TAG = 16
-_PREFIX = "call_"
-_FORM = re.compile(rf"{_PREFIX}[0-9A-Za-z]{{{_STATE + _NUMBER + _TAG}}}")
-_HEX = re.compile(rf"{_PREFIX}(?:[0-9a-f]+|[0-9A-F]+)")
+LETTERS = _STATE + _NUMBER + _TAG
+"""How many digits an id has behind its prefix."""
+PREFIX = "call_"
+_FORM = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{LETTERS}}}")
+_HEX = re.compile(rf"{PREFIX}(?:[0-9a-f]+|[0-9A-F]+)")
 
 
 class Forged(Exception):
@@ -31,22 +33,22 @@ class Ids:
 
     def state(self) -> str:
         """A new id of a state, which nobody can guess."""
-        return "".join(secrets.choice(_DIGITS) for _ in range(_STATE))
+        return "".join(secrets.choice(DIGITS) for _ in range(_STATE))
 
     def make(self, state: str, number: int) -> str:
         """The id of a call of a paused run."""
         while True:
-            name = state + _base62(number, _NUMBER)
-            id = f"{_PREFIX}{name}{_tag(self._keys[0], name)}"
+            name = state + base62(number, _NUMBER)
+            id = f"{PREFIX}{name}{_tag(self._keys[0], name)}"
             if not _HEX.fullmatch(id):
                 return id
-            number += len(_DIGITS) ** 3  # once in 10¹⁸ ids: it would not be known for one of ours
+            number += len(DIGITS) ** 3  # once in 10¹⁸ ids: it would not be known for one of ours
 
     def read(self, id: str) -> str | None:
         """The state that an id belongs to; None if it is none of ours. Raises Forged."""
         if not is_ours(id):
             return None
-        name, tag = id[len(_PREFIX) : -_TAG], id[-_TAG:]
+        name, tag = id[len(PREFIX) : -_TAG], id[-_TAG:]
         if not any(hmac.compare_digest(_tag(key, name), tag) for key in self._keys):
             raise Forged
         return name[:_STATE]
@@ -59,13 +61,13 @@ def is_ours(id: str) -> bool:
 
 def _tag(key: bytes, name: str) -> str:
     digest = hmac.digest(key, name.encode(), "sha256")
-    return _base62(int.from_bytes(digest), _TAG)
+    return base62(int.from_bytes(digest), _TAG)
 
 
-def _base62(number: int, length: int) -> str:
+def base62(number: int, length: int) -> str:
     """The last `length` digits of a number."""
     digits = []
     for _ in range(length):
-        number, digit = divmod(number, len(_DIGITS))
-        digits.append(_DIGITS[digit])
+        number, digit = divmod(number, len(DIGITS))
+        digits.append(DIGITS[digit])
     return "".join(reversed(digits))

@@ -229,12 +229,13 @@ async def _keeping(
     pauses: Pauses,
 ) -> AsyncGenerator[Event]:
     """The final model's answer on its way out. If it calls tools, the run is kept before the client can answer."""
-    calls, said = Outgoing(pauses), ""
+    calls, said = Outgoing(pauses, request, run.trace), ""
     async with aclosing(events):
         async for event in events:
             match event:
                 case Delta(kind="tool_calls"):
-                    yield calls.rewrite(event)
+                    for shown in calls.rewrite(event):
+                        yield shown
                     continue
                 case Delta(kind="content"):
                     said += event.value

@@ -1,7 +1,8 @@
 """The client's tools, as agents call them: whose call is whose, and what is said of them upstream and to the client."""
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,14 +11,25 @@ from looper.chat import ChatRequest, Completion, Reply
 from looper.deltas import merge_tool_call
 from looper.events import Delta
 from looper.run import Pauses
+from looper.trace import Trace
 
 ToolCall = dict[str, Any]
 
 
-def calls_of(completion: Completion) -> list[ToolCall]:
-    """The calls that an answer makes, each with an id that no other one has."""
+ONLY_ONE = (
+    "a model called several tools at once: the client, who takes one at a time, gets the first"
+)
+"""What a trace says of an answer that has more calls than its client takes."""
+
+
+def calls_of(completion: Completion, request: ChatRequest, trace: Trace) -> list[ToolCall]:
+    """The calls that an answer makes, each with an id that no other one has, and as many as the client takes."""
     reply = completion.choices[0].message or Reply()
-    return with_ids(reply.tool_calls or [])
+    calls = with_ids(reply.tool_calls or [])
+    if len(calls) > 1 and one_at_a_time(request):
+        trace.note(ONLY_ONE)
+        return calls[:1]
+    return calls
 
 
 def with_ids(calls: Iterable[ToolCall]) -> list[ToolCall]:
@@ -59,13 +71,27 @@ def as_shown(call: ToolCall, id: str, index: int) -> ToolCall:
 class Outgoing:
     """The calls of an answer on its way out: the client gets ids of ours as they come, the model's own stay here."""
 
-    def __init__(self, pauses: Pauses) -> None:
+    def __init__(self, pauses: Pauses, request: ChatRequest, trace: Trace) -> None:
         self._pauses = pauses
+        self._trace = trace
+        self._one = one_at_a_time(request)
+        self._more = False
         self._calls: dict[int, ToolCall] = {}
         self.ids: list[str] = []
 
-    def rewrite(self, delta: Delta) -> Delta:
-        return Delta("tool_calls", [self._call(call) for call in delta.value], delta.choice)
+    def rewrite(self, delta: Delta) -> Iterator[Delta]:
+        """What the client gets of a bit: nothing of a second call, if it takes one at a time."""
+        shown = [self._call(call) for call in delta.value if self._takes(call.get("index", 0))]
+        if shown:
+            yield replace(delta, value=shown)
+
+    def _takes(self, index: int) -> bool:
+        if not self._one or not self._calls or index in self._calls:
+            return True
+        if not self._more:
+            self._trace.note(ONLY_ONE)
+        self._more = True
+        return False
 
     def _call(self, call: Mapping[str, Any]) -> ToolCall:
         index = call.get("index", 0)

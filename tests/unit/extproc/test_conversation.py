@@ -10,6 +10,13 @@ CALLS = {
     "content": None,
     "tool_calls": [{"id": "1", "type": "function"}, {"id": "2", "type": "function"}],
 }
+FUNCTION = {
+    "role": "assistant",
+    "content": None,
+    "function_call": {"name": "f", "arguments": "{}"},
+    "tool_calls": None,
+}
+CAME = {"role": "function", "name": "f", "content": "sunny"}
 RESULT = {"role": "tool", "tool_call_id": "1", "content": "sunny"}
 ANSWER = {"role": "assistant", "content": "It is sunny."}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -27,7 +34,10 @@ SEEN = {"role": "user", "content": [{"type": "text", "text": "What is it?"}, PIC
         pytest.param("tools", [ASKED], {"tools": None}, 0, id="tools-null"),
         pytest.param("tools", [ASKED], {"tools": {"a": 1}}, 0, id="tools-no-list"),
         pytest.param("tool_calls", [ASKED, CALLS, RESULT, RESULT], {}, 2, id="tool-calls"),
+        pytest.param("tool_calls", [ASKED, FUNCTION, FUNCTION], {}, 2, id="function-calls"),
+        pytest.param("tool_calls", [{**ANSWER, "function_call": None}], {}, 0, id="no-function-call"),
         pytest.param("tool_loop", [ASKED, CALLS, RESULT, RESULT], {}, 2, id="active-loop"),
+        pytest.param("tool_loop", [ASKED, FUNCTION, CAME], {}, 1, id="function-loop"),
         pytest.param("tool_loop", [ASKED, CALLS, RESULT, ANSWER], {}, 0, id="answered-loop"),
         pytest.param("tool_loop", [ASKED, CALLS, RESULT, ANSWER, ASKED], {}, 0, id="past-loop"),
         pytest.param("images", [SEEN], {}, 2, id="images"),

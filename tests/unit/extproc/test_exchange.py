@@ -52,6 +52,7 @@ from tests.fakes.models import (
     Step,
     Stream,
     chunk,
+    completion,
     in_turn,
     refused,
 )
@@ -219,6 +220,45 @@ class TestRouting:
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+class TestFunctions:
+    MIXED: Mapping[str, Any] = {"functions": [{"name": "f"}], "tools": [TOOL]}
+
+    @both_modes
+    async def test_of_a_routed_request_stay_as_they_are(self, mode: BodyMode) -> None:
+        """One model answers whatever it is asked in, and whatever is wrong with that is its business."""
+        data = chat(**self.MIXED, function_call={"name": "g"})
+        channel = await exchanged(runtime(), opening(mode=mode), body(data))
+        assert channel.rewrite.body == data.replace(b"looper/auto", b"qwen3-8b")
+
+    @both_modes
+    async def test_beside_tools_are_refused_by_a_team(self, mode: BodyMode) -> None:
+        """The client is told which member is wrong, and nobody is asked."""
+        client = ScriptedClient(SCRIPT)
+        data = chat(text="team", **self.MIXED)
+        channel = await exchanged(runtime(client), opening(mode=mode), body(data))
+        *_, response = channel.sent
+        assert isinstance(response, Respond)
+        assert response.status == 400
+        assert error_of(response)["param"] == "tools"
+        assert client.asked == []
+
+    @both_modes
+    async def test_are_tools_to_a_team(self, mode: BodyMode) -> None:
+        """The stage that may call them gets them in the newer API, and the client an answer in the older one."""
+        call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        final = completion(None, finish="tool_calls", tool_calls=[call])
+        client = ScriptedClient({**SCRIPT, "large": in_turn(JUDGED, final)})
+        data = chat(text="team", functions=[{"name": "f"}])
+        channel = await exchanged(runtime(client), opening(mode=mode), body(data))
+        *_, response = channel.sent
+        assert isinstance(response, Respond)
+        choice = json.loads(response.body)["choices"][0]
+        assert choice["message"]["function_call"] == {"name": "f", "arguments": "{}"}
+        assert choice["finish_reason"] == "function_call"
+        assert client.asked[-1].body["tools"] == [TOOL]
+        assert not any("functions" in asked.body for asked in client.asked)
 
 
 class TestToolTurns:

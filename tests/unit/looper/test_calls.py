@@ -19,7 +19,6 @@ TOOL_TURN = (
     '{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [{"id": "c"}]}, '
     '{"role": "tool", "tool_call_id": "c", "content": "5"}'
 )
-FUNCTION_TURN = '{"role": "function", "name": "f", "content": "5"}'
 
 
 def request_of(*members: str, messages: str = USER) -> ChatRequest:
@@ -41,7 +40,6 @@ TOOLS = {
     "tool_choice": '"auto"',
     "parallel_tool_calls": "false",
 }
-FUNCTIONS = {"functions": '[{"name": "f"}]', "function_call": '"auto"'}
 
 
 def written(members: dict[str, str]) -> list[str]:
@@ -133,17 +131,24 @@ class TestAnswering:
             members_of(answering(request_of('"stream": true'), MODEL, "panel"))
         )
 
-    @pytest.mark.parametrize("tools", [TOOLS, FUNCTIONS], ids=["tools", "functions"])
-    def test_tools_go_on_where_they_may_be_called(self, tools: dict[str, str]) -> None:
+    def test_tools_go_on_where_they_may_be_called(self) -> None:
         """The stage that may call the client's tools gets them as they are."""
-        members = members_of(answering(request_of(*written(tools)), MODEL, "final", tools=True))
-        assert {name: members[name] for name in tools} == tools
+        members = members_of(answering(request_of(*written(TOOLS)), MODEL, "final", tools=True))
+        assert {name: members[name] for name in TOOLS} == TOOLS
 
-    @pytest.mark.parametrize("tools", [TOOLS, FUNCTIONS], ids=["tools", "functions"])
-    def test_tools_are_taken_out_where_nobody_could_run_them(self, tools: dict[str, str]) -> None:
+    def test_tools_are_taken_out_where_nobody_could_run_them(self) -> None:
         """Without a turn of tools in the conversation, a call without tools knows nothing of any."""
-        members = members_of(answering(request_of(*written(tools)), MODEL, "panel"))
-        assert not set(tools) & set(members)
+        members = members_of(answering(request_of(*written(TOOLS)), MODEL, "panel"))
+        assert not set(TOOLS) & set(members)
+
+    @pytest.mark.parametrize("messages", [USER, TOOL_TURN], ids=["plain", "tool-turn"])
+    @pytest.mark.parametrize("tools", [True, False], ids=["may", "may-not"])
+    def test_how_many_at_once_is_not_said_without_tools(self, tools: bool, messages: str) -> None:
+        """`parallel_tool_calls` without `tools` is an error to backends."""
+        request = request_of('"parallel_tool_calls": false', messages=messages)
+        assert "parallel_tool_calls" not in members_of(
+            answering(request, MODEL, "final", tools=tools)
+        )
 
     def test_tools_stay_disarmed_where_the_conversation_holds_their_answers(self) -> None:
         """Backends refuse tool messages without tools; so these stay, but may not be called."""
@@ -152,18 +157,10 @@ class TestAnswering:
         assert members["tools"] == TOOLS["tools"]
         assert members["tool_choice"] == '"none"'
 
-    def test_functions_stay_disarmed_likewise(self) -> None:
-        """The older names of the same thing are treated the same."""
-        request = request_of(*written(FUNCTIONS), messages=FUNCTION_TURN)
-        members = members_of(answering(request, MODEL, "panel"))
-        assert members["functions"] == FUNCTIONS["functions"]
-        assert members["function_call"] == '"none"'
-
-    @pytest.mark.parametrize("messages", [TOOL_TURN, FUNCTION_TURN], ids=["tool", "function"])
-    def test_a_choice_is_not_made_where_there_are_no_tools(self, messages: str) -> None:
+    def test_a_choice_is_not_made_where_there_are_no_tools(self) -> None:
         """`tool_choice` without `tools` is an error to backends, so none is added."""
-        members = members_of(answering(request_of(messages=messages), MODEL, "panel"))
-        assert not {"tool_choice", "function_call"} & set(members)
+        members = members_of(answering(request_of(messages=TOOL_TURN), MODEL, "panel"))
+        assert "tool_choice" not in members
 
     def test_tools_may_be_called_in_a_later_turn_as_well(self) -> None:
         """A conversation with tool messages does not disarm the stage that may call tools."""
@@ -222,7 +219,7 @@ class TestPrivate:
         members = self.call(
             '"temperature": 1', '"stop": ["x"]', '"max_tokens": 5', '"seed": 1', '"n": 1', '"logprobs": true',
             '"response_format": {"type": "json_object"}', '"stream": true', '"user": "u"', '"x-vendor": 1',
-            *written(TOOLS), *written(FUNCTIONS),
+            *written(TOOLS),
         )  # fmt: skip
         # A seed of its own follows from the client's, so that a rerun is the same and stages are not.
         assert members.pop("seed") != "1"
@@ -234,12 +231,6 @@ class TestPrivate:
         members = self.call(*written(TOOLS), messages=TOOL_TURN)
         assert members["tools"] == TOOLS["tools"]
         assert members["tool_choice"] == '"none"'
-
-    def test_keeps_functions_disarmed_likewise(self) -> None:
-        """The older names of the same thing are treated the same."""
-        members = self.call(*written(FUNCTIONS), messages=FUNCTION_TURN)
-        assert members["functions"] == FUNCTIONS["functions"]
-        assert members["function_call"] == '"none"'
 
     def test_gives_a_schema_to_a_model_that_knows_how(self) -> None:
         """A model with the capability is held to the schema by its backend."""
