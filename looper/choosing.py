@@ -9,6 +9,7 @@ from looper.events import Outcome
 from looper.judge import judge
 from looper.models import Model
 from looper.run import Run
+from looper.verify import said
 from looper.votes import Vote
 
 
@@ -23,19 +24,15 @@ class Ranking:
 
 def voted(vote: Vote, run: Run) -> Ranking:
     """By what the answers say. Free texts, which say nothing comparable, by how like the others they are."""
-    ranked = vote.ranked()
+    ranked, leading = vote.ranked(), next(vote.groups(), [])
     values = {id(each): value for each, value in zip(vote.results, vote.values, strict=True)}
     chances = {id(each): vote.probability(values[id(each)]) for each in ranked}
     for each in ranked:
+        agrees = any(each is other for other in leading)
         silent = values[id(each)] is None
-        place = "winner" if each is ranked[0] else "silent" if silent else _place(each, vote)
-        run.trace.score(each, chances[id(each)], place)
+        place = "silent" if silent else "agrees" if agrees else "other"
+        run.trace.score(each, chances[id(each)], "winner" if each is ranked[0] else place)
     return Ranking(ranked, chances[id(ranked[0])] and vote.verdict.confidence)
-
-
-def _place(each: Result, vote: Vote) -> str:
-    leading = next(vote.groups(), [])
-    return "agrees" if any(each is other for other in leading) else "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +51,13 @@ async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ra
 
     Each distinct answer is judged once, by the best member's words.
     """
-    distinct = [group[0] for group in vote.groups()]
+    distinct: dict[str, Result] = {}
+    speakers = (group[0] for group in vote.groups())
+    for each in sorted(speakers, key=lambda each: vote.electorate.rank(each.model.name)):
+        distinct.setdefault(said(each), each)
     if len(distinct) < 2:
         return voted(vote, run)
-    shown = run.random.sample(distinct, len(distinct))
+    shown = run.random.sample(list(distinct.values()), len(distinct))
     scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
     if scores is None:
         return None

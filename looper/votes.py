@@ -198,15 +198,13 @@ class Vote:
         return [*counted, *rest]
 
     def _by_likeness(self, results: list[Result]) -> list[Result]:
-        """The one that the others are most like first, the rest as they are."""
-        if len(results) < 2:
-            return results
-        voters = [self.electorate[each.model.name] for each in results]
-        texts = [
-            Text(each.text, voter.weight, voter.rating)
-            for each, voter in zip(results, voters, strict=True)
-        ]
-        best = results[medoid(texts)]
+        """The one that the others are most like first, the rest as they are. Who does not vote counts here neither."""
+        voters = [(each, self.electorate[each.model.name]) for each in results]
+        deciding = [(each, voter) for each, voter in voters if voter.votes] or voters
+        if not deciding:
+            return []
+        texts = [Text(each.text, voter.weight, voter.rating) for each, voter in deciding]
+        best = deciding[medoid(texts)][0]
         return [best, *(each for each in results if each is not best)]
 
 

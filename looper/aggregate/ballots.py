@@ -44,27 +44,52 @@ def group(ballots: Iterable[Ballot[V]], same: Same[V]) -> list[Group[V]]:
     tolerance of 0.1 are one group), and another ballot can join groups but never tear one apart. Free text is never
     the same as anything.
     """
-    groups: list[list[Ballot[V]]] = []
-    for ballot in ballots:
-        if ballot.value is None:
-            continue
-        touched = [each for each in groups if _joins(ballot, each, same)]
+    groups: list[list[_Kind[V]]] = []
+    for kind in _kinds(ballots):
+        touched = [each for each in groups if kind.joins(each, same)]
         if not touched:
-            groups.append([ballot])
+            groups.append([kind])
             continue
         first, *others = touched
         for other in others:
             first += other
             groups = [each for each in groups if each is not other]
-        first.append(ballot)
-    return [Group(each[0].value, tuple(each)) for each in groups if each[0].value is not None]
+        first.append(kind)
+    return [
+        Group(kinds[0].value, tuple(ballot for kind in kinds for ballot in kind.ballots))
+        for kinds in groups
+    ]
 
 
-def _joins(ballot: Ballot[V], others: Sequence[Ballot[V]], same: Same[V]) -> bool:
-    value = ballot.value
-    if value is None or isinstance(value, Free):
-        return False
-    return any(
-        not isinstance(other.value, Free) and other.value is not None and same(value, other.value)
-        for other in others
-    )
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[V]):
+    """Ballots with the very same value, which are compared with others once for all of them."""
+
+    value: V | Free
+    ballots: list[Ballot[V]]
+
+    def joins(self, others: "Sequence[_Kind[V]]", same: Same[V]) -> bool:
+        value = self.value
+        if isinstance(value, Free):
+            return False
+        return any(
+            not isinstance(other.value, Free) and same(value, other.value) for other in others
+        )
+
+
+def _kinds(ballots: Iterable[Ballot[V]]) -> list[_Kind[V]]:
+    """The ballots that say something by their values, each free text by itself."""
+    kinds: list[_Kind[V]] = []
+    known: dict[V, _Kind[V]] = {}
+    for ballot in ballots:
+        match ballot.value:
+            case None:
+                continue
+            case Free():
+                kinds.append(_Kind(ballot.value, [ballot]))
+            case value if value in known:
+                known[value].ballots.append(ballot)
+            case value:
+                known[value] = _Kind(value, [ballot])
+                kinds.append(known[value])
+    return kinds

@@ -114,6 +114,8 @@ class Number(Extracting[Fraction]):
         self._percent = Fraction(1, 100) if config.percent == "fraction" else Fraction(1)
 
     def same(self, a: Fraction, b: Fraction) -> bool:
+        if self.transitive:
+            return a == b
         return abs(a - b) <= max(self._absolute, self._relative * max(abs(a), abs(b)))
 
     @property

@@ -1,6 +1,8 @@
 import itertools
 import math
+import time
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
@@ -177,6 +179,19 @@ def test_who_is_not_known_only_fills_silence() -> None:
 def test_free_text_is_like_nothing() -> None:
     said = [Ballot[int]("a", FREE), Ballot[int]("b", FREE), Ballot("c", 1)]
     assert [each.members for each in group(said, equal)] == [("a",), ("b",), ("c",)]
+
+
+def test_equal_values_are_compared_once() -> None:
+    """However many samples say the same, the contract is asked once for each two values."""
+    asked: list[tuple[int, int]] = []
+
+    def same(a: int, b: int) -> bool:
+        asked.append((a, b))
+        return a == b
+
+    ballots = [Ballot("a", value % 3) for value in range(60)]
+    assert [each.value for each in group(ballots, same)] == [0, 1, 2]
+    assert len(asked) == 3
 
 
 def test_a_chain_of_near_values_is_one_group() -> None:
@@ -408,6 +423,17 @@ def test_the_medoid_agrees_with_the_definition(texts: list[str]) -> None:
 
     best = max(mean(at) for at in range(len(texts)))
     assert mean(medoid([Text(each) for each in texts])) == pytest.approx(best)
+
+
+def test_many_long_texts_are_compared_in_no_time() -> None:
+    """However many there are and however long, nothing else waits long for it."""
+    random = Random(1)
+    texts = [
+        Text(" ".join(str(random.randrange(50_000)) for _ in range(10_000))) for _ in range(256)
+    ]
+    began = time.process_time()
+    medoid(texts)
+    assert time.process_time() - began < 1
 
 
 def test_who_does_not_vote_breaks_no_tie_of_one_members_samples() -> None:

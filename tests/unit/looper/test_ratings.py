@@ -1,5 +1,6 @@
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Mapping
 from itertools import product
 from random import Random
@@ -377,6 +378,22 @@ class TestSimilarity:
         played = await play(ratings(aggregate="similarity"), script)
         assert played.text() == "blue ANSWER: A"
 
+    async def test_who_has_no_vote_has_none_among_texts(self) -> None:
+        """Beside a member who errs far less, the others' likeness to each other is no reason to publish one of them."""
+        script = {"alpha": "the cat sat on the mat", "beta": "the cat sat on a mat"}
+        pattern = ratings("alpha", "beta", "large")
+        played = await play(pattern, {**script, "large": "felines rest"}, contract=None)
+        assert played.text() == "felines rest"
+        played = await play(pattern, {**script, "large": refused(500)}, contract=None)
+        assert played.text() in script.values()
+
+    async def test_many_long_texts_are_compared_once(self) -> None:
+        """However many samples of a text there are, the process has time for others."""
+        text = " ".join(f"word{at}" for at in range(3000))
+        began = time.process_time()
+        await play(ratings(samples=16), dict.fromkeys(PEERS, text), contract=None)
+        assert time.process_time() - began < 2
+
 
 def scores(*values: float) -> str:
     return json.dumps({"scores": values})
@@ -417,6 +434,16 @@ class TestJudge:
         assert not any(name in prompt for name in ("alpha", "beta", "gamma", "vendor"))
         assert "[candidate 3 0123456789abcdef]" in prompt
         assert "Colours count." in prompt
+
+    async def test_the_same_words_are_judged_once(self) -> None:
+        """Samples that say the same are one answer before the judge."""
+        script: dict[str, Step] = {
+            "alpha": "the red one", "beta": "the red one", "gamma": "the green one",
+            "judge": Answers(lambda asked: scores(*[5] * asked.prompt.count("[candidate"))),
+        }  # fmt: skip
+        played = await play(self.pattern(recheck_within=0), script, contract=None)
+        assert played.client.role("judge").prompt.count("[candidate") == 2
+        assert played.text() == "the red one"
 
     async def test_a_rating_adds_to_the_score(self) -> None:
         """A judge without the ratings is misled by style: the better model wins what is nearly even."""
