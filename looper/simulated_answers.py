@@ -133,6 +133,8 @@ class ChatBody(msgspec.Struct, frozen=True):
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
+    functions: list[dict[str, Any]] | None = None
+    function_call: str | dict[str, Any] | None = None
 
     @property
     def texts(self) -> list[str]:
@@ -173,6 +175,10 @@ def choose(
     verdict = _verdict(body, known)
     functions = [] if verdict else _functions_to_call(body)
     if functions:
+        if body.functions:
+            return Choice(
+                {"content": None, "function_call": _called(functions[0])}, "function_call"
+            )
         return Choice(_tool_calls(functions, short_ids), "tool_calls")
     said = verdict or _tool_results(body) or say(voice, body.texts, body.response_format, known)
     thought = f"I am asked: {body.texts[-1][:80]} Let me think." if reasoning else ""
@@ -200,20 +206,23 @@ def recite(reply: Reply, body: ChatBody) -> Choice:
     if isinstance(reply, str):
         return speak(Said(reply), body)
     message = {key: value for key, value in reply.items() if key not in _OF_THE_CHOICE}
-    reason = "tool_calls" if message.get("tool_calls") else "stop"
+    called = (name for name in ("tool_calls", "function_call") if message.get(name))
+    reason = next(called, "stop")
     return Choice(message, reply.get("finish_reason", reason), reply.get("logprobs"))
 
 
+_RESULTS = ("tool", "function")
 _OF_THE_CHOICE = frozenset({"role", "logprobs", "finish_reason"})
 
 
 def _functions_to_call(body: ChatBody) -> list[dict[str, Any]]:
     """The offered functions that are forced, or that the user mentions; none after a result."""
-    offered = [t["function"] for t in body.tools or () if isinstance(t.get("function"), dict)]
-    if body.tool_choice == "none" or any(message.role == "tool" for message in body.turn):
+    tools = [t["function"] for t in body.tools or () if isinstance(t.get("function"), dict)]
+    offered, wish = [*tools, *(body.functions or ())], body.tool_choice or body.function_call
+    if wish == "none" or any(message.role in _RESULTS for message in body.turn):
         return []
-    match body.tool_choice:
-        case {"function": {"name": name}}:
+    match wish:
+        case {"function": {"name": name}} | {"name": name}:
             return [function for function in offered if function.get("name") == name]
         case choice:
             text = "\n".join(message.text for message in body.turn if message.role == "user")
@@ -224,16 +233,19 @@ def _functions_to_call(body: ChatBody) -> list[dict[str, Any]]:
 def _tool_calls(functions: Iterable[dict[str, Any]], short_ids: bool) -> Message:
     calls = []
     for function in functions:
-        schema = function.get("parameters") or {"type": "object"}
-        arguments = msgspec.json.encode(instance(schema, schema)).decode()
-        called = {"name": function.get("name", ""), "arguments": arguments}
         call_id = token_hex(5)[:9] if short_ids else f"call_{token_hex(12)}"
-        calls.append({"id": call_id, "type": "function", "function": called})
+        calls.append({"id": call_id, "type": "function", "function": _called(function)})
     return {"content": None, "tool_calls": calls}
 
 
+def _called(function: Mapping[str, Any]) -> dict[str, str]:
+    schema = function.get("parameters") or {"type": "object"}
+    arguments = msgspec.json.encode(instance(schema, schema)).decode()
+    return {"name": function.get("name", ""), "arguments": arguments}
+
+
 def _tool_results(body: ChatBody) -> Said | None:
-    results = [message.text for message in body.turn if message.role == "tool"]
+    results = [message.text for message in body.turn if message.role in _RESULTS]
     return Said(f"The tools say: {'; '.join(results)}") if results else None
 
 

@@ -107,6 +107,7 @@ def _deltas(choice: Choice) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] 
     """A message in pieces, each with the log-probabilities of its tokens: role, thoughts, the rest."""
     message = dict(choice.message)
     content, calls = message.pop("content", None), message.pop("tool_calls", None) or ()
+    older = message.pop("function_call", None)
     yield {"role": "assistant", "content": None if content is None else ""}, None
     for key in sorted(message, key=lambda key: key != "reasoning_content"):
         value = message[key]
@@ -119,12 +120,23 @@ def _deltas(choice: Choice) -> Iterator[tuple[dict[str, Any], Mapping[str, Any] 
     else:
         for at, piece in enumerate(tokens(content or "")):
             yield {"content": piece}, None if at else choice.logprobs
+    for called in (*_calls(calls), *_function_call(older)):
+        yield called, None
+
+
+def _calls(calls: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for index, call in enumerate(calls):
         function = call["function"]
-        begun = {**call, "index": index, "function": {**function, "arguments": ""}}
-        yield {"tool_calls": [begun]}, None
+        yield {"tool_calls": [{**call, "index": index, "function": {**function, "arguments": ""}}]}
         for piece in tokens(function["arguments"]):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}, None
+            yield {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
+
+
+def _function_call(call: dict[str, str] | None) -> Iterator[dict[str, Any]]:
+    if call is not None:
+        yield {"function_call": {**call, "arguments": ""}}
+        for piece in tokens(call["arguments"]):
+            yield {"function_call": {"arguments": piece}}
 
 
 def prompt_tokens(texts: Iterable[str]) -> int:
@@ -137,8 +149,9 @@ def _usage(prompts: Iterable[str], messages: Iterable[Message]) -> dict[str, Any
     for message in messages:
         thought += len(tokens(message.get("reasoning_content") or ""))
         said += len(tokens((message.get("content") or "") + (message.get("refusal") or "")))
-        calls = message.get("tool_calls") or ()
-        said += sum(len(tokens(call["function"]["arguments"])) for call in calls)
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        calls += [call for call in [message.get("function_call")] if call]
+        said += sum(len(tokens(call["arguments"])) for call in calls)
     counts = {"prompt_tokens": prompt, "completion_tokens": thought + said}
     details = {"completion_tokens_details": {"reasoning_tokens": thought}} if thought else {}
     return {**counts, "total_tokens": prompt + thought + said, **details}

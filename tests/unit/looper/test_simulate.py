@@ -517,6 +517,53 @@ async def test_a_tool_result_is_quoted(backends: Backends) -> None:
     assert "21 °C, dry" in said(answer)
 
 
+@pytest.mark.parametrize(
+    ("text", "choice", "called"),
+    [
+        pytest.param("Use get_weather please.", None, True, id="mentioned"),
+        pytest.param("Use get_weather please.", "none", False, id="mentioned-but-none"),
+        pytest.param("Hello", "auto", False, id="not-mentioned"),
+        pytest.param("Hello", {"name": "get_weather"}, True, id="named"),
+    ],
+)
+async def test_when_a_function_is_called(
+    backends: Backends, text: str, choice: Any, called: bool
+) -> None:
+    """Whoever asks in the older API is answered in it, whole and in pieces."""
+    members = {"functions": [WEATHER["function"]]} | ({"function_call": choice} if choice else {})
+    answer = (await backends.ask(text, **members)).choices[0]
+    assert answer.finish_reason == ("function_call" if called else "stop")
+    assert answer.message.tool_calls is None
+    assert bool(answer.message.function_call) is called
+    chunks = await backends.stream(text, **members)
+    pieces = [c.delta.function_call for chunk in chunks for c in chunk.choices]
+    said_ = [piece for piece in pieces if piece]
+    assert bool(said_) is called
+    if answer.message.function_call:
+        arguments = "".join(piece.arguments or "" for piece in said_)
+        assert arguments == answer.message.function_call.arguments
+        assert json.loads(arguments) == {"city": "simulated city", "days": 1}
+        assert [piece.name for piece in said_ if piece.name] == ["get_weather"]
+    assert chunks[-1].choices[0].finish_reason == answer.finish_reason
+
+
+async def test_a_functions_result_is_quoted(backends: Backends) -> None:
+    """As a tool's is."""
+    call = {"name": "get_weather", "arguments": "{}"}
+    messages: Any = [
+        {"role": "user", "content": "Use get_weather"},
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "get_weather", "content": "21 °C, dry"},
+    ]
+    functions: Any = [WEATHER["function"]]
+    answer = await backends.client.chat.completions.create(
+        model="right", messages=messages, functions=functions
+    )
+    assert "21 °C, dry" in said(answer)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens > 0
+
+
 # The other endpoints, and refusals
 
 
