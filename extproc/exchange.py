@@ -59,7 +59,7 @@ from looper.propagation import forwarded
 from looper.run import Deadline, Run, drive, seeded
 from looper.single import SingleConfig
 from looper.trace import Trace
-from looper.workflows.pausing import Origin, answers_ours, digest
+from looper.workflows.pausing import Origin, Pause, Spent, answers_ours, digest
 from looper.workflows.saved import ToolResult, load, tool_results
 
 _log = structlog.get_logger()
@@ -85,6 +85,7 @@ class Exchange:
         self._routed: Request | None = None
         self._reply: Reply | None = None
         self._answering: Answering | None = None
+        self._pause: Pause | None = None
         self._facts: dict[str, str | int] = {}
 
     async def run(self) -> None:
@@ -257,8 +258,12 @@ class Exchange:
             waiting,
             holder,
             lambda: self._loop(request, work),
-            lambda: self._facts.get("outcome") in ANSWERED,
+            lambda: None if self._facts.get("outcome") in ANSWERED else self._spent(work),
         )
+
+    def _spent(self, work: Work) -> Spent:
+        """What a run has taken over all its turns."""
+        return work.spent if self._pause is None else self._pause.spent
 
     async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
@@ -319,13 +324,14 @@ class Exchange:
         )
         deadline = Deadline.after(work.seconds)
         origin = work.origin or Origin(id, request.model, recipe, decision.name, self._owner())
+        self._pause = runtime.states.pause(origin, work.spent, ledger, deadline)
         return Run(
             id=id,
             models=runtime.models,
             client=runtime.client,
             ledger=ledger,
             deadline=deadline,
-            pauses=runtime.states.pause(origin, work.spent, ledger, deadline),
+            pauses=self._pause,
             random=seeded(request),
             headers=decision.headers.applied(
                 forwarded(self._opening.headers, runtime.config.forward_headers)

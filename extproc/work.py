@@ -9,6 +9,9 @@ from looper.run import Pattern
 from looper.workflows import WorkflowsConfig
 from looper.workflows.pausing import Origin, Paused, Spent
 
+_LEAST = 0.1
+"""Seconds below which what is left of a run is not worth a call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -33,7 +36,7 @@ class Work:
     def seconds(self) -> float:
         """How long it may take now: its decision's deadline, and no longer than all its turns may take together."""
         seconds = self.decision.budget.deadline.total_seconds()
-        if isinstance(self.decision.loop, WorkflowsConfig):
-            whole = self.decision.loop.run_deadline.total_seconds()
-            seconds = min(seconds, whole - self.spent.seconds)
-        return max(0.0, seconds)
+        if not isinstance(self.decision.loop, WorkflowsConfig):
+            return seconds
+        left = self.decision.loop.run_deadline.total_seconds() - self.spent.seconds
+        return min(seconds, left) if left >= _LEAST or self.paused is None else 0.0

@@ -154,6 +154,7 @@ class Ledger:
         before: Amount = NOTHING,
     ) -> None:
         # What earlier turns of the run have spent is gone, and none of what this one is seen to spend.
+        self._before = before
         self._limits = Limits.of(budget).less(before)
         self._purse = purse
         self._spent = NOTHING
@@ -168,6 +169,11 @@ class Ledger:
     def calls(self) -> int:
         """Calls made, those under way included."""
         return self._spent.calls + self._reserved.calls
+
+    @property
+    def all_calls(self) -> int:
+        """The same with those of the run's earlier turns."""
+        return self._before.calls + self.calls
 
     @property
     def cost(self) -> int:

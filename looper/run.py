@@ -261,6 +261,8 @@ async def drive(
     """
     voice = _Voice(emit)
     try:
+        if run.deadline.at <= run.deadline.now():
+            raise TimeoutError
         async with asyncio.timeout_at(run.deadline.at), asyncio.TaskGroup() as group:
             beating = group.create_task(voice.beat(heartbeat))
             async with aclosing(pattern.run(request, replace(run, say=voice.say))) as events:

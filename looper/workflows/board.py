@@ -91,8 +91,6 @@ class Board:
     skipped: set[str] = field(default_factory=set)
     turns: int = 0
     """How often the client's tools have answered the run."""
-    calls: int = 0
-    """Calls made in earlier turns."""
 
     def of(self, step: Step) -> list[Agent]:
         """The agents of a step that has begun."""

@@ -181,7 +181,7 @@ class Crew:
         draft = replace(draft, agent=self._board.name(agent.id))
         async with self._turn:
             read = None
-            if self._may_call():
+            if self.may_call():
                 read = await self._run.ask_json(draft, Verdict, until=self._by(step, until))
         agent.verdict = None if read is None else read.verdict
         agent.reasons = [] if read is None else read.reasons
@@ -203,14 +203,14 @@ class Crew:
 
     async def _ask(self, draft: Draft, step: Step, until: float) -> Result:
         async with self._turn:
-            if not self._may_call():
+            if not self.may_call():
                 error = CallFailed(Failure.BUDGET, reason="max_calls", attempts=0)
                 return Result(draft.model, draft.role, "not_started", error=error)
             return await self._run.ask(draft, until=self._by(step, until))
 
-    def _may_call(self) -> bool:
+    def may_call(self) -> bool:
         """Whether the plan's bound on calls has room for one more, beside the one that the final stage takes."""
-        return self._board.calls + self._run.ledger.calls + 1 < self._config.max_calls
+        return self._run.ledger.all_calls + 1 < self._config.max_calls
 
     def _by(self, step: Step, until: float) -> float:
         """When a call of this step has to be over."""

@@ -40,6 +40,11 @@ class Spent(msgspec.Struct, frozen=True):
     def amount(self) -> Amount:
         return Amount(self.calls, self.tokens, Decimal(self.microusd))
 
+    def with_turn(self, amount: Amount, seconds: float) -> "Spent":
+        """The same with what one more turn has taken."""
+        all = self.amount + amount
+        return Spent(all.calls, all.tokens, str(all.microusd), self.seconds + seconds)
+
 
 class Paused(msgspec.Struct, frozen=True):
     """A run that waits: `calls` are the ids that the client has, `work` is the pattern's own."""
@@ -103,10 +108,12 @@ class States:
         waiting: "Waiting",
         holder: str,
         work: Callable[[], Coroutine[Any, Any, None]],
-        answered: Callable[[], bool],
+        left: Callable[[], Spent | None],
     ) -> None:
-        """Do some work while nobody else has the run. Once it has `answered` the run cannot be had again; else it can.
+        """Do some work while nobody else has the run.
 
+        In the end the run can be had again, with what is `left` of it: what it has spent by then. None says that it has
+        answered, and cannot be had again.
         A client that has its answer may be gone before the work has returned, which then is cancelled. Raises
         StateBusy and StateExpired, and what the work raises.
         """
@@ -126,8 +133,7 @@ class States:
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
         finally:
-            end = self._finish if answered() else self._release
-            await asyncio.shield(end(waiting.state, holder))
+            await asyncio.shield(self._let_go(waiting, holder, left()))
 
     async def _renew(self, state: str, holder: str) -> None:
         """Claim it again and again. A lease is short, so that what a dead process held is free soon."""
@@ -136,13 +142,13 @@ class States:
             with suppress(StateUnavailable):
                 await self._store.claim(state, holder)
 
-    async def _finish(self, state: str, holder: str) -> None:
-        with suppress(StateUnavailable):  # the client has its answer
-            await self._store.finish(state, holder)
-
-    async def _release(self, state: str, holder: str) -> None:
+    async def _let_go(self, waiting: "Waiting", holder: str, spent: Spent | None) -> None:
         with suppress(StateUnavailable):  # then its lease ends by itself
-            await self._store.release(state, holder)
+            if spent is None:
+                await self._store.finish(waiting.state, holder)
+            else:
+                paused = msgspec.structs.replace(waiting.paused, spent=spent)
+                await self._store.release(waiting.state, holder, msgspec.json.encode(paused))
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -173,21 +179,15 @@ class Pause:
         self._calls.append(id)
         return id
 
+    @property
+    def spent(self) -> Spent:
+        """What the run has taken by now."""
+        seconds = asyncio.get_running_loop().time() - self._began
+        return self._before.with_turn(self._ledger.spent, seconds)
+
     async def keep(self, work: bytes) -> None:
         """Keep what the run needs to go on. Before that the client must not learn that it may."""
-        now = asyncio.get_running_loop().time()
-        spent = self._ledger.spent + self._before.amount
-        paused = Paused(
-            origin=self._origin,
-            spent=Spent(
-                spent.calls,
-                spent.tokens,
-                str(spent.microusd),
-                self._before.seconds + now - self._began,
-            ),
-            calls=self._calls,
-            work=msgspec.Raw(work),
-        )
+        paused = Paused(self._origin, self.spent, self._calls, msgspec.Raw(work))
         await self._store.put(self._state, msgspec.json.encode(paused))
 
 

@@ -20,9 +20,13 @@ if holder and holder ~= ARGV[1] then return 'busy' end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return 'held'
 """
-_LET_GO = """
+_FINISH = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-if ARGV[2] == 'finish' then redis.call('DEL', KEYS[1]) end
+return redis.call('DEL', KEYS[1], KEYS[2])
+"""
+_RELEASE = """
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'XX', 'KEEPTTL')
 return redis.call('DEL', KEYS[2])
 """
 
@@ -84,18 +88,18 @@ class RedisStore:
             case _:
                 return "gone"
 
-    async def release(self, id: str, holder: str) -> None:
-        await self._run(_LET_GO, id, holder, "release")
+    async def release(self, id: str, holder: str, state: bytes) -> None:
+        await self._run(_RELEASE, id, holder, self._seal.close(id, state))
 
     async def finish(self, id: str, holder: str) -> None:
-        await self._run(_LET_GO, id, holder, "finish")
+        await self._run(_FINISH, id, holder)
 
-    async def _run(self, script: str, id: str, holder: str, argument: str | int) -> Any:
+    async def _run(self, script: str, id: str, holder: str, *arguments: bytes | int) -> Any:
         # What a client may have written goes into Redis at one length.
         name = hashlib.sha256(holder.encode()).hexdigest()
         keys = (self._name(id, "state"), self._name(id, "lease"))
         with _available():
-            return await self._redis.eval(script, 2, *keys, name, argument)
+            return await self._redis.eval(script, 2, *keys, name, *arguments)
 
     async def aclose(self) -> None:
         await self._redis.aclose()

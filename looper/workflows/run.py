@@ -169,7 +169,7 @@ class Workflows:
         yield Progress(FINAL)
         run.trace.stage(FINAL)
         agent = board.agents.get(FINAL) or self._final(crew, board)
-        tools = run.pauses is None or crew.may_use_tools(agent)
+        tools = run.pauses is None or (crew.may_use_tools(agent) and crew.may_call())
         draft = crew.draft(agent, "final", stream=request.stream, tools=tools)
         events = conclude([draft], run, crew.results(), _ending(board, run))
         if not tools:
@@ -257,7 +257,6 @@ async def _keep(
     pauses: Pauses,
     waiting: Mapping[str, tuple[str, str]],
 ) -> None:
-    board.calls += run.ledger.calls
     run.trace.note(f"the run waits for {len(waiting)} calls of the client's tools")
     await pauses.keep(msgspec.json.encode(Saved.of(board, request, run.fence, waiting)))
 

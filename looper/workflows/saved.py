@@ -23,7 +23,6 @@ class Saved(msgspec.Struct, frozen=True):
     agents: list[Agent]
     skipped: list[str]
     turns: int
-    calls: int
     waiting: dict[str, tuple[str, str]]
     """By the id that the client has: whose call it was, and its own id."""
 
@@ -45,7 +44,6 @@ class Saved(msgspec.Struct, frozen=True):
             agents=list(board.agents.values()),
             skipped=sorted(board.skipped),
             turns=board.turns,
-            calls=board.calls,
             waiting=dict(waiting),
         )
 
@@ -63,7 +61,6 @@ class Saved(msgspec.Struct, frozen=True):
             agents={agent.id: agent for agent in self.agents},
             skipped=set(self.skipped),
             turns=self.turns,
-            calls=self.calls,
         )
 
 

@@ -80,11 +80,26 @@ class TestEveryStore:
         assert await store.claim("one", "me") == "held"
         assert await store.claim("one", "you") == "busy"
         assert await store.claim("one", "me") == "held"
-        await store.release("one", "you")
+        await store.release("one", "you", b"yours")
         assert await store.claim("one", "you") == "busy"
-        await store.release("one", "me")
-        assert await store.claim("one", "you") == "held"
         assert await store.get("one") == b"state"
+        await store.release("one", "me", b"mine")
+        assert await store.claim("one", "you") == "held"
+        assert await store.get("one") == b"mine"
+
+    async def test_letting_go_of_it_does_not_prolong_it(self, store: Store) -> None:
+        """It is kept as long as it was to be when it was put, and not brought back after that."""
+        await store.put("one", b"state")
+        await asyncio.sleep(0.6)
+        await store.claim("one", "me")
+        await store.release("one", "me", b"later")
+        assert await store.get("one") == b"later"
+        await asyncio.sleep(0.3)
+        await store.claim("one", "me")
+        await asyncio.sleep(0.15)
+        await store.release("one", "me", b"too late")
+
+        assert await store.get("one") is None
 
     async def test_of_many_at_once_one_gets_it(self, store: Store) -> None:
         """However many claim it in the same moment."""

@@ -18,7 +18,7 @@ from looper.models import Model
 from looper.run import Deadline, Heartbeat, Pattern, Run, drive
 from looper.workflows import WorkflowsConfig
 from looper.workflows.pausing import Origin as From
-from looper.workflows.pausing import Spent, States, answers_ours
+from looper.workflows.pausing import Pause, Spent, States, answers_ours
 from looper.workflows.saved import load, tool_results
 from looper.workflows.state import MemoryState, MemoryStore
 from tests.fakes.clock import timeless
@@ -121,6 +121,7 @@ class Agentic:
     terms: Terms = field(default_factory=Terms)
     models: Mapping[str, Model] = field(default_factory=lambda: CATALOGUE)
     runs: list[Run] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
 
     async def turn(self, body: Mapping[str, Any], *, owner: str | None = None) -> Turn:
         request = ChatRequest.parse(json.dumps(body).encode())
@@ -137,7 +138,10 @@ class Agentic:
             paused = waiting.paused
             turns.append(await self._play(pattern, request, paused.origin, paused.spent))
 
-        await self.states.hold(waiting, f"request {len(self.runs)}", go_on, lambda: bool(turns))
+        def left() -> Spent | None:
+            return None if turns else self.pauses[-1].spent
+
+        await self.states.hold(waiting, f"request {len(self.runs)}", go_on, left)
         return turns[0]
 
     async def _play(
@@ -145,6 +149,7 @@ class Agentic:
     ) -> Turn:
         ledger = Ledger(self.budget, before=spent.amount)
         deadline = Deadline.after(100)
+        pause = self.states.pause(origin, spent, ledger, deadline)
         run = Run(
             "r",
             self.models,
@@ -153,9 +158,10 @@ class Agentic:
             deadline,
             Random(1),
             terms=self.terms,
-            pauses=self.states.pause(origin, spent, ledger, deadline),
+            pauses=pause,
         )
         self.runs.append(run)
+        self.pauses.append(pause)
         events: list[Event] = []
         whole = Whole(request)
 
@@ -633,7 +639,9 @@ class TestWhoMayGoOn:
 
         async with asyncio.TaskGroup() as group:
             leaving = group.create_task(
-                team.states.hold(waiting, "one", speak_and_linger, said.is_set)
+                team.states.hold(
+                    waiting, "one", speak_and_linger, lambda: None if said.is_set() else Spent()
+                )
             )
             await said.wait()
             leaving.cancel()
