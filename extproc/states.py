@@ -23,7 +23,7 @@ async def opened(settings: AnyState, environment: Mapping[str, str]) -> AsyncIte
     """The store that is configured, while the context is open. Raises ConfigError for a secret that is not there."""
     match settings:
         case MemoryState():
-            yield States(settings, MemoryStore(settings))
+            yield States(settings, MemoryStore(settings), _keys(settings, environment))
         case RedisState():
             async with _in_redis(settings, environment) as states:
                 yield states
@@ -37,10 +37,7 @@ async def _in_redis(settings: RedisState, environment: Mapping[str, str]) -> Asy
         raise ConfigError(
             [f"state: {error.name} is missing: pip install 'envoy-looper[redis]'"]
         ) from None
-    keys = [
-        _key(reference, environment, f"state.keys[{index}]")
-        for index, reference in enumerate(settings.keys)
-    ]
+    keys = _keys(settings, environment)
     password = None
     if settings.password is not None:
         password = _secret(settings.password, environment, "state.password")
@@ -49,6 +46,13 @@ async def _in_redis(settings: RedisState, environment: Mapping[str, str]) -> Asy
         yield States(settings, store, keys)
     finally:
         await store.aclose()
+
+
+def _keys(settings: AnyState, environment: Mapping[str, str]) -> list[bytes]:
+    return [
+        _key(reference, environment, f"state.keys[{index}]")
+        for index, reference in enumerate(settings.keys)
+    ]
 
 
 def _key(reference: SecretReference, environment: Mapping[str, str], where: str) -> bytes:

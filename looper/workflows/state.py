@@ -58,6 +58,10 @@ class Identity(Setting):
         return self
 
 
+Keys = Annotated[tuple[SecretReference, ...], Field(max_length=8)]
+"""Ids get their tags from the first, and are known by any of them."""
+
+
 class StateSettings(Setting):
     """What every store has: how long it keeps what, and whose it is."""
 
@@ -68,6 +72,10 @@ class StateSettings(Setting):
     )
     identity: Identity | None = Field(
         default=None, description="default: whoever has the ids may go on with the run"
+    )
+    keys: Keys = Field(
+        default=(),
+        description="secrets of at least 32 characters; default: one that is made up at each start",
     )
 
 
@@ -101,9 +109,8 @@ class RedisState(StateSettings):
     ca: str | None = Field(
         default=None, pattern=r"^/", description="PEM file of trusted roots; default: the system's"
     )
-    keys: tuple[SecretReference, ...] = Field(
+    keys: Keys = Field(
         min_length=1,
-        max_length=8,
         description="secrets of at least 32 characters, shared by all instances: the first writes, all of them read",
     )
     timeout: SomeTime = Field(default=timedelta(seconds=2), description="of one command")

@@ -6,6 +6,7 @@ import random
 import re
 import string
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -282,6 +283,30 @@ async def test_a_client_that_leaves_may_come_back(stack: Stack) -> None:
             await asyncio.sleep(0.05)
 
     assert result[0] == 200
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+async def test_after_a_restart(tmp_path: Path, has_key: bool) -> None:
+    """What was kept in memory is gone, 410; without a key that lasts, ids of before are like made-up ones, 409."""
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    state = {"type": "memory", **({"keys": [{"file": str(key)}]} if has_key else {})}
+    async with run_stack(Simulator(MODELS), change(state=state)) as stack:
+        _, _, first = await ask(stack, ASKED)
+        turn = answered(ASKED, first)
+        *head, last = turn["messages"]
+        forged = {**turn, "messages": [*head, {**last, "tool_call_id": "call_" + "Zz" * 16}]}
+        await stack.processor.stop()
+        await stack.processor.start()
+        await stack.until_ready()
+        refused = [await ask(stack, each) for each in (turn, forged)]
+        _, _, again = await ask(stack, ASKED)
+        status, _, _ = await ask(stack, answered(ASKED, again))
+
+    gone, made_up = (410, "state_expired"), (409, "state_mismatch")
+    expected = [gone if has_key else made_up, made_up]
+    assert [(status, answer["error"]["code"]) for status, _, answer in refused] == expected
+    assert (status, stack.simulator.count()) == (200, 2 + 2 + 3)
 
 
 async def test_a_run_expires() -> None:
