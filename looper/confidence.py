@@ -161,7 +161,9 @@ class Confidence:
         """Whether a stage's answer is published whatever it says, to a client that reads along."""
         stage, last = climb.stages[at], at == len(climb.stages) - 1
         one = len(list(stage.voters)) * self._config.samples == 1
-        return last and one and climb.request.stream and climb.run.terms.contract is None
+        enough = self._config.min_successful_responses == 1
+        free = climb.run.terms.contract is None
+        return last and one and enough and free and climb.request.stream
 
     # Climbing...
 
@@ -211,12 +213,10 @@ class Confidence:
     async def _ask(self, climb: Climb, stage: Stage, until: float) -> list[Candidate]:
         config, run = self._config, climb.run
         drafts = self._drafts(climb, stage)
-        answers_by = until
+        answers_by = self._in_round(until, run)
         if self._grades(run):
-            answers_by = run.deadline.now() + (until - run.deadline.now()) * _ANSWER_SHARE
-        if config.round_timeout is not None:
-            timeout = config.round_timeout.total_seconds()
-            answers_by = min(answers_by, run.deadline.now() + timeout)
+            share = run.deadline.now() + (until - run.deadline.now()) * _ANSWER_SHARE
+            answers_by = min(answers_by, share)
         watched = config.escalate_early and stage is not climb.stages[-1]
 
         async def ask(draft: Draft) -> Result:
@@ -232,6 +232,12 @@ class Confidence:
             Candidate(draft.to(result.model), result, _value(result, climb))
             for draft, result in zip(drafts, results, strict=True)
         ]
+
+    def _in_round(self, until: float, run: Run) -> float:
+        """When a round that begins now is over, `until` at the latest."""
+        if self._config.round_timeout is None:
+            return until
+        return min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
 
     def _drafts(self, climb: Climb, stage: Stage, *, stream: bool = False) -> list[Draft]:
         config, run = self._config, climb.run
@@ -429,23 +435,29 @@ class Confidence:
         if not answered:
             raise why_no_answer(climb.results)
         climb.run.trace.note("no stage was sure enough: the best of their answers is published")
-        contract = climb.run.terms.contract
-        comparable = contract is not None and contract.comparable
-        if comparable and any(each.value is not None for each in answered):
-            vote = self._vote(climb)
+        if all(each.value is None for each in answered):
+            return Ranking(answered, None)
+        vote = self._vote(climb)
+        if vote.comparable:
             return _ranking(climb, vote, vote.verdict.confidence)
+        if self._method(climb.run) == "agreement":
+            return _ranking(climb, vote, _agreement(vote))
         return Ranking(answered, answered[0].worth)
 
     async def _write(self, climb: Climb, at: int) -> AsyncGenerator[Event]:
-        """Have the last stage's model answer the client itself; if it says nothing, the best of the others."""
+        """Have the last stage's model answer the client itself; if it says nothing, a substitute; then the best of the
+        others, unless a failure is to end the run.
+        """
         stage, run = climb.stages[at], climb.run
         await run.say(Progress(stage.name or f"stage {at + 1}"))
         run.trace.stage(stage.called)
-        drafts = self._drafts(climb, stage, stream=True)
-        others = _by_score(climb.pool)
-        ending = Ending(
-            run.deadline.share(_LAST_SHARE), weigh=lambda _: others[0].worth if others else None
-        )
+        (draft,) = self._drafts(climb, stage, stream=True)
+        spare = (run.models[name] for name in self._config.substitutes)
+        drafts = [draft, *(draft.to(model) for model in spare if model is not draft.model)]
+        strict = "fail" in (self._config.on_error, self._config.below_quorum)
+        others = [] if strict else _by_score(climb.pool)
+        until = self._in_round(run.deadline.share(_LAST_SHARE), run)
+        ending = Ending(until, weigh=lambda _: others[0].worth if others else None)
         heard, number = Gathering(), len(run.trace.calls)
         answer = conclude(drafts, run, [each.result for each in others], ending)
         async with aclosing(answer) as events:
@@ -454,17 +466,24 @@ class Confidence:
                     case Delta():
                         heard.hear(event)
                         yield event
-                    case Done(outcome="ok"):
-                        yield self._scored_done(event, heard, drafts[0], run, number)
                     case Done():
-                        yield replace(event, outcome="degraded")
+                        yield self._scored_done(event, heard, drafts, run, number)
                     case _:
                         yield event
 
     def _scored_done(
-        self, done: Done, heard: Gathering, draft: Draft, run: Run, number: int
+        self, done: Done, heard: Gathering, drafts: Sequence[Draft], run: Run, number: int
     ) -> Done:
-        """The end of an answer that was published whatever it says, with what its tokens say of it."""
+        """The end of an answer that was published whatever it says, with what its tokens say of it.
+
+        The drafts' calls have the places in the trace from `number` on. Where none of them came to anything, the answer
+        is one that was doubted before.
+        """
+        calls = enumerate(run.trace.calls[number:])
+        written = next((at for at, call in calls if call.state == "ok"), None)
+        if written is None:
+            return replace(done, outcome="degraded")
+        draft, number = drafts[written], number + written
         method = "hybrid" if self._method(run) == "auto" else self._method(run)
         result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
         unscored = Candidate(draft, result, value_of(result, None))
@@ -513,7 +532,7 @@ def _note(vote: Vote, sure: float, verdict: str, run: Run) -> None:
             run.trace.score(each, vote.probability(value), "other")
 
 
-def _ranking(climb: Climb, vote: Vote, sure: float) -> Ranking:
+def _ranking(climb: Climb, vote: Vote, sure: float | None) -> Ranking:
     of = {id(each.result): each for each in climb.pool}
     return Ranking([of[id(each)] for each in vote.ranked()], sure)
 

@@ -355,6 +355,27 @@ class TestAgreement:
         }
         assert len((await play(pattern, script)).client.names) == names
 
+    async def test_what_most_agree_on_is_published_though_they_are_too_few(self) -> None:
+        """When no stage is sure, texts and calls of tools are not forgotten over a last one that says otherwise."""
+        pattern = confidence(
+            ["small", "other"], "large", confidence_method="agreement", threshold=0.9
+        )
+        texts: dict[str, Step] = {
+            "small": "The capital is Ottawa.", "other": "the capital is Ottawa", "large": "Bananas",
+        }  # fmt: skip
+        played = await play(pattern, texts)
+        assert played.text in (texts["small"], texts["other"])
+        assert played.done.outcome == "degraded"
+        assert played.done.confidence == pytest.approx(3 / 5)
+        calls: dict[str, Step] = {
+            name: completion(
+                tool_calls=[{"id": name, "function": {"name": "weather", "arguments": at}}]
+            )
+            for name, at in (("small", "{}"), ("other", "{}"), ("large", '{"at":1}'))
+        }
+        played = await play(pattern, calls, tools=TOOLS)
+        assert played.said("tool_calls")[0][0]["id"] == "other"
+
     async def test_prompts_are_voters_of_their_own(self) -> None:
         """One model that is asked in two ways is two voters."""
         stage = {"models": ["small"], "prompts": ["", "Write a program."]}
@@ -452,6 +473,38 @@ class TestStreaming:
         """Before its first word the best of the others stands in."""
         script: dict[str, Step] = {"small": sure("hm", 0.1), "large": refused(500)}
         played = await play(confidence(), script, stream=True)
+        assert (played.text, played.done.outcome) == ("hm", "degraded")
+
+    @whole_and_streamed
+    async def test_a_substitute_writes_in_its_place(self, stream: bool) -> None:
+        """However it is asked for, who stands in for the last stage's model is asked before others are heard."""
+        written = streamed("yes", 0.9) if stream else sure("yes", 0.9)
+        script: dict[str, Step] = {
+            "small": sure("no", 0.1), "large": refused(500), "other": written,
+        }  # fmt: skip
+        played = await play(confidence(substitutes=["other"]), script, stream=stream)
+        assert (played.text, played.done.outcome) == ("yes", "ok")
+        assert played.done.confidence == pytest.approx(0.9)
+        assert played.verdicts[-1] == ("other", 0.9, "accepted at 0.8")
+
+    @whole_and_streamed
+    @pytest.mark.parametrize("settings", [{"on_error": "fail"}, {"below_quorum": "fail"}])
+    async def test_a_failure_that_is_to_end_the_run_does(
+        self, stream: bool, settings: dict[str, Any]
+    ) -> None:
+        """However the answer is asked for, nobody else stands in then."""
+        script: dict[str, Step] = {"small": sure("hm", 0.1), "large": refused(500)}
+        with pytest.raises(LooperError):
+            await play(confidence(**settings), script, stream=stream)
+
+    @whole_and_streamed
+    @timeless
+    async def test_a_round_has_its_time(self, stream: bool) -> None:
+        """Also the last one, which is not waited for longer because the client reads along."""
+        script: dict[str, Step] = {"small": sure("hm", 0.1), "large": Hang()}
+        began = asyncio.get_running_loop().time()
+        played = await play(confidence(round_timeout="3s"), script, stream=stream)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(3)
         assert (played.text, played.done.outcome) == ("hm", "degraded")
 
     async def test_probabilities_go_to_a_client_that_asks(self) -> None:
