@@ -41,6 +41,9 @@ _ALIKE = 0.8
 """Free texts of at least this likeness say the same."""
 
 
+_DIGITS = 9
+"""Beyond these a score differs from a threshold by how it was reckoned only."""
+
 _LEAST_TOKENS = 16
 """How much of an answer must be there before it may be given up."""
 
@@ -313,7 +316,7 @@ class Confidence:
     def _weighed(self, each: Candidate, method: str, score: float | None) -> Candidate:
         if score is None:
             return each
-        name = each.result.model.name
+        score, name = round(score, _DIGITS), each.result.model.name
         worth = self._config.worth(name, method, score)
         passes = self._config.bar_for(name, method).passes(score, worth)
         return replace(each, score=score, worth=worth, passes=passes)
@@ -333,15 +336,18 @@ class Confidence:
                 assert config.automix_verifier is not None
                 return await entailment(config.automix_verifier, request, each.result, until=until)
             case _:
-                return self._token_score(each, method)
+                return self._token_score(each, method, run.terms.contract)
 
-    def _token_score(self, each: Candidate, method: str) -> float | None:
+    def _token_score(
+        self, each: Candidate, method: str, contract: Contract[Any] | None
+    ) -> float | None:
         if each.result.completion is None:
             return None
         return token_score(
             method,
             each.result.completion.choices[0],
             each.value,
+            contract,
             which=self._config.token_filter,
             weights=self._config.hybrid_weights.shares,
         )
@@ -487,7 +493,7 @@ class Confidence:
         method = "hybrid" if self._method(run) == "auto" else self._method(run)
         result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
         unscored = Candidate(draft, result, value_of(result, None))
-        each = self._weighed(unscored, method, self._token_score(unscored, method))
+        each = self._weighed(unscored, method, self._token_score(unscored, method, None))
         bar = self._config.bar_for(draft.model.name, method).at
         run.trace.score(result, each.worth, _verdict(each, bar))
         doubted = method in ALTERNATIVES and not each.passes

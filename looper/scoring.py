@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from looper.chat import Choice, Reply
-from looper.contract.base import visible
+from looper.contract.base import Contract, visible
 
 TokenFilter = Literal["all", "tool_call_args"]
 """Which tokens of an answer that calls tools count: every one, or those of the arguments."""
@@ -77,13 +77,14 @@ def token_score(
     method: str,
     choice: Choice,
     value: object = None,
+    contract: Contract[Any] | None = None,
     *,
     which: TokenFilter = "tool_call_args",
     weights: tuple[float, float] = (0.5, 0.5),
 ) -> float | None:
     """The score of an answer, which as its contract reads it says `value`."""
     if method == "answer_span":
-        return answer_span(span_tokens(choice, value))
+        return answer_span(span_tokens(choice, value, contract))
     return mean_score(method, answer_tokens(choice, which), weights)
 
 
@@ -119,15 +120,19 @@ _SURE_TOKEN = Token(b"", 0.0, 7.0)
 # --- The tokens -------------------------------------------------------------------------------------
 
 
+_Bytes = list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None
+
+
 class _Alternative(msgspec.Struct, frozen=True):
     token: str
     logprob: float
+    bytes: _Bytes = None
 
 
 class _Entry(msgspec.Struct, frozen=True):
     token: str
     logprob: float
-    bytes: list[Annotated[int, msgspec.Meta(ge=0, le=255)]] | None = None
+    bytes: _Bytes = None
     top_logprobs: list[_Alternative] | None = None
 
     def read(self) -> Token:
@@ -135,11 +140,19 @@ class _Entry(msgspec.Struct, frozen=True):
         return Token(data, min(0.0, self.logprob), self._gap())
 
     def _gap(self) -> float | None:
-        said = {each.token: each.logprob for each in self.top_logprobs or ()}
-        if not said:
+        beside = self.top_logprobs or []
+        if not beside:
             return None
-        best = sorted({**said, self.token: self.logprob}.values(), reverse=True)
+        said = [each.logprob for each in beside]
+        if not any(self._is(each) for each in beside):
+            said.append(self.logprob)
+        best = sorted(said, reverse=True)
         return best[0] - best[1] if len(best) > 1 else None
+
+    def _is(self, other: _Alternative) -> bool:
+        """Whether an alternative is this token: pieces of several characters may be shown by the same text."""
+        known = self.bytes is not None and other.bytes is not None
+        return self.bytes == other.bytes if known else self.token == other.token
 
 
 class _Logprobs(msgspec.Struct, frozen=True):
@@ -175,13 +188,16 @@ def answer_tokens(choice: Choice, which: TokenFilter = "tool_call_args") -> list
     return [] if thinks else tokens
 
 
-def span_tokens(choice: Choice, value: object) -> list[Token]:
-    """The tokens that spell `value`, an answer as its contract extracts it; all of the answer's if it stands nowhere
-    as it is.
+def span_tokens(
+    choice: Choice, value: object, contract: Contract[Any] | None = None
+) -> list[Token]:
+    """The tokens that spell `value`, an answer as its contract extracts it, where it does; all of the answer's if it
+    stands nowhere as it is.
     """
     reply = choice.message or choice.delta or Reply()
     text = visible(reply.content or "")
-    place = None if reply.tool_calls else _place(value, text)
+    begins = None if contract is None or reply.tool_calls else contract.begins(text)
+    place = None if reply.tool_calls else _place(value, text, begins)
     tokens = answer_tokens(choice)
     if place is None:
         return tokens
@@ -249,18 +265,26 @@ def _bare(data: bytes) -> bytes:
 _NUMBER = re.compile(r"\d[\d.,]*\d|\d")
 
 
-def _place(value: object, text: str) -> tuple[int, int] | None:
-    """Where a text says `value` last."""
+def _place(value: object, text: str, begins: int | None) -> tuple[int, int] | None:
+    """Where a text says `value` first from an offset on; without one, where it says it last."""
+    if begins is None:
+        return next(iter(list(_mentions(value, text, 0))[::-1]), None)
+    return next(_mentions(value, text, begins), None)
+
+
+def _mentions(value: object, text: str, begins: int) -> Iterator[tuple[int, int]]:
+    """Where a text says `value`, as it is written in the contract if it does so anywhere, else in either case."""
     match value:
         case str() if value:
             word = rf"(?<!\w){re.escape(value)}(?!\w)"
-            found = list(re.finditer(word, text, re.IGNORECASE))
+            exact = re.compile(word)
+            found = exact if exact.search(text, begins) else re.compile(word, re.IGNORECASE)
+            yield from (each.span() for each in found.finditer(text, begins))
         case Fraction():
-            numbers = _NUMBER.finditer(text)
-            found = [number for number in numbers if _reads(number[0]) == abs(value)]
+            numbers = _NUMBER.finditer(text, begins)
+            yield from (each.span() for each in numbers if _reads(each[0]) == abs(value))
         case _:
-            return None
-    return found[-1].span() if found else None
+            return
 
 
 def _reads(digits: str) -> Fraction | None:

@@ -82,10 +82,12 @@ def same_by(contract: Contract[Any] | None) -> Same[Value]:
     return same
 
 
-Feature = Callable[[Result, Value | None], float | None]
+Feature = Callable[[Result, Value | None, Contract[Any] | None], float | None]
 
 
-def nothing_more(result: Result, value: Value | None) -> float | None:
+def nothing_more(
+    result: Result, value: Value | None, contract: Contract[Any] | None
+) -> float | None:
     """The feature of an answer about which nothing more is known."""
     return None
 
@@ -235,6 +237,7 @@ class Ballots:
         if id(result) not in self._cast:
             value = value_of(result, self._contract)
             name = result.model.name
-            ballot = Ballot(name, value, self._feature(result, value), self.share(name))
+            feature = self._feature(result, value, self._contract)
+            ballot = Ballot(name, value, feature, self.share(name))
             self._cast[id(result)] = result, ballot  # which keeps the id its own
         return self._cast[id(result)][1]

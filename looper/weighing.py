@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from looper.aggregate import Advice, Electorate, Weights, WeightsError, rated, read_weights
 from looper.calls import Result
+from looper.contract import Contract
 from looper.models import Model
 from looper.scoring import ALTERNATIVES, token_score
 from looper.settings import Setting
@@ -73,12 +74,15 @@ class Weighing(Setting):
         """How many alternatives beside each token a member's word is weighed by; None if no probabilities count."""
         return ALTERNATIVES.get(self.weights.sureness_from or "") if self.weights else None
 
-    def feature(self, result: Result, value: object) -> float | None:
+    def feature(
+        self, result: Result, value: object, contract: Contract[Any] | None = None
+    ) -> float | None:
         """How sure a member was of an answer that says `value`, beyond what it usually is, in logits."""
         weights = self.weights
         if weights is None or weights.sureness_from is None or result.completion is None:
             return None
-        score = token_score(weights.sureness_from, result.completion.choices[0], value)
+        choice = result.completion.choices[0]
+        score = token_score(weights.sureness_from, choice, value, contract)
         return weights.feature(result.model.name, weights.sureness_from, score)
 
 

@@ -42,6 +42,10 @@ class Contract(ABC, Generic[V]):
     def extract(self, text: str) -> V | None:
         """What an answer says; None if it says nothing, or more than one thing."""
 
+    def begins(self, text: str) -> int | None:
+        """From where on a text says what is extracted from it; None if nobody knows."""
+        return None
+
     def same(self, a: V, b: V) -> bool:
         """Whether two extracted values are one answer."""
         return a == b

@@ -234,6 +234,21 @@ class Extracting(Contract[V], Generic[V]):
             case "last_match":
                 return self._search(text)
 
+    def begins(self, text: str) -> int | None:
+        value, plain = self.extract(text), self._characters(text)
+        saying = [place for place in self._places(plain) if self._read(place.text) == value]
+        return saying[-1].at if saying and value is not None else None
+
+    def _places(self, text: str) -> list[Place]:
+        """Where a text may say its answer, the stronger signs last."""
+        match self._mode:
+            case "marker":
+                return places(self._markers, text)
+            case "last_match":
+                return [*said(text), *self._explicit(text)]
+            case _:
+                return []
+
     def _from_field(self, text: str) -> V | None:
         for source in reversed(json_text.sources(text)):
             value = json_text.member(source, self._field)
@@ -248,9 +263,13 @@ class Extracting(Contract[V], Generic[V]):
     def _declared(self, text: str) -> V | Ambiguous | None:
         """The value at a marker or in a box, else after words such as "the answer is", near the end of the text."""
         text = whole_words(text, _SEARCHED)
-        explicit = [*places(self._markers, text), *places(_TAG, text), *boxes(text)]
-        found = settle(sorted(explicit, key=lambda place: place.at), self._read)
+        found = settle(self._explicit(text), self._read)
         return found if found is not None else settle(said(text), self._read)
+
+    def _explicit(self, text: str) -> list[Place]:
+        """Where a text marks its answer as such."""
+        explicit = [*places(self._markers, text), *places(_TAG, text), *boxes(text)]
+        return sorted(explicit, key=lambda place: place.at)
 
     def render(self, value: V) -> str:
         written = self._write(value)

@@ -157,6 +157,12 @@ class TestScores:
         assert played.text == "yes"
         assert played.verdicts == [("small", 0.79, "below 0.8"), ("large", 0.9, "accepted at 0.8")]
 
+    async def test_the_threshold_is_met_by_its_own_mean(self) -> None:
+        """A mean of -0.6 is a score of 0.8, whatever floating point makes of (-0.6 + 3) / 3."""
+        logprobs = {"content": [{"token": "yes", "logprob": -0.6, "top_logprobs": []}]}
+        played = await play(confidence(), {"small": completion("yes", logprobs=logprobs)})
+        assert played.client.names == ["small"]
+
     async def test_a_threshold_of_zero_accepts_everything(self) -> None:
         """An explicit 0 is 0."""
         played = await play(confidence(threshold=0), {"small": sure("no", 0.0)})

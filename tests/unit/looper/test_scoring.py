@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.chat import Choice, Reply
+from looper.contract import ChoiceConfig, NumberConfig
 from looper.scoring import (
     Token,
     agreement,
@@ -181,6 +182,22 @@ class TestTokens:
         (token,) = tokens_of(msgspec.Raw(json.dumps({"content": [entry]}).encode()))
         assert token.gap == pytest.approx(2.0)
 
+    def test_two_bytes_that_are_shown_alike_are_two_tokens(self) -> None:
+        """Pieces of a character have no text of their own: what they are is what their bytes say."""
+        shown = [(0xE5, -0.7), (0xE6, -0.8), (0x61, -5.0)]
+        top = [{"token": "\ufffd", "bytes": [byte], "logprob": said} for byte, said in shown]
+        (token,) = tokens_of(
+            msgspec.Raw(json.dumps({"content": [{**top[0], "top_logprobs": top}]}).encode())
+        )
+        assert token.gap == pytest.approx(0.1)
+
+    def test_an_alternative_without_bytes_is_known_by_its_text(self) -> None:
+        """The token itself is among its alternatives, though they say less of themselves."""
+        top = [{"token": "a", "logprob": -0.1}, {"token": "b", "logprob": -1.1}]
+        entry = {"token": "a", "bytes": [97], "logprob": -0.1, "top_logprobs": top}
+        (token,) = tokens_of(msgspec.Raw(json.dumps({"content": [entry]}).encode()))
+        assert token.gap == pytest.approx(1.0)
+
     def test_one_alternative_beside_another_token_is_a_gap(self) -> None:
         """A backend that lists one alternative lists the best, which need not be the token that was chosen."""
         entry = {
@@ -290,6 +307,42 @@ class TestSpan:
         found = span_tokens(choice("Let A be\n\nANSWER: A.", list(self.pieces)), "A")
         assert [token.logprob for token in found] == [-0.4]
         assert answer_span(found) == pytest.approx(math.exp(-0.4))
+
+    @pytest.mark.parametrize(
+        "behind",
+        ["\n\nThis is a good one.", "\n\nNote that A is not B.", " A is right, as I said."],
+    )
+    def test_the_answer_is_where_the_contract_finds_it(self, behind: str) -> None:
+        """Not where the same letter, or the article, stands once more."""
+        contract = ChoiceConfig(type="choice", values=("A", "B")).build()
+        text = f"Is it A? Yes. ANSWER: A{behind}"
+        pieces = [("Is it", -3.0), (" A", -3.0), ("? Yes. ANSWER:", -3.0), (" A", -0.4)]
+        spelt = [(letter, -3.0) for letter in behind]
+        assert contract.extract(text) == "A"
+        found = span_tokens(choice(text, [*pieces, *spelt]), "A", contract)
+        assert [token.logprob for token in found] == [-0.4]
+
+    def test_a_number_is_where_the_contract_finds_it(self) -> None:
+        """In the box, and not where the sum is checked."""
+        contract = NumberConfig(type="number").build()
+        pieces = [
+            ("So \\boxed{", -3.0),
+            ("12", -0.4),
+            ("}, as ", -3.0),
+            ("12", -3.0),
+            ("=5+7.", -3.0),
+        ]
+        text = "".join(piece for piece, _ in pieces)
+        value = contract.extract(text)
+        assert value == 12
+        found = span_tokens(choice(text, pieces), value, contract)
+        assert [token.logprob for token in found] == [-0.4]
+
+    def test_a_value_is_found_as_the_contract_writes_it(self) -> None:
+        """Where nobody knows the place, a capital letter is no article."""
+        pieces = [("It is", -3.0), (" A", -0.4), (", a", -3.0), (" good one", -3.0)]
+        found = span_tokens(choice("It is A, a good one", pieces), "A")
+        assert [token.logprob for token in found] == [-0.4]
 
     @pytest.mark.parametrize("value", [Fraction(1500), Fraction(-1500)])
     def test_a_number_is_found_as_it_is_written(self, value: Fraction) -> None:
