@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port
 
 READY_SECONDS = 10
@@ -66,7 +66,7 @@ async def run_redis(folder: Path, *, password: str | None = None) -> AsyncIterat
 @asynccontextmanager
 async def run_redis_tls(folder: Path, *, password: str) -> AsyncIterator[RedisServer]:
     """Redis over TLS alone, with a certificate of a CA of its own: `ca.pem` in `folder`."""
-    make_certificates(folder)
+    certify(folder, "server", "DNS:localhost")
     port = free_port()
     arguments = [
         *("--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1"),
@@ -92,28 +92,3 @@ async def _running(server: RedisServer) -> AsyncIterator[RedisServer]:
         yield server
     finally:
         await server.stop()
-
-
-def make_certificates(folder: Path) -> None:
-    """A CA, and a certificate of it for `localhost`."""
-    extensions = folder / "extensions"
-    extensions.write_text("subjectAltName=DNS:localhost\n")
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    _openssl(
-        folder,
-        *("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2"),
-        *("-subj", "/CN=test CA", "-addext", "basicConstraints=critical,CA:TRUE"),
-        *("-addext", "keyUsage=critical,keyCertSign"),
-    )
-    _openssl(
-        folder, "req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=localhost"
-    )
-    _openssl(
-        folder,
-        *("x509", "-req", "-in", "server.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", "2"),
-        *("-CAcreateserial", "-extfile", str(extensions), "-out", "server.pem"),
-    )
-
-
-def _openssl(folder: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
