@@ -1,5 +1,6 @@
 """One HTTP exchange, from Envoy's first message to our last: the whole story, in the order in which it happens."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,7 @@ from extproc.respond import respond
 from extproc.routing import rewrite
 from extproc.runtime import Runtime
 from extproc.signals import Subject
+from extproc.signals.read import INLINE
 from extproc.states import identity
 from extproc.work import Work
 from looper.budget import Ledger
@@ -166,7 +168,7 @@ class Exchange:
 
     async def _chat(self, request: ChatRequest) -> None:
         """A chat completion: whatever the decision says is done with it, unless it answers a run that waits."""
-        results = tool_results(with_tools(request) if goes_on(request) else request)
+        results = tool_results(await _with_tools(request) if goes_on(request) else request)
         if answers_ours([result.id for result in results]):
             await self._resume(request, results)
             return
@@ -268,7 +270,7 @@ class Exchange:
     async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
         runtime, decision, facts = self._runtime, work.decision, work.facts
-        asked = with_tools(request)
+        asked = await _with_tools(request)
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
@@ -422,6 +424,13 @@ class Exchange:
         """The path, if it is one of ours: others may hold anything."""
         path = self._opening.path
         return path if path in (CHAT, MODELS, *ALIASED) else "other"
+
+
+async def _with_tools(request: ChatRequest) -> ChatRequest:
+    """The request as teams know it, without holding up others for a long one."""
+    if len(request.body) > INLINE:
+        return await asyncio.to_thread(with_tools, request)
+    return with_tools(request)
 
 
 def _said_of(error: Exception) -> Metadata:

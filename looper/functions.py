@@ -6,6 +6,7 @@ run that waits for it goes to the client, and comes back, as white space behind 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -13,8 +14,6 @@ import msgspec
 from looper.chat import ChatRequest, Message, explain, says
 from looper.errors import InvalidField
 from looper.events import Delta, Event, Finish
-from looper.json_object import JsonObject
-from looper.messages import short_id
 from looper.run import Emit, Heartbeat
 from looper.trace import Trace
 from looper.workflows.ids import is_ours
@@ -24,6 +23,7 @@ from looper.workflows.white_space import read, written
 T = TypeVar("T")
 _encode = msgspec.json.encode
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
@@ -38,6 +38,10 @@ class _Called(msgspec.Struct, frozen=True):
 
     name: _Name
     arguments: str
+
+
+_named = msgspec.json.Decoder(_Named)
+_called = msgspec.json.Decoder(_Called)
 
 
 # The request...
@@ -130,20 +134,21 @@ def _conversation(request: ChatRequest) -> dict[str, bytes]:
 def _in_tools(messages: list[Message], raws: list[msgspec.Raw]) -> Iterator[bytes]:
     """The messages, such that upstreams take them: behind every call its result, and before every result its call."""
     called: str | None = None
-    for at, (message, raw) in enumerate(zip(messages, raws, strict=True)):
-        answered = message.role == "function"
-        if called is not None and not answered:
-            yield _no_result(called)
-            called = None
-        if answered:
+    followers = chain(messages[1:], (None,))
+    for at, (message, raw, next_) in enumerate(zip(messages, raws, followers, strict=True)):
+        if message.role == "function":
             if called is None:
                 called = _id(at)
-                yield _unknown_call(called, _decoded(raw, _Named, f"messages[{at}]").name)
+                yield _unknown_call(called, _decoded(_named, raw, f"messages[{at}]").name)
             yield _result(raw, called, at)
             called = None
-        elif message.calls_function:
-            follows = at + 1 < len(messages) and messages[at + 1].role == "function"
-            called, said = _call(message, raw, at, answered=follows)
+            continue
+        if called is not None:
+            yield _no_result(called)
+            called = None
+        if message.calls_function:
+            answered = next_ is not None and next_.role == "function"
+            called, said = _call(message, raw, at, answered=answered)
             yield said
         else:
             yield bytes(raw)
@@ -156,26 +161,22 @@ def _call(message: Message, raw: msgspec.Raw, at: int, *, answered: bool) -> tup
     place = f"messages[{at}].function_call"
     if says(message.tool_calls):
         raise InvalidField(f"`{place}` and `tool_calls` do not go together.", param="messages")
-    called = _decoded(message.function_call, _Called, place)
-    arguments, hidden = read(called.arguments)
+    arguments, hidden = read(_decoded(_called, message.function_call, place).arguments)
     id = hidden if hidden is not None and answered else _id(at)
-    function = message.function_call
+    said = _members.decode(raw)
+    function: Any = said.pop("function_call")
     if hidden is not None:
-        edited = JsonObject.parse(bytes(function)).edited({"arguments": _encode(arguments)})
-        function = msgspec.Raw(edited)
-    calls = _list([b'{"id":%b,%b' % (_encode(id), _tool(function)[1:])])
-    said = JsonObject.parse(bytes(raw)).edited({"tool_calls": calls}, without="function_call")
-    return id, said
+        function = {**_members.decode(function), "arguments": arguments}
+    calls = [{"id": id, "type": "function", "function": function}]
+    return id, _encode({**said, "tool_calls": calls})
 
 
 def _result(raw: msgspec.Raw, id: str, at: int) -> bytes:
     """A message of a tool. Its content is a text there, and not null."""
-    _decoded(raw, _Named, f"messages[{at}]")
-    message = JsonObject.parse(bytes(raw))
-    changes = {"role": b'"tool"', "tool_call_id": _encode(id)}
-    if bytes(message.members.get("content", b"null")) == b"null":
-        changes["content"] = b'""'
-    return message.edited(changes)
+    _decoded(_named, raw, f"messages[{at}]")
+    said = _members.decode(raw)
+    text: dict[str, Any] = {} if bytes(said.get("content", b"null")) != b"null" else {"content": ""}
+    return _encode({**said, **text, "role": "tool", "tool_call_id": id})
 
 
 def _unknown_call(id: str, name: str) -> bytes:
@@ -190,12 +191,12 @@ def _no_result(id: str) -> bytes:
 
 def _id(at: int) -> str:
     """An id for a call that has none: the same in every turn, so that upstreams know the prompt's beginning again."""
-    return short_id(f"function {at}", "max40")
+    return f"call_function_{at}"
 
 
-def _decoded(raw: msgspec.Raw, type: type[T], place: str) -> T:
+def _decoded(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw, place: str) -> T:
     try:
-        return msgspec.json.decode(raw, type=type)
+        return decoder.decode(raw)
     except msgspec.DecodeError as error:
         raise InvalidField(explain(place, error), param="messages") from None
 

@@ -56,6 +56,12 @@ RECIPES = {
         final={"model": "final"},
     ),
 }  # fmt: skip
+(TEAM,) = RECIPES["team"]["decisions"]
+RECIPES["held"] = {
+    "decisions": [
+        {**TEAM, "contract": {"type": "choice", "values": ["A", "B"], "render": "ANSWER: {choice}"}}
+    ]
+}
 LOOPS = ("fallbacks", "confidence", "ratings", "remom", "fusion")
 
 
@@ -342,6 +348,12 @@ async def test_a_team_waits_for_a_function(
     assert len({id[5:17] for id in ids}) == 3
     bodies = b"".join(call.body for call in stack.simulator.calls)
     assert not any(id.encode() in bodies for id in ids)
+
+    agent.messages += [answer.message, {"role": "user", "content": "Thank you."}]
+    assert (await agent.ask()).finish == "stop"
+    assert stack.simulator.count() == 9
+    bodies = b"".join(call.body for call in stack.simulator.calls)
+    assert bodies.count(rb"{\"q\":\"simulated q\"}") >= 9
     assert rb"\t" not in bodies
 
 
@@ -356,6 +368,20 @@ async def test_a_turn_may_be_streamed_and_the_next_not(
     answer = await agent.ask()
     assert stack.simulator.count() == 3
     assert read(answer.call["arguments"])[1] is not None
+
+
+@BOTH
+async def test_the_contract_holds_after_the_pause(
+    stack: Stack, client: openai.AsyncOpenAI, stream: bool
+) -> None:
+    """A call has none to keep, and the answer in the end is mended as any other."""
+    agent = Agent(client, stream, "held")
+    for result in ("first", "second"):
+        agent.use(await agent.ask(), result)
+    stack.simulator.script("final", "I say **B**, by all means.")
+    answer = await agent.ask()
+    assert answer.message["content"].splitlines()[-1] == "ANSWER: B"
+    assert sum(agent.tokens) == billed(stack)
 
 
 async def test_a_function_that_had_to_be_called_is_free_after_that(

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -21,6 +21,7 @@ from looper.workflows.pausing import Origin as From
 from looper.workflows.pausing import Pause, Spent, States, answers_ours
 from looper.workflows.saved import load, tool_results
 from looper.workflows.state import MemoryState, MemoryStore
+from looper.workflows.tools import ONLY_ONE
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
     After,
@@ -384,6 +385,32 @@ async def test_one_call_at_a_time_is_one_call_at_a_time() -> None:
 
     assert third.message["content"] == "the answer"
     assert team.client.names == ["a", "b", "a", "b", "f"]
+
+
+@pytest.mark.parametrize(
+    ("asker", "asks"),
+    [("a", calling), ("f", calling), ("f", streaming)],
+    ids=["worker", "final", "streamed-final"],
+)
+async def test_a_model_that_makes_several_calls_all_the_same_makes_the_first(
+    asker: str, asks: Callable[..., Step]
+) -> None:
+    """The client, who takes one, is shown one; the model's history has no other, and the trace says so."""
+    answer = "by a" if asker == "a" else "the answer"
+    steps: dict[str, Step] = {asker: in_turn(asks("x", "y"), answer)}
+    team = agentic(config(step("one", "a")), **steps)
+    body = {**ASKED, "parallel_tool_calls": False, "stream": asks is streaming}
+    first = await team.turn(body)
+    assert len(first.ids) == 1
+    (shown,) = first.message["tool_calls"]
+    assert shown["function"] == {"name": "read", "arguments": '{"x": 1}'}
+    assert team.runs[0].trace.notes.count(ONLY_ONE) == 1
+
+    _, second = await team.answer(body, first)
+    assert second.message["content"] == "the answer"
+    *_, said, result = team.client.calls_of(asker)[1].body["messages"]
+    assert [each["id"] for each in said["tool_calls"]] == ["x"]
+    assert result["tool_call_id"] == "x"
 
 
 async def test_a_revision_may_use_tools() -> None:
