@@ -13,6 +13,7 @@ from looper.cascade import SURE
 from looper.confidence import ConfidenceConfig
 from looper.fitting.calibrate import Interval, Report, TooFew, calibrate_team, costs_of
 from looper.fitting.cascade import NEVER
+from looper.fitting.gates import as_wrong_as, shares
 from looper.fusion import FusionConfig
 from looper.models import Model
 from looper.outcomes import Outcomes, read_outcomes
@@ -24,6 +25,8 @@ Stages = tuple[tuple[str, ...], ...]
 
 _SHOWN = 8
 
+_ERRORS = (0.05, 0.1, 0.2)
+
 
 @dataclass(frozen=True, slots=True)
 class Team:
@@ -31,6 +34,7 @@ class Team:
 
     stages: Stages
     categories: frozenset[str]
+    is_chain: bool
 
     @property
     def members(self) -> list[str]:
@@ -42,13 +46,10 @@ class Calibrated:
     """A decision's weights, and what was found. `ignored` are categories of the data that it does not know."""
 
     decision: str
+    team: Team
     weights: Weights
     report: Report
     ignored: tuple[str, ...]
-
-    @property
-    def is_chain(self) -> bool:
-        return len(self.weights.teams) > 1
 
 
 class CannotCalibrate(ValueError):
@@ -79,7 +80,7 @@ def calibrate(
         )
     except TooFew as error:
         raise CannotCalibrate(str(error)) from None
-    return Calibrated(name, weights, report, recorded.categories_beside(team.categories))
+    return Calibrated(name, team, weights, report, recorded.categories_beside(team.categories))
 
 
 def _teams(config: Config) -> Iterator[tuple[str, Team]]:
@@ -88,8 +89,9 @@ def _teams(config: Config) -> Iterator[tuple[str, Team]]:
     for recipe, settings in config.recipes.items():
         for decision in settings.decisions:
             if stages := stages_of(decision, models):
-                team = Team(stages, frozenset(_categories(decision, settings)))
-                yield f"{recipe}.{decision.name}", team
+                categories = frozenset(_categories(decision, settings))
+                is_chain = isinstance(decision.algorithm, ConfidenceConfig)
+                yield f"{recipe}.{decision.name}", Team(stages, categories, is_chain)
 
 
 def stages_of(decision: Decision, models: Mapping[str, Model]) -> Stages:
@@ -167,14 +169,41 @@ def said(found: Calibrated) -> Iterator[str]:
             f"stopping at {at}: {_points(cascade.beyond_best)} points beside the best member"
             f"{_at(cascade.cost_of_best)}"
         )
-    elif found.is_chain:
+    elif len(found.team.stages) > 1:
         yield f"what answers cost is not known: no thresholds are chosen, and {SURE:g} holds"
+    if found.team.is_chain:
+        yield from _early(found)
     yield f"advice: {report.advice}"
     if report.dominant and report.advice == "vote":
         yield (
             f"  what it gains are questions to which {report.best} says nothing: a chain"
             f" (`confidence`) that begins with it asks the others only then"
         )
+
+
+def _early(found: Calibrated) -> Iterator[str]:
+    """How much of what is asked ends before the last stage, for some shares that may be wrong of it."""
+    alike = as_wrong_as(found.report.check.accuracy.mean)
+    for method, stages in found.weights.held_out.items():
+        by = "everybody's vote" if method == "posterior" else f"`{method}`"
+        yield f"what ends early by {by}, with `max_accepted_error`:"
+        for most in sorted({*_ERRORS, alike}):
+            note = ", as often as the whole team is wrong" if most == alike else ""
+            yield f"  {most:g}{note}: {_ending(found, method, shares(stages, most))}"
+    if found.weights.held_out:
+        yield f"proposed: `max_accepted_error: {alike:g}`, or less"
+
+
+def _ending(found: Calibrated, method: str, ends: Sequence[tuple[float, float]]) -> str:
+    said = []
+    for at, (threshold, share) in enumerate(ends):
+        posterior = found.weights.teams[at].posterior
+        if method == "posterior" and posterior is not None:
+            threshold = posterior.probability(threshold)
+        if share:
+            name = "+".join(found.team.stages[at])
+            said.append(f"{100 * share:.0f} % at {name}, from {threshold:.3f} on")
+    return "; ".join(said) or "nothing"
 
 
 def _without(categories: Sequence[str]) -> str:

@@ -4,11 +4,12 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from looper.calibration import Calibration, threshold_for
+from looper.calibration import ALWAYS_ESCALATE, Calibration, threshold_for, thresholds_for
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT
 from looper.fanout import Round
@@ -172,6 +173,8 @@ class ConfidenceSettings(Round, Weighing):
     def _accepts_by_something(self) -> Self:
         if self.threshold is not None and self.max_accepted_error is not None:
             raise ValueError("give `threshold` or `max_accepted_error`, not both")
+        if self.max_accepted_error is not None and self.confidence_method == "agreement":
+            raise ValueError("`agreement` has a `threshold`, and no `max_accepted_error`")
         method = self.confidence_method
         if method not in ("auto", "agreement") and not self.accepts_raw(method):
             raise ValueError(no_threshold(method))
@@ -202,21 +205,56 @@ class ConfidenceSettings(Round, Weighing):
     def bar_for(self, model: str, method: str) -> Bar:
         """What a model's score must reach."""
         calibration = self.calibration_of(model, method)
-        return self._bar(calibration, SURE if calibration is not None else math.inf)
-
-    def bar_for_pool(self, asked: Sequence[str]) -> Bar:
-        """What the vote of everybody who was asked must reach."""
-        team = None if self.weights is None else self.weights.team(asked)
-        usual = SURE if team is None or team.accept_at is None else team.accept_at
-        return self._bar(None if team is None else team.posterior, usual)
-
-    def _bar(self, calibration: Calibration | None, usual: float) -> Bar:
         if self.threshold is not None:
             return Bar(self.threshold)
         if self.max_accepted_error is None:
-            return Bar(usual)
-        rows = () if calibration is None else calibration.accepted
-        return Bar(threshold_for(rows, self.max_accepted_error), raw=True)
+            return Bar(SURE if calibration is not None else math.inf)
+        if model in self.calibration:
+            return Bar(
+                threshold_for(self.calibration[model].accepted, self.max_accepted_error), raw=True
+            )
+        named = (stage.models for stage in self.stages)
+        return Bar(
+            max((self.enough(method, each) for each in named if model in each), default=math.inf)
+        )
+
+    def bar_for_pool(self, asked: Sequence[str]) -> Bar:
+        """What the vote of everybody who was asked must reach."""
+        if self.threshold is not None:
+            return Bar(self.threshold)
+        if self.max_accepted_error is None:
+            team = None if self.weights is None else self.weights.team(asked)
+            return Bar(SURE if team is None or team.accept_at is None else team.accept_at)
+        return Bar(self.enough("posterior", asked), raw=True)
+
+    def enough(self, method: str, asked: Sequence[str]) -> float:
+        """The confidence with which no more answers than `max_accepted_error` are wrong, once these have been asked."""
+        chosen = self._chosen.get(method, ())
+        if self.weights is None or not chosen:
+            return ALWAYS_ESCALATE
+        team = self.weights.teams.index(self.weights.team(asked))
+        return chosen[team] if team < len(chosen) else ALWAYS_ESCALATE
+
+    def never_enough(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """The stages but the last whose answers are never accepted, as nothing shows that so few are wrong."""
+        method = "posterior" if self.confidence_method == "auto" else self.confidence_method
+        asked: tuple[str, ...] = ()
+        for stage in self.in_order(models)[:-1] if self.max_accepted_error is not None else ():
+            asked = (*asked, *stage.models)
+            inline = any(name in self.calibration for name in stage.models)
+            if not inline and self.enough(method, asked) == ALWAYS_ESCALATE:
+                yield stage.called
+
+    @cached_property
+    def _chosen(self) -> Mapping[str, tuple[float, ...]]:
+        """By method: for each team but the last what `max_accepted_error` comes to. It takes a while to find out."""
+        if self.weights is None or self.max_accepted_error is None:
+            return {}
+        most = self.max_accepted_error
+        return {
+            method: tuple(thresholds_for(stages, most))
+            for method, stages in self.weights.held_out.items()
+        }
 
     @property
     def needed_alternatives(self) -> int | None:
@@ -270,7 +308,7 @@ def no_threshold(method: str) -> str:
     return (
         f"`{method}` has no default threshold, as a guessed one accepts everything or nothing: give `threshold`, "
         "or `weights` or `calibration` for every stage but the last; `looper calibrate FILE --data OUTCOMES.jsonl` "
-        "measures them"
+        "measures them, and until then `max_accepted_error` escalates always"
     )
 
 

@@ -77,6 +77,11 @@ class ConfidenceConfig(ConfidenceSettings):
         """What is no error, but hardly meant."""
         if self.threshold == 0 and len(self.stages) > 1:
             yield "threshold: at 0 every answer is accepted, and no further stage is asked"
+        if never := list(self.never_enough(models)):
+            yield (
+                f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
+                " and what comes there is always escalated"
+            )
         if self.verifier_model in {name for stage in self.stages for name in stage.models}:
             yield f"verifier_model: {self.verifier_model} grades answers of its own"
 

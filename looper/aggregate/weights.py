@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from looper.aggregate.electorate import SURE, Electorate, Voter, logit
-from looper.calibration import Calibration
+from looper.calibration import Calibration, HeldOut
 from looper.settings import Name, Probability, Setting
 
 _LARGEST = 4 << 20
@@ -80,6 +80,9 @@ class Weights(Setting):
         default=None, description="the score that `sureness` is about"
     )
     teams: tuple[TeamWeights, ...] = Field(min_length=1, max_length=16)
+    held_out: dict[Method | Literal["posterior"], tuple[HeldOut, ...]] = Field(
+        default={}, description="what `max_accepted_error` is read off: of each team but the last"
+    )
 
     @model_validator(mode="after")
     def _has_what_it_counts_with(self) -> Self:
@@ -95,6 +98,15 @@ class Weights(Setting):
     def _scores_members(self) -> Self:
         if strangers := sorted(self.scores.keys() - self.members):
             raise ValueError(f"`scores` has {strangers[0]!r}, who is in no team")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_of_teams(self) -> Self:
+        for method, stages in self.held_out.items():
+            if len(stages) != len(self.teams) - 1:
+                raise ValueError(f"`held_out.{method}` is not about each team but the last")
+            if len({len(stage.right) for stage in stages}) > 1:
+                raise ValueError(f"stages of `held_out.{method}` have different questions")
         return self
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from looper.aggregate import Advice, Provenance, TeamWeights, Weights
 from looper.fitting.cascade import SILENT, Plan, Stage, frontier, run
+from looper.fitting.gates import gates
 from looper.fitting.isotonic import calibrate
 from looper.fitting.logit import Flags, Floats
 from looper.fitting.team import FOLDS, HeldOut, Team, fit_team, held_out, weights_of
@@ -118,6 +119,7 @@ def calibrate_team(
             weights_of(fitted, posterior, accept_at[at] if at < len(accept_at) else None)
             for at, (fitted, posterior) in enumerate(zip(fits, worth, strict=True))
         ),
+        held_out=gates(rows, stages, decided, sureness.scores),
     )
     report = _report(rows, everyone, decided[-1], weights.teams[-1], cascade, len(stages))
     if costs is not None:

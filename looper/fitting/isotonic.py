@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from looper.calibration import Accepted, Calibration
+from looper.calibration import Calibration
 
 _BINS = 40
 _PER_BIN = 10
@@ -15,14 +15,13 @@ def calibrate(scored: Sequence[tuple[float, bool]]) -> Calibration | None:
     if not scored:
         return None
     bins = _bins(sorted(scored))
-    return Calibration(knots=_knots(_pooled(bins)), accepted=_accepted(bins))
+    return Calibration(knots=_knots(_pooled(bins)))
 
 
 class _Bin:
     """Neighbouring scores: their mean, how many there are, and how many of them were right."""
 
     def __init__(self, scored: Sequence[tuple[float, bool]]) -> None:
-        self.lowest = scored[0][0]
         self.total = sum(score for score, _ in scored)
         self.count = len(scored)
         self.right = sum(right for _, right in scored)
@@ -72,14 +71,3 @@ def _knots(rising: Sequence[_Bin]) -> tuple[tuple[float, float], ...]:
     for each in rising:
         knots[round(each.score, _DIGITS)] = round(each.probability, _DIGITS)
     return tuple(knots.items())
-
-
-def _accepted(bins: Sequence[_Bin]) -> tuple[Accepted, ...]:
-    """For each bin's lowest score: what would be accepted from there on."""
-    found = []
-    answers = wrong = 0
-    for each in reversed(bins):
-        answers += each.count
-        wrong += each.count - each.right
-        found.append(Accepted(score=each.lowest, answers=answers, wrong=wrong))
-    return tuple(reversed(found))

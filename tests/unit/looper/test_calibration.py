@@ -10,8 +10,12 @@ from looper.calibration import (
     ALWAYS_ESCALATE,
     Accepted,
     Calibration,
+    HeldOut,
+    accepted_from,
+    allows,
     most_wrong,
     threshold_for,
+    thresholds_for,
 )
 
 
@@ -69,6 +73,19 @@ class TestBound:
         assert wrong / answers <= most_wrong(wrong, answers) <= 1
         assert most_wrong(2 * wrong, 2 * answers) <= most_wrong(wrong, answers) + 1e-9
 
+    @given(st.integers(1, 300), st.floats(0.001, 0.999), st.data())
+    def test_what_it_allows(self, answers: int, most: float, data: st.DataObject) -> None:
+        """As many wrong ones as leave the bound below the limit, and no more."""
+        wrong = data.draw(st.integers(0, answers))
+        bound = most_wrong(wrong, answers)
+        if abs(bound - most) > 1e-6:
+            assert allows(wrong, answers, most) == (bound <= most)
+
+    def test_many_answers_are_no_trouble(self) -> None:
+        """Neither the smallest probabilities nor large counts are lost."""
+        assert allows(900, 10_000, 0.1)
+        assert not allows(1100, 10_000, 0.1)
+
 
 class TestThreshold:
     def test_the_lowest_that_passes(self) -> None:
@@ -86,6 +103,12 @@ class TestThreshold:
         """The highest scores have few answers, whatever they show."""
         assert threshold_for([row(0.99, 3, 1), row(0.9, 100, 1)], 0.1) == 0.9
 
+    def test_a_few_at_the_top_that_are_wrong_do_not_end_the_search(self) -> None:
+        """What is tried first has answers enough to pass with one of them wrong, where there are so many."""
+        rows = [row(0.95, 30, 1), row(0.9, 60, 2), row(0.8, 200, 8)]
+        assert not allows(1, 30, 0.1)
+        assert threshold_for(rows, 0.1) == 0.8
+
     def test_what_fails_ends_the_search(self) -> None:
         """A lower score that passes where a higher one failed would be luck."""
         assert threshold_for([row(0.9, 100, 20), row(0.8, 1000, 20)], 0.1) == ALWAYS_ESCALATE
@@ -94,3 +117,49 @@ class TestThreshold:
         """Impossible counts are refused."""
         with pytest.raises(ValidationError):
             row(0.9, 3, 4)
+
+
+def stage(*answers: tuple[float, bool]) -> HeldOut:
+    return HeldOut(
+        sure=tuple(sure for sure, _ in answers),
+        right="".join("1" if right else "0" for _, right in answers),
+    )
+
+
+class TestHeldOut:
+    def test_equal_scores_stand_together(self) -> None:
+        """A threshold takes all of them or none, and every step has some answers more."""
+        said = [(0.9, True)] * 15 + [(0.8, False)] * 3 + [(0.7, True)] * 12
+        found = accepted_from(said)
+        assert [(each.score, each.answers, each.wrong) for each in found] == [
+            (0.9, 15, 0),
+            (0.7, 30, 3),
+        ]
+        assert accepted_from([]) == []
+
+    @given(st.lists(st.tuples(st.floats(0.01, 1), st.booleans()), max_size=300))
+    def test_steps_count_what_is_accepted(self, said: list[tuple[float, bool]]) -> None:
+        """Each says of its score how many there are from there on, and how many of them are wrong."""
+        for each in accepted_from(said):
+            rights = [right for score, right in said if score >= each.score]
+            assert (each.answers, each.wrong) == (len(rights), rights.count(False))
+
+    def test_a_later_stage_is_measured_on_what_comes_to_it(self) -> None:
+        """What the first stage accepts makes the second look better than it is where it is needed."""
+        easy, hard = [(0.9, True)] * 200, [(0.3, False)] * 100
+        first = stage(*easy, *hard)
+        second = stage(*[(0.9, True)] * 200, *[(0.9, True), (0.9, False)] * 50)
+        assert list(thresholds_for([second], 0.25)) == [0.9]  # a sixth is wrong
+        assert list(thresholds_for([first, second], 0.25)) == [0.9, ALWAYS_ESCALATE]  # a half is
+
+    def test_silence_is_never_accepted(self) -> None:
+        """However low a threshold comes out to be."""
+        (threshold,) = thresholds_for([stage(*[(0.0, True)] * 100, *[(0.2, True)] * 30)], 0.1)
+        assert threshold == 0.2
+
+    def test_without_stages_there_is_no_threshold(self) -> None:
+        assert list(thresholds_for([], 0.1)) == []
+
+    def test_both_are_about_the_same_questions(self) -> None:
+        with pytest.raises(ValidationError, match="different numbers"):
+            HeldOut(sure=(0.5,), right="11")

@@ -193,7 +193,8 @@ class TestThreshold:
         assert not bar.passes(0.89, 1.0)
         nothing = config(confidence_method="margin", max_accepted_error=0.1)
         assert not nothing.bar_for("small", "margin").passes(1.0, 1.0)
-        assert not config(max_accepted_error=0.1).bar_for_pool(["small"]).passes(1.0, 1.0)
+        nothing = config(confidence_method="auto", max_accepted_error=0.1)
+        assert not nothing.bar_for_pool(["small"]).passes(1.0, 1.0)
 
     def test_auto_needs_one_unless_answers_compare(self) -> None:
         """`auto` votes under a contract whose values compare; under another one it has a raw score, and no default."""
@@ -211,6 +212,7 @@ class TestThreshold:
         "settings",
         [
             {"threshold": 0.5, "max_accepted_error": 0.1},
+            {"confidence_method": "agreement", "max_accepted_error": 0.1},
             {"confidence_method": "verifier", "threshold": 0.5},
             {"verifier_model": "judge"},
             {"confidence_method": "automix_entailment", "threshold": 0.5},
@@ -274,6 +276,56 @@ class TestWeights:
         assert found.bar_for("small", "avg_logprob").at == 0.7
         with pytest.raises(ValidationError):
             config(weights=weights(None), confidence_method="margin")
+
+
+class TestHeldOut:
+    @pytest.mark.parametrize(("most", "at"), [(0.1, 0.8), (0.05, math.inf)])
+    def test_chooses_the_threshold_of_a_vote(self, most: float, at: float) -> None:
+        """The lowest posterior that keeps the promise, before it is calibrated; too little data is no promise."""
+        found = config(confidence_method="auto", weights=measured(), max_accepted_error=most)
+        bar = found.bar_for_pool(["small"])
+        assert (bar.at, bar.raw) == (at, True)
+        assert found.bar_for_pool(["small", "large"]).at == math.inf
+
+    def test_chooses_the_threshold_of_a_score(self) -> None:
+        """As a probability; of a model that is in no stage, and of a method that nobody measured, there is none."""
+        found = config(weights=measured(), max_accepted_error=0.1, confidence_method="avg_logprob")
+        bar = found.bar_for("small", "avg_logprob")
+        assert (bar.at, bar.raw) == (0.6, False)
+        assert found.bar_for("stranger", "avg_logprob").at == math.inf
+        assert found.bar_for("small", "margin").at == math.inf
+
+    def test_what_is_never_enough_is_told(self) -> None:
+        """A stage that always escalates is hardly meant."""
+        models = {name: model(name) for name in ("small", "large")}
+        never = config(confidence_method="auto", weights=measured(), max_accepted_error=0.05)
+        (told,) = never.warnings(models)
+        assert "answers of small" in told
+        enough = config(confidence_method="auto", weights=measured(), max_accepted_error=0.1)
+        assert list(enough.warnings(models)) == []
+        (told,) = config(confidence_method="auto", max_accepted_error=0.1).warnings(models)
+        assert "always escalated" in told
+
+
+def measured() -> Weights:
+    """Of sixty questions: of those that are surest fifty are right, and one is wrong."""
+    sure = [0.9] * 30 + [0.8] * 21 + [0.3] * 9
+    right = "1" * 50 + "0" * 10
+    member = {"weight": 1.5, "rating": 0.7}
+    file = {
+        "version": 1,
+        "provenance": {"date": "2026-01-31", "rows": 500, "checksum": f"sha256:{'0' * 64}"},
+        "scores": {"small": {"avg_logprob": KNOTS}},
+        "teams": [
+            {"members": {"small": member}, "none_of_these": 1.0},
+            {"members": {"small": member, "large": member}, "none_of_these": 1.0},
+        ],
+        "held_out": {
+            "posterior": [{"sure": sure, "right": right}],
+            "avg_logprob": [{"sure": [0.6] * 51 + [0.3] * 9, "right": right}],
+        },
+    }
+    return Weights.model_validate(file)
 
 
 def weights(accept_at: float | None) -> Weights:

@@ -83,6 +83,16 @@ def test_a_feature_is_how_much_surer_a_member_is_than_usual(tmp_path: Path) -> N
             id="no-calibration",
         ),
         pytest.param(
+            {"held_out": {"posterior": []}},
+            "`held_out.posterior` is not about each team but the last",
+            id="held-out",
+        ),
+        pytest.param(
+            {"held_out": {"posterior": [{"sure": [0.5], "right": "2"}]}},
+            "held_out.posterior[0].right",
+            id="held-out-right",
+        ),
+        pytest.param(
             {"scores": {"d": {}, **FILE["scores"]}}, "'d', who is in no team", id="stranger"
         ),
     ],
