@@ -326,6 +326,7 @@ class Fusion:
             instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
             schema=json_schema(Analysis),
         )
+        run.trace.shown("judge", panel.shown)
         return await run.ask_json(draft, Analysis, until=run.deadline.share(_JUDGE_SHARE))
 
     async def _rank(

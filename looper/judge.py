@@ -51,10 +51,16 @@ async def judge(
         ),
         schema=json_schema(Scores),
     )
-    judged = await run.ask_json(replace(draft, extra=extra), Scores, until=until)
-    if judged is None or len(judged.scores) != len(answers):
-        return None
-    return judged.scores
+    run.trace.shown("judge", answers)
+
+    def fault(judged: Scores) -> str | None:
+        given = len(judged.scores)
+        return (
+            None if given == len(answers) else f"it has {given} scores for {len(answers)} answers."
+        )
+
+    judged = await run.ask_json(replace(draft, extra=extra), Scores, until=until, fault=fault)
+    return None if judged is None else judged.scores
 
 
 _RUBRIC = "Correct first of all, then complete, and in the form that the conversation asks for."

@@ -34,6 +34,10 @@ def read_json(text: str, type: type[T]) -> T | NotRead:
         except ValidationError as error:
             if isinstance(value, dict):
                 unread = NotRead(_faults(error))
+                if type.model_fields.keys() & value.keys():
+                    return (
+                        unread  # It was meant. What stands before it may be an example, or quoted.
+                    )
         except RecursionError:
             unread = NotRead("it is nested too deeply.")
     return unread

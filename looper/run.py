@@ -28,6 +28,11 @@ from looper.propagation import child
 from looper.trace import CallRecord, Trace
 
 T = TypeVar("T", bound=BaseModel)
+Fault = Callable[[T], str | None]
+
+
+def _faultless(read: BaseModel) -> str | None:
+    return None
 
 
 class Client(Protocol):
@@ -131,17 +136,20 @@ class Run:
 
         return await fan_out(drafts, ask, settings, self.models, until=until, stop=stop)
 
-    async def ask_json(self, draft: Draft, type: type[T], *, until: float) -> T | None:
+    async def ask_json(
+        self, draft: Draft, type: type[T], *, until: float, fault: Fault[T] = _faultless
+    ) -> T | None:
         """Make a call whose answer is JSON. If it is not, the model is asked once more and told why.
 
-        None if the call fails, or if both answers are no `type`.
+        None if the call fails, or if both answers are no `type`, or have a `fault`: what is wrong with one, in a
+        sentence for its model.
         """
         result = await self.ask(draft, until=until)
-        read = _read(result, type)
+        read = _read(result, type, fault)
         if isinstance(read, NotRead):
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
             result = await self.ask(draft.again(result.text, _REASK.format(read.why)), until=until)
-            read = _read(result, type)
+            read = _read(result, type, fault)
         return None if isinstance(read, NotRead) else read
 
     async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
@@ -210,11 +218,15 @@ Your answer cannot be used: {}
 Answer again, with the one JSON object that was asked for and nothing else."""
 
 
-def _read(result: Result, type: type[T]) -> T | NotRead | None:
+def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead | None:
     """What a model's JSON says; why it says nothing; None if there is no use in asking again."""
     if result.state == "unusable":
         return NotRead("it has no content.")
-    return read_json(result.text, type) if result.state == "ok" else None
+    if result.state != "ok":
+        return None
+    read = read_json(result.text, type)
+    why = None if isinstance(read, NotRead) else fault(read)
+    return read if why is None else NotRead(why)
 
 
 def _judged(draft: Draft, completion: Completion) -> Result:

@@ -1,7 +1,7 @@
 """The record of a run: its stages, and each call with its end, time, usage and cost. Never what was said."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -81,6 +81,11 @@ class Trace:
         """Something that whoever reads the trace should know: a degradation, and why. In words of ours."""
         if len(self.notes) < _MAX_NOTES:
             self.notes.append(text)
+
+    def shown(self, reader: str, results: Sequence[Result]) -> None:
+        """Note which calls' answers a reader saw as candidates 1, 2 and so on."""
+        numbers = ", ".join("?" if each.number is None else str(each.number) for each in results)
+        self.note(f"the {reader} read the answers of calls {numbers}, in this order")
 
     def score(self, result: Result, score: float | None, verdict: str | None = None) -> None:
         """How a call's answer was judged: 0..1, None for unknown; and in a word of ours what followed from it."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import aiohttp
 import msgspec
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
 from looper.calls import Result
 from looper.chat import ChatRequest
@@ -22,7 +22,7 @@ class Verdict(BaseModel):
     """What a verifier is asked for."""
 
     confidence: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-    reason: str = ""
+    reason: Annotated[object, WithJsonSchema({"type": "string"})] = ""
 
 
 async def grade(

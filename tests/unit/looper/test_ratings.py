@@ -479,6 +479,23 @@ class TestJudge:
         assert played.text() in self.DRAFTS.values()
         assert played.done.outcome == "degraded"
 
+    async def test_a_judge_that_miscounts_is_told(self) -> None:
+        """A score too few is asked for once more, as any verdict that cannot be used."""
+        script: dict[str, Step] = {**self.DRAFTS, "judge": in_turn(scores(5, 8), scores(1, 2, 9))}
+        played = await play(self.pattern(recheck_within=0), script, contract=None)
+        assert "2 scores for 3 answers" in played.client.calls_of("judge")[1].prompt
+        assert played.done.outcome == "ok"
+
+    async def test_the_trace_says_who_was_which_number(self) -> None:
+        """The judge knows numbers only; whoever reads the trace knows whose they were."""
+        played = await self.judged({"alpha": 9, "beta": 3, "gamma": 5})
+        prompt = played.client.role("judge").prompt
+        order = [
+            list(self.DRAFTS.values()).index(text) for text in shown(prompt, *self.DRAFTS.values())
+        ]
+        read = f"the judge read the answers of calls {', '.join(map(str, order))}, in this order"
+        assert read in played.run.trace.notes
+
     async def test_one_answer_needs_no_judge(self) -> None:
         """Where all say the same there is nothing to judge."""
         script = dict.fromkeys(PEERS, "ANSWER: A")

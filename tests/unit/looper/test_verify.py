@@ -55,6 +55,8 @@ class TestGrade:
         ("verdict", "score"),
         [
             ('{"confidence": 0.8, "reason": "it is"}', 0.8),
+            ('{"confidence": 0.8, "reason": null}', 0.8),
+            ('{"confidence": 0.8, "reason": ["it is", "so"]}', 0.8),
             ('{"confidence": 1}', 1.0),
             ('{"confidence": 0}', 0.0),
             ('```json\n{"confidence": 0.25}\n```', 0.25),
@@ -71,6 +73,7 @@ class TestGrade:
         "verdict",
         [
             '{"confidence": 95}', '{"confidence": "high"}', '{"confidence": NaN}', '{"confidence": -0.1}',
+            '{"confidence": "85%"}', 'It says {"confidence": 1}. {"confidence": 9}',
             '{"confidence": true}', '{"confidence": null}', "{}", "1. The answer is wrong", "0.9",
             completion(None, reasoning_content='{"confidence": 0.9}'),
         ],
