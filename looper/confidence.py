@@ -522,7 +522,8 @@ def _value(result: Result, climb: Climb) -> Value | None:
     """What an answer says. A text that ends where the client wants it to end is no silence."""
     value = value_of(result, climb.run.terms.contract)
     wanted = climb.run.terms.contract is None and climb.request.output_limit is not None
-    return TEXT if value is None and wanted and result.text.strip() else value
+    cut = result.completion is not None and result.completion.choices[0].finish_reason == "length"
+    return TEXT if value is None and wanted and cut and result.text.strip() else value
 
 
 def _verdict(each: Candidate, bar: float) -> str:

@@ -51,9 +51,9 @@ def said(answer: Result) -> str:
 
 
 def _call(call: dict[str, Any]) -> str:
-    function = call.get("function")
-    called = function if isinstance(function, dict) else {}
-    return f"[calls {called.get('name')} with {called.get('arguments') or '{}'}]"
+    called = call.get("function") or call.get("custom")
+    said = called if isinstance(called, dict) else {}
+    return f"[calls {said.get('name')} with {said.get('arguments') or said.get('input') or '{}'}]"
 
 
 _VERIFY = """\

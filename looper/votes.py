@@ -10,7 +10,7 @@ from looper.aggregate import Ballot, Electorate, Verdict, decide
 from looper.aggregate.ballots import Same
 from looper.aggregate.medoid import Text, medoid
 from looper.calls import Result
-from looper.contract import Contract, Free, canonical
+from looper.contract import Contract, Free, canonical, json_text
 
 Value = Hashable
 """What is compared: a contract's value, the calls of tools, or TEXT."""
@@ -43,7 +43,9 @@ def value_of(result: Result, contract: Contract[Any] | None) -> Value | None:
     if result.state != "ok" or message is None or message.refusal:
         return None
     if message.tool_calls:
-        return ToolCalls(tuple(_call(call) for call in message.tool_calls))
+        calls = tuple(_call(call) for call in message.tool_calls)
+        broken = not all(json_text.is_json(arguments) for _, arguments in calls)
+        return None if broken and _was_cut(result) else ToolCalls(calls)
     value = canonical(contract, message.content or "")
     if isinstance(value, Free):
         return None if _was_cut(result) else TEXT
@@ -51,19 +53,25 @@ def value_of(result: Result, contract: Contract[Any] | None) -> Value | None:
 
 
 def _was_cut(result: Result) -> bool:
-    return result.completion is not None and result.completion.choices[0].finish_reason == "length"
+    """Whether an answer ended before its end: for want of tokens, or by a provider's filter."""
+    ends = ("length", "content_filter")
+    return result.completion is not None and result.completion.choices[0].finish_reason in ends
 
 
 def _call(call: dict[str, Any]) -> tuple[str, str]:
+    """A call's name and arguments; of one that is no function's, all that is said but its id."""
     function = call.get("function")
-    named = function if isinstance(function, dict) else {}
-    return str(named.get("name")), _canonical_json(str(named.get("arguments") or "{}"))
+    if isinstance(function, dict):
+        return str(function.get("name")), _canonical_json(function.get("arguments"))
+    said = {name: value for name, value in call.items() if name not in ("id", "index")}
+    return str(call.get("type")), _canonical_json(said)
 
 
-def _canonical_json(text: str) -> str:
+def _canonical_json(said: object) -> str:
+    text = said if isinstance(said, str) else json.dumps(said or {})
     try:
-        return json.dumps(json.loads(text), sort_keys=True)
-    except (ValueError, RecursionError):
+        return json_text.canonical(json_text.parse(text if text.strip() else "{}"))
+    except json_text.NotJson:
         return text
 
 

@@ -103,6 +103,8 @@ class TestGrade:
         _, client = await graded('{"confidence": 1}', answered=calls)
         assert '[calls weather with {"city":"Rome"}]' in client.asked[0].prompt
         assert said(answer(calls)).count("[calls ") == 2
+        custom = {"id": "c", "type": "custom", "custom": {"name": "python", "input": "1 + 1"}}
+        assert said(answer(completion(tool_calls=[custom]))) == "[calls python with 1 + 1]"
 
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -58,7 +58,8 @@ class TestValues:
     def test_text_without_a_contract_is_text(self) -> None:
         """Free text counts as being text; what was cut off is silent."""
         assert value_of(result("a", "So it goes."), None) is TEXT
-        assert value_of(result("a", completion("So it", finish="length")), None) is None
+        for end in ("length", "content_filter"):
+            assert value_of(result("a", completion("So it", finish=end)), None) is None
 
     def test_calls_of_tools_are_compared_by_name_and_arguments(self) -> None:
         """The order of JSON's keys and its blanks do not matter, and ids do not."""
@@ -68,6 +69,42 @@ class TestValues:
         assert value_of(one, None) == value_of(same, None)
         assert value_of(one, None) != value_of(other, None)
         assert isinstance(value_of(one, None), ToolCalls)
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            pytest.param('{"x": 1}', '{"x": 1.0}', id="numbers"),
+            pytest.param('{"x": 1e2}', '{"x": 100}', id="exponents"),
+            pytest.param('{"x": "é"}', '{"x": "\\u00e9"}', id="characters"),
+            pytest.param("", " {} ", id="nothing"),
+            pytest.param({"x": 1}, '{"x":1}', id="an-object"),
+        ],
+    )
+    def test_arguments_are_the_same_however_they_are_written(self, one: Any, other: str) -> None:
+        """What counts is the value, also where a backend sends an object in place of its text."""
+        values = [
+            value_of(result("a", completion(tool_calls=[call("look", arguments)])), None)
+            for arguments in (one, other)
+        ]
+        assert values[0] == values[1] is not None
+
+    def test_calls_of_other_tools_are_compared_by_all_they_say(self) -> None:
+        """A tool that takes plain text is no function; what it is given counts."""
+        one, same, other = (
+            completion(tool_calls=[{"id": name, "type": "custom", "custom": {"input": said}}])
+            for name, said in (("a", "x=1"), ("b", "x=1"), ("c", "x=2"))
+        )
+        assert value_of(result("a", one), None) == value_of(result("b", same), None)
+        assert value_of(result("a", one), None) != value_of(result("c", other), None)
+
+    def test_a_call_that_is_cut_off_is_silent(self) -> None:
+        """Arguments without an end are no answer; whole ones are, and so is nonsense that a model means."""
+        broken = completion(tool_calls=[call("look", '{"x": ')], finish="length")
+        assert value_of(result("a", broken), None) is None
+        whole = completion(tool_calls=[call("look", '{"x": 1}')], finish="length")
+        assert value_of(result("a", whole), None) is not None
+        meant = completion(tool_calls=[call("look", "x=1")], finish="tool_calls")
+        assert value_of(result("a", meant), None) is not None
 
 
 class TestVote:
