@@ -1,14 +1,17 @@
 """Two processors behind one cluster of Envoy's, which share the runs that wait in a real Redis."""
 
 import asyncio
+import json
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+import yaml
 from redis.asyncio import Redis
 
 from looper.simulate import Hang, Simulator
@@ -53,10 +56,26 @@ async def shared(redis: Redis) -> AsyncIterator[Stack]:
         "url": f"unix://{path}",
         "keys": [{"file": str(key)}],
         "lease": "1s",
+        "timeout": "10s",
         "identity": {"header": "x-user"},
     }
-    async with run_stack(Simulator(MODELS), change(state=state), processors=2) as stack:
+    async with run_stack(
+        Simulator(MODELS), change(state=state), processors=2, edit=keeping_request_ids
+    ) as stack:
         yield stack
+
+
+def keeping_request_ids(envoy: Path) -> None:
+    """Have clients' own `x-request-id` kept, as behind a proxy that is trusted with them."""
+    path = envoy / "bootstrap.yaml"
+    bootstrap = yaml.safe_load(path.read_text())
+    (chain,) = next(
+        each["filter_chains"]
+        for each in bootstrap["static_resources"]["listeners"]
+        if each["name"] == "ingress"
+    )
+    chain["filters"][0]["typed_config"]["preserve_external_request_id"] = True
+    path.write_text(yaml.safe_dump(bootstrap))
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -78,6 +97,39 @@ async def only(stack: Stack, processor: Processor) -> None:
             await stack.until_series(lambda series: series[HEALTHY] == len(stack.processors))
             await other.stop()
     await stack.until_series(lambda series: series[HEALTHY] == 1)
+
+
+async def both(stack: Stack) -> None:
+    """Have both run, and wait until Envoy knows."""
+    for processor in stack.processors:
+        if processor.process is None or processor.process.returncode is not None:
+            processor.socket.unlink(missing_ok=True)
+            await processor.start()
+    await stack.until_series(lambda series: series[HEALTHY] == len(stack.processors))
+
+
+async def resume(
+    stack: Stack, turn: Mapping[str, Any], request_id: str
+) -> tuple[int, Mapping[str, str], Any]:
+    headers = {"x-user": "me", "x-request-id": request_id}
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=turn, headers=headers
+    ) as response:
+        return response.status, response.headers, json.loads(await response.read())
+
+
+async def at_work(stack: Stack) -> list[Processor]:
+    """The processors that have a team at work."""
+    found = []
+    for processor in stack.processors:
+        connector = aiohttp.UnixConnector(str(processor.admin))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.get("http://admin/load") as response,
+        ):
+            if (await response.json())["open_runs"]:
+                found.append(processor)
+    return found
 
 
 def handled(processor: Processor, headers: Mapping[str, str]) -> bool:
@@ -194,3 +246,109 @@ async def test_a_process_that_dies_with_a_run_does_not_take_it_along(stack: Stac
     assert (status, three["choices"][0]["message"]["content"]) == (200, "The tools say: result 0")
     await second.stop()
     assert handled(second, headers)
+
+
+async def test_of_many_at_once_one_goes_on(stack: Stack) -> None:
+    """The same turn, sent to both processors at once and again after its lease: one runs, others come back later."""
+    await both(stack)
+    _, _, one = await ask(stack, ASKED)
+    turn = answered(ASKED, one)
+    go_on = asyncio.Event()
+
+    async def answers_late(request: dict[str, Any]) -> str:
+        await go_on.wait()
+        return "by long"
+
+    stack.simulator.script("long", answers_late)
+    before = [processor.log.read_text().count("state_busy") for processor in stack.processors]
+    async with asyncio.TaskGroup() as group:
+        asking = [group.create_task(resume(stack, turn, f"at-once-{at}")) for at in range(12)]
+        while sum(each.done() for each in asking) < len(asking) - 1:
+            await asyncio.sleep(0.02)
+        (holder,) = await at_work(stack)
+        await asyncio.sleep(1.2)
+        late = [await resume(stack, turn, f"late-{at}") for at in range(8)]
+        assert (await at_work(stack), stack.simulator.count()) == ([holder], 4)
+        go_on.set()
+    results = [each.result() for each in asking]
+    busy = [headers for status, headers, _ in results if status == 409]
+    codes = [answer["error"]["code"] for status, _, answer in (*results, *late) if status != 200]
+    await only(stack, stack.processors[0])
+    await stack.processors[0].stop()
+
+    assert sorted(status for status, _, _ in results) == [200, *[409] * 11]
+    assert codes == ["state_busy"] * 19
+    for headers in (*busy, *(headers for _, headers, _ in late)):
+        assert (headers["retry-after"], headers["x-should-retry"]) == ("1", "true")
+    assert [call.model for call in stack.simulator.calls[4:]] == ["final"]
+    logs = [processor.log.read_text().count("state_busy") for processor in stack.processors]
+    assert all(after > earlier for after, earlier in zip(logs, before, strict=True))
+
+
+async def test_the_same_request_goes_on_in_the_other_process_at_once(
+    redis: Redis, tmp_path: Path
+) -> None:
+    """After a crash the lease keeps others waiting, but not whoever sends the same `x-request-id`."""
+    path = redis.connection_pool.connection_kwargs["path"]
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    state = {
+        "type": "redis",
+        "url": f"unix://{path}",
+        "keys": [{"file": str(key)}],
+        "lease": "60s",
+        "identity": {"header": "x-user"},
+    }
+    async with run_stack(
+        Simulator(MODELS), change(state=state), processors=2, edit=keeping_request_ids
+    ) as stack:
+        await both(stack)
+        _, _, one = await ask(stack, ASKED)
+        turn = answered(ASKED, one)
+        stack.simulator.fault("long", Hang())
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(resume(stack, turn, "mine"))
+            await stack.simulator.wait_for(lambda: stack.simulator.running("long") == 1)
+            (holder,) = await at_work(stack)
+            await holder.stop(signal.SIGKILL)
+            lost, _, _ = await asking
+        await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
+        stack.simulator.fault("long", None)
+        count = stack.simulator.count()
+        status, headers, refused = await resume(stack, turn, "another")
+        assert (status, refused["error"]["code"]) == (409, "state_busy")
+        assert headers["retry-after"] == "60"
+        assert stack.simulator.count() == count
+        status, _, two = await resume(stack, turn, "mine")
+
+    assert (lost, status, len(calls_of(two))) == (503, 200, 1)
+    asked = [call.model for call in stack.simulator.calls[count:]]
+    assert sorted(asked[:2]) == ["long", "short"]
+    assert asked[2:] == ["final"]
+
+
+async def test_a_process_that_dies_before_it_began_is_not_missed(
+    stack: Stack, redis: Redis
+) -> None:
+    """Killed while it claims a run, it has asked nobody: Envoy has the other one do it, and no client hears of it."""
+    first, second = stack.processors
+    await only(stack, first)
+    _, _, one = await ask(stack, ASKED)
+    turn = answered(ASKED, one)
+    reads = (await redis.info("commandstats"))["cmdstat_get"]["calls"]
+    await redis.client_pause(60_000, all=False)  # of all that writes, such as claims
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(resume(stack, turn, "mine"))
+        async with asyncio.timeout(5):
+            while (await redis.info("commandstats"))["cmdstat_get"]["calls"] == reads:
+                await asyncio.sleep(0.01)
+        await both(stack)
+        assert await at_work(stack) == []
+        await first.stop(signal.SIGKILL)
+        await redis.client_unpause()
+        status, headers, two = await asking
+    await second.stop()
+
+    assert (status, len(calls_of(two))) == (200, 1)
+    assert handled(second, headers)
+    assert sorted(call.model for call in stack.simulator.calls[2:]) == ["final", "long", "short"]
