@@ -1,13 +1,30 @@
-"""What a backend answers in OpenAI's older API of functions, read as the call of a tool that it is."""
+"""A backend's calls of tools in the one form in which they are read: those of OpenAI's older API are of functions.
+
+There are servers, too, that write the arguments as the object that they are the text of.
+"""
 
 import secrets
 from typing import Any
 
 import msgspec
 
+from looper.calls import CallFailed, Failure
 from looper.chat import Choice, Completion, Reply
 
 _replace = msgspec.structs.replace
+
+
+class _Function(msgspec.Struct, frozen=True):
+    name: str | None = None
+    arguments: str | dict[str, Any] | list[Any] | None = None
+
+
+class _Call(msgspec.Struct, frozen=True):
+    """What is read of a call, or of a bit of one."""
+
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
 
 
 class FunctionCalls:
@@ -17,10 +34,14 @@ class FunctionCalls:
         self._begun: set[int] = set()
 
     def read(self, completion: Completion) -> Completion:
-        """The same in the API of tools. What is said in that already stays as it is."""
-        if not any(map(_is_older, completion.choices)):
+        """The same, with calls of tools. Raises CallFailed for calls that nobody can make sense of."""
+        if not any(map(_calls, completion.choices)):
             return completion
-        return _replace(completion, choices=[self._choice(each) for each in completion.choices])
+        try:
+            choices = [self._choice(each) for each in completion.choices]
+        except msgspec.ValidationError:
+            raise CallFailed(Failure.UNUSABLE) from None
+        return _replace(completion, choices=choices)
 
     def _choice(self, choice: Choice) -> Choice:
         message, delta = choice.message, choice.delta
@@ -32,10 +53,10 @@ class FunctionCalls:
         )
 
     def _reply(self, reply: Reply, index: int, place: dict[str, Any]) -> Reply:
-        if reply.tool_calls or not reply.function_call:
-            return _replace(reply, function_call=None)
-        call = {**place, **self._name(index), "function": reply.function_call}
-        return _replace(reply, tool_calls=[call], function_call=None)
+        calls = reply.tool_calls
+        if not calls and reply.function_call:
+            calls = [{**place, **self._name(index), "function": reply.function_call}]
+        return _replace(reply, tool_calls=calls and list(map(_sound, calls)), function_call=None)
 
     def _name(self, index: int) -> dict[str, str]:
         """What a call begins with, and only that: clients put its bits together."""
@@ -45,10 +66,22 @@ class FunctionCalls:
         return {"id": f"call_{secrets.token_hex(12)}", "type": "function"}
 
 
-def _is_older(choice: Choice) -> bool:
-    reply = choice.message or choice.delta
-    return _ends_older(choice) or (reply is not None and reply.function_call is not None)
+def _calls(choice: Choice) -> bool:
+    reply = choice.message or choice.delta or Reply()
+    return bool(reply.tool_calls) or reply.function_call is not None or _ends_older(choice)
 
 
 def _ends_older(choice: Choice) -> bool:
     return choice.finish_reason == "function_call"
+
+
+def _sound(call: dict[str, Any]) -> dict[str, Any]:
+    """A call whose index is a number, and whose arguments are a text. Raises ValidationError."""
+    read = msgspec.convert(call, _Call)
+    if read.index is None:
+        call = {name: value for name, value in call.items() if name != "index"}
+    arguments = read.function and read.function.arguments
+    if arguments is None or isinstance(arguments, str):
+        return call
+    text = msgspec.json.encode(arguments).decode()
+    return {**call, "function": {**call["function"], "arguments": text}}

@@ -54,7 +54,9 @@ def with_tools(request: ChatRequest) -> ChatRequest:
     changes = {**_offered(request), **_conversation(request)}
     if not _knows_tools(request):
         changes["parallel_tool_calls"] = b"false"
-    return ChatRequest.parse(request.edited(changes, ("functions", "function_call")))
+    asked = ChatRequest.parse(request.edited(changes, ("functions", "function_call")))
+    asked.fingerprint = request.fingerprint
+    return asked
 
 
 def goes_on(request: ChatRequest) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from looper.calls import usable
+from looper.calls import CallFailed, Failure, usable
 from looper.chat import Completion
 from looper.deltas import Gathering
 from looper.function_calls import FunctionCalls
@@ -89,7 +89,7 @@ def test_each_choice_has_its_own_call() -> None:
     [
         pytest.param({"message": {"content": "hi"}, "finish_reason": "stop"}, id="text"),
         pytest.param({"delta": {"content": "hi"}}, id="bit"),
-        pytest.param({"message": {"tool_calls": [{"id": "a"}], "function_call": None}}, id="tools"),
+        pytest.param({"message": {"tool_calls": [], "function_call": None}}, id="no-tools"),
         pytest.param({"message": None}, id="nothing"),
     ],
 )
@@ -118,3 +118,51 @@ def test_the_end_alone_is_read_too() -> None:
     """The chunk that ends a stream has no delta worth the name."""
     (answer,) = read({"delta": {}, "finish_reason": "function_call"})
     assert answer.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        pytest.param('{"x": 1}', '{"x": 1}', id="text"),
+        pytest.param({"x": "é"}, '{"x":"é"}', id="object"),
+        pytest.param([1, 2], "[1,2]", id="list"),
+        pytest.param({}, "{}", id="empty"),
+    ],
+)
+@pytest.mark.parametrize("older", [False, True], ids=["tool", "function"])
+def test_arguments_are_a_text(arguments: object, text: str, older: bool) -> None:
+    """Some servers write the object in its place."""
+    function = {"name": "f", "arguments": arguments}
+    message = {"function_call": function} if older else {"tool_calls": [{"function": function}]}
+    (call,) = calls_in(read({"message": message}))
+    assert call["function"] == {"name": "f", "arguments": text}
+
+
+def test_a_call_is_as_it_came() -> None:
+    """Members of a vendor's own are kept, and an index that is null is none."""
+    own = {
+        "id": "a",
+        "type": "function",
+        "function": {"name": "f", "arguments": "{}", "x": 1},
+        "y": [2],
+    }
+    assert calls_in(read({"message": {"tool_calls": [own]}})) == [own]
+    assert calls_in(read({"message": {"tool_calls": [{**own, "index": None}]}})) == [own]
+    assert calls_in(read({"delta": {"tool_calls": [{**own, "index": 1}]}})) == [{**own, "index": 1}]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param({"function": "f"}, id="function"),
+        pytest.param({"function": {"name": 1}}, id="name"),
+        pytest.param({"function": {"arguments": 1}}, id="arguments"),
+        pytest.param({"index": "0"}, id="index"),
+        pytest.param({"id": 1}, id="id"),
+    ],
+)
+def test_what_nobody_can_make_sense_of_is_no_answer(call: dict[str, Any]) -> None:
+    """The call has failed, and another model may answer."""
+    with pytest.raises(CallFailed) as failed:
+        read({"message": {"tool_calls": [call]}})
+    assert failed.value.failure is Failure.UNUSABLE

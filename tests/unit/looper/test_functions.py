@@ -118,6 +118,14 @@ class TestMembers:
         asked = request(**members)
         assert with_tools(asked) is asked
 
+    def test_it_is_the_same_conversation(self) -> None:
+        """Whatever a decision has added to it before."""
+        asked = request(functions=[F])
+        told = asked.changed(
+            {"messages": json.dumps([{"role": "system", "content": "x"}, USER]).encode()}
+        )
+        assert with_tools(told).fingerprint == asked.fingerprint
+
     def test_a_client_of_tools_may_have_spoken_of_functions(self) -> None:
         """Its conversation is translated, and how many tools it takes at once is its own business."""
         tools = [{"type": "function", "function": F}]
