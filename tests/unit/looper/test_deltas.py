@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.chat import Completion
-from looper.deltas import Gathering
+from looper.deltas import Gathering, bits
 from tests.fakes.models import USAGE, chunk, chunks, completion, last_chunk
 
 
@@ -52,6 +52,29 @@ class TestGathering:
         assert [each["function"] for each in message.tool_calls] == [
             {"name": "f", "arguments": "[]"}, {"name": "g", "arguments": "{}"},
         ]  # fmt: skip
+
+    def test_what_custom_tools_are_given_is_put_together(self) -> None:
+        """A tool that takes plain text is told it in bits, too."""
+        pieces = [
+            chunk(tool_calls=[{"index": 0, "id": "c", "type": "custom", "custom": {"name": "py", "input": "1"}}]),
+            chunk(tool_calls=[{"index": 0, "custom": {"input": "+1"}}]),
+        ]  # fmt: skip
+        message = gathered(pieces).choices[0].message
+        assert message is not None
+        assert message.tool_calls == [
+            {"id": "c", "type": "custom", "custom": {"name": "py", "input": "1+1"}}
+        ]
+
+    def test_arguments_that_are_an_object_become_its_text(self) -> None:
+        """A backend that does not write them as text is understood; clients expect text."""
+        said: dict[str, Any] = {"name": "f", "arguments": {"x": [1, "é"]}}
+        piece = chunk(tool_calls=[{"index": 0, "id": "c", "function": said}])
+        text = {"name": "f", "arguments": '{"x":[1,"é"]}'}
+        (delta,) = bits(piece.choices[0])
+        assert delta.value[0]["function"] == text
+        message = gathered([piece]).choices[0].message
+        assert message is not None
+        assert message.tool_calls == [{"id": "c", "function": text}]
 
     def test_probabilities_are_strung_together_and_counted(self) -> None:
         """Tokens come with the chunks, and how many came is known at any time."""
