@@ -20,9 +20,20 @@ from looper.contract import NO_TERMS, ExactConfig, Terms
 from looper.cost import PlannedCall
 from looper.errors import ContractViolated, LooperError
 from looper.events import Delta, Done, Event, Finish
+from looper.functions import for_client, with_tools
 from looper.models import Model
 from looper.run import Deadline, Pattern, Run, drive, seeded
-from looper.simulate import MODELS, AnyFault, Blank, Garbage, Hang, Reset, Simulator, Status
+from looper.simulate import (
+    MODELS,
+    AnyFault,
+    Blank,
+    FunctionCall,
+    Garbage,
+    Hang,
+    Reset,
+    Simulator,
+    Status,
+)
 from tests.contract.test_catalogue import ALGORITHMS, sections
 
 QUESTION = "What is the capital of Canada?"
@@ -81,7 +92,8 @@ async def play(
             random=seeded(request),
             terms=terms,
         )
-        await drive(pattern, request, run, emit, heartbeat=60)
+        take = for_client(request, emit, run.trace)
+        await drive(pattern, with_tools(request), run, take, heartbeat=60)
     return events, ledger
 
 
@@ -262,3 +274,25 @@ async def test_every_loop_tells_of_the_contract_those_who_answer(
     for call in team.simulator.calls:
         private = call.headers["x-looper-role"] in get_args(Private)
         assert (prompt.encode() in call.body) is not private, call.headers["x-looper-role"]
+
+
+@both_ways
+@pytest.mark.parametrize("habit", [None, FunctionCall()], ids=["tools", "function-calls"])
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_every_loop_calls_functions(
+    team: Team, kind: str, habit: AnyFault | None, streamed: bool
+) -> None:
+    """A client of OpenAI's older API has its function called by every team, whichever API its backends answer in."""
+    for name in team.simulator.models:
+        team.simulator.fault(name, habit)
+    asked = [{"role": "user", "content": f"Use find_capital. {QUESTION}"}]
+    schema = {"type": "object", "properties": {"of": {"type": "string"}}}
+    functions = [{"name": "find_capital", "parameters": schema}]
+    events, _ = await play(kind, team, messages=asked, functions=functions, stream=streamed)
+
+    said = [event.value for event in events if isinstance(event, Delta)]
+    calls = [each for each in said if isinstance(each, dict) and "arguments" in each]
+    assert [call["name"] for call in calls if "name" in call] == ["find_capital"]
+    assert json.loads("".join(call["arguments"] for call in calls)) == {"of": "simulated of"}
+    assert [event.reason for event in events if isinstance(event, Finish)] == ["function_call"]
+    assert not any(isinstance(each, list) for each in said)
