@@ -1,6 +1,6 @@
 """The algorithms that a decision may name. This union is their registry."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -8,6 +8,7 @@ from pydantic import Field
 from looper.confidence import ConfidenceConfig
 from looper.contract import ContractConfig
 from looper.fusion import FusionConfig
+from looper.models import Model
 from looper.ratings import RatingsConfig
 from looper.remom import RemomConfig
 from looper.single import SingleConfig
@@ -38,6 +39,15 @@ def problems(
         yield from algorithm.problems(None if contract is None else contract.build())
 
 
+def warnings(
+    algorithm: AlgorithmConfig, contract: ContractConfig | None, models: Mapping[str, Model]
+) -> Iterator[str]:
+    """What is no error, but hardly meant, each with its place before a colon."""
+    yield from algorithm.warnings(models)
+    if isinstance(algorithm, RatingsConfig):
+        yield from algorithm.doubts_beside(None if contract is None else contract.build(), models)
+
+
 __all__ = [
     "AlgorithmConfig",
     "ConfidenceConfig",
@@ -49,4 +59,5 @@ __all__ = [
     "is_routed",
     "named_bands",
     "problems",
+    "warnings",
 ]

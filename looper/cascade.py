@@ -157,6 +157,13 @@ class ConfidenceSettings(Round, Weighing):
         return self
 
     @model_validator(mode="after")
+    def _can_be_enough(self) -> Self:
+        most = max(len(list(stage.voters)) for stage in self.stages) * self.samples
+        if self.min_successful_responses > most:
+            raise ValueError(f"`min_successful_responses` is more than the {most} of any stage")
+        return self
+
+    @model_validator(mode="after")
     def _has_what_its_method_needs(self) -> Self:
         method = self.confidence_method
         if (method == "verifier") != (self.verifier_model is not None):

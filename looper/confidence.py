@@ -82,6 +82,9 @@ class ConfidenceConfig(ConfidenceSettings):
                 f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
                 " and what comes there is always escalated"
             )
+        for at, stage in enumerate(self.stages):
+            if len(list(stage.voters)) * self.samples < self.min_successful_responses:
+                yield f"min_successful_responses: {stage.name or f'stage {at + 1}'} has fewer, and is never enough"
         if self.verifier_model in {name for stage in self.stages for name in stage.models}:
             yield f"verifier_model: {self.verifier_model} grades answers of its own"
 

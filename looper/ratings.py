@@ -24,7 +24,7 @@ from looper.models import Model
 from looper.publish import as_asked
 from looper.run import Run
 from looper.settings import Probability
-from looper.votes import Ballots, Vote
+from looper.votes import TEXT, Ballots, Vote
 from looper.weighing import Weighing, is_idle
 
 _POSTERIOR = r"^posterior>=(0(\.\d+)?|1(\.0+)?)$"
@@ -83,6 +83,9 @@ class RatingsConfig(Round, Weighing):
             raise ValueError("`judge_model` and `aggregate: judge` go together")
         if self.escalate_below is not None and not self.escalate_to:
             raise ValueError("`escalate_below` needs `escalate_to`")
+        most = len(self.models) * self.samples + len(self.escalate_to)
+        if self.min_successful_responses > most:
+            raise ValueError(f"`min_successful_responses` is more than all {most} candidates")
         if self.escalate_to and self.aggregate not in (None, "vote"):
             raise ValueError("`escalate_to` goes with a vote")
         return self
@@ -120,13 +123,30 @@ class RatingsConfig(Round, Weighing):
         """What is no error, but hardly meant."""
         if self.judge_model in self.models:
             yield f"judge_model: {self.judge_model} is one of the candidates, and may prefer its own answer"
-        if self.aggregate in (None, "vote") and self.category is None:
+
+    def doubts_beside(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """What is hardly meant beside the contract of the decision."""
+        comparable = contract is not None and contract.comparable
+        votes = comparable and self.aggregate in (None, "vote")
+        if not votes:
+            yield from self._without_a_vote()
+        if self.category is None and self.aggregate not in ("judge", "all"):
             electorate = self.electorate(self.models, models)
             for name in self.models:
                 if name in electorate.voters and not electorate[name].votes:
                     yield f"models: {name} only counts if all who are rated better are silent"
-                elif is_idle(name, self.models, electorate):
+                elif votes and self.samples == 1 and is_idle(name, self.models, electorate):
                     yield f"models: {name} can never change the answer while the others speak"
+
+    def _without_a_vote(self) -> Iterator[str]:
+        if self.aggregate == "vote":
+            yield "aggregate: without a `contract` whose values compare texts go by likeness"
+        if self.escalate_to:
+            yield "escalate_to: without a `contract` whose values compare it is asked over calls of tools only"
+        if self.stop not in ("settled", "all"):
+            yield "stop: without a vote everybody is waited for"
 
     def build(self) -> "Ratings":
         return Ratings(self)
@@ -267,11 +287,13 @@ class Ratings:
 
     def _unsure(self, candidates: Sequence[Candidate], run: Run) -> bool:
         """Whether stronger models are to be asked too."""
-        if not self._config.escalate_to or not self._votes(run):
+        if not self._config.escalate_to:
             return False
         asked = [each.draft.model.name for each in candidates]
-        confidence = self._vote(candidates, run).verdict.confidence
-        return confidence < self._config.sure_from(asked)
+        verdict = self._vote(candidates, run).verdict
+        if verdict.leader is not None and verdict.leader.value is TEXT:
+            return False  # nobody knows how sure one may be of a text
+        return verdict.confidence < self._config.sure_from(asked)
 
     async def _rank(
         self, candidates: Sequence[Candidate], request: ChatRequest, run: Run

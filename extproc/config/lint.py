@@ -12,6 +12,7 @@ from extproc.signals.context import ContextConfig
 from extproc.signals.conversation import ConversationConfig
 from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import in_words
+from looper import algorithms
 from looper.algorithms import AlgorithmConfig
 from looper.chat import Capability
 from looper.fanout import Round
@@ -102,7 +103,7 @@ def _unused(recipe: Recipe) -> Iterator[Doubt]:
 def _of_algorithm(decision: Decision, models: dict[str, Model]) -> Iterator[Doubt]:
     if decision.algorithm is None:
         return
-    for text in decision.algorithm.warnings(models):
+    for text in algorithms.warnings(decision.algorithm, decision.contract, models):
         key, _, rest = text.partition(": ")
         known = key in type(decision.algorithm).model_fields
         yield (("algorithm", key), rest) if known else (("algorithm",), text)

@@ -103,6 +103,55 @@ class TestIdleMembers:
         assert two == ["small can never change the answer while the others speak"]
         assert three == []
 
+    def test_samples_may_tip_them(self) -> None:
+        """A member whose samples contradict each other has less to say, and then the other one decides."""
+        assert (
+            doubted(
+                {"type": "ratings", "models": ["small", "third"], "samples": 2}, contract=CHOICE
+            )
+            == []
+        )
+
+    def test_likeness_is_no_vote(self) -> None:
+        """Free text goes by words; still, who has no vote only fills silence."""
+        assert doubted({"type": "ratings", "models": ["small", "third"]}) == []
+        (found,) = doubted({"type": "ratings", "models": ["small", "other", "large"]})[:1]
+        assert found == "small only counts if all who are rated better are silent"
+
+    @pytest.mark.parametrize(
+        ("settings", "key"),
+        [
+            ({"aggregate": "vote"}, "texts go by likeness"),
+            ({"escalate_to": ["large"]}, "calls of tools only"),
+            ({"stop": "posterior>=0.9"}, "everybody is waited for"),
+        ],
+    )
+    def test_what_only_a_vote_heeds(self, settings: dict[str, Any], key: str) -> None:
+        """Without a contract there is nothing to count, and what hangs on the count does nothing."""
+        algorithm = {"type": "ratings", "models": ["small", "other", "third"], **settings}
+        (found,) = doubted(algorithm)
+        assert key in found
+        assert doubted(algorithm, contract=CHOICE) == []
+
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            {"type": "ratings", "models": ["small", "third"], "min_successful_responses": 3},
+            chain(threshold=0.5, min_successful_responses=2),
+        ],
+    )
+    def test_a_minimum_that_nobody_can_reach(self, algorithm: dict[str, Any]) -> None:
+        """More answers than are asked for never come."""
+        (problem,) = problems(algorithm)
+        assert "`min_successful_responses` is more than" in problem
+
+    def test_a_stage_that_is_never_enough(self) -> None:
+        """It is asked for nothing but what it adds to the next one."""
+        stages = ["small", ["other", "third"]]
+        settings: Any = {"min_successful_responses": 2, "confidence_method": "agreement"}
+        (found,) = doubted({"type": "confidence", "stages": stages, **settings})
+        assert found == "stage 1 has fewer, and is never enough"
+
     def test_a_threshold_of_zero(self) -> None:
         """A chain that never goes on is hardly meant."""
         (found,) = doubted(chain(confidence_method="margin", threshold=0))

@@ -352,6 +352,15 @@ class TestEscalation:
         assert played.client.names == list(PEERS)
         assert played.done.confidence == pytest.approx(0.880797, abs=1e-6)
 
+    async def test_calls_of_tools_are_a_vote_without_a_contract(self) -> None:
+        """Calls that differ are settled by a stronger model; texts are not compared, and so not in doubt."""
+        calls = {name: calling(f'{{"at": {at}}}') for at, name in enumerate(PEERS)}
+        pattern = ratings(escalate_to=["large"])
+        played = await play(pattern, {**calls, "large": calling('{"at": 1}')}, contract=None)
+        assert played.client.names[-1] == "large"
+        texts = {"alpha": "red", "beta": "blue", "gamma": "green"}
+        assert "large" not in (await play(pattern, texts, contract=None)).client.names
+
     async def test_zero_never_escalates(self) -> None:
         """An explicit 0 is 0."""
         script = {"alpha": "ANSWER: A", "beta": "ANSWER: B", "gamma": "ANSWER: C"}
