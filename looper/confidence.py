@@ -238,7 +238,9 @@ class Confidence:
                 return result
             return await run.ask(draft, until=answers_by)
 
-        results = await fan_out(drafts, ask, config, run.models, until=answers_by)
+        results = await fan_out(
+            drafts, ask, config, run.models, until=answers_by, counts=run.speaks
+        )
         return [
             Candidate(draft.to(result.model), result, _value(result, climb))
             for draft, result in zip(drafts, results, strict=True)

@@ -17,6 +17,8 @@ from looper.settings import Duration, Setting
 Ask = Callable[[Draft], Coroutine[Any, Any, Result]]
 Results = Sequence[Result | None]
 Stop = Callable[[Results], bool]
+Counts = Callable[[Result], bool]
+"""Whether an answer counts for the quorum behind which others straggle."""
 
 
 class Round(Setting):
@@ -79,6 +81,11 @@ def never(results: Results) -> bool:
     return False
 
 
+def is_usable(result: Result) -> bool:
+    """Counts every answer that could be published."""
+    return result.state == "ok"
+
+
 async def fan_out(
     drafts: Sequence[Draft],
     ask: Ask,
@@ -87,6 +94,7 @@ async def fan_out(
     *,
     until: float,
     stop: Stop = never,
+    counts: Counts = is_usable,
 ) -> list[Result]:
     """Ask all, at most `max_concurrent` at a time, and return one result for each draft, in the order of `drafts`.
 
@@ -110,7 +118,7 @@ async def fan_out(
             failed = settings.on_error == "fail" and result.state != "ok"
             if failed or None not in results or stop(results):
                 over.set()
-            elif settings.straggler_factor and _quorum(results, settings):
+            elif settings.straggler_factor and _quorum(results, settings, counts):
                 # How long the quorum took is the measure for the rest.
                 patience = (now() - began) * settings.straggler_factor
                 clock.reschedule(min(until, began + patience, clock.when() or until))
@@ -134,8 +142,8 @@ async def fan_out(
     ]
 
 
-def _quorum(results: Results, settings: Round) -> bool:
-    usable = sum(result is not None and result.state == "ok" for result in results)
+def _quorum(results: Results, settings: Round, counts: Counts) -> bool:
+    usable = sum(result is not None and counts(result) for result in results)
     return usable >= settings.min_successful_responses
 
 

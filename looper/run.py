@@ -26,6 +26,7 @@ from looper.model_json import NotRead, read_json
 from looper.models import Model
 from looper.propagation import child
 from looper.trace import CallRecord, Trace
+from looper.votes import value_of
 
 T = TypeVar("T", bound=BaseModel)
 Fault = Callable[[T], str | None]
@@ -129,12 +130,18 @@ class Run:
     async def fan_out(
         self, drafts: Sequence[Draft], settings: Round, *, until: float, stop: Stop = never
     ) -> list[Result]:
-        """Make several calls at once; one result for each, in their order."""
+        """Make several calls at once; one result for each, in their order. Silence makes nobody a straggler."""
 
         async def ask(draft: Draft) -> Result:
             return await self.ask(draft, until=until)
 
-        return await fan_out(drafts, ask, settings, self.models, until=until, stop=stop)
+        return await fan_out(
+            drafts, ask, settings, self.models, until=until, stop=stop, counts=self.speaks
+        )
+
+    def speaks(self, result: Result) -> bool:
+        """Whether an answer says something, as the contract reads it."""
+        return value_of(result, self.terms.contract) is not None
 
     async def ask_json(
         self, draft: Draft, type: type[T], *, until: float, fault: Fault[T] = _faultless

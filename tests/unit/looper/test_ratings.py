@@ -249,6 +249,16 @@ class TestStop:
         assert played.client.cancelled[-1:] == cancelled
 
     @timeless
+    @pytest.mark.parametrize("silence", [completion(refusal="no"), completion("No idea at all")])
+    async def test_silence_makes_nobody_a_straggler(self, silence: Step) -> None:
+        """Who says nothing quickly is no quorum behind which the others would be late."""
+        script: dict[str, Step] = {
+            "alpha": After(1, silence), "beta": After(9, "ANSWER: A"), "gamma": After(8, silence),
+        }  # fmt: skip
+        played = await play(ratings(straggler_factor=1.5), script)
+        assert played.text() == "ANSWER: A"
+
+    @timeless
     async def test_a_minimum_is_waited_for(self) -> None:
         """However settled, so many must have answered."""
         script: dict[str, Step] = {
