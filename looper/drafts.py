@@ -42,6 +42,8 @@ class Draft:
     """Whether the plan can do without the call, which then is made only if the budget has more than the plan needs."""
     agent: str | None = None
     """Whose call it is, where a model works under several names."""
+    tools: bool = False
+    """Whether calls of tools are an answer to it."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""
@@ -147,6 +149,7 @@ def answering(
         needs=request.needs if tools else request.needs - {"tools"},
         wanted_output=request.output_limit,
         stream=stream,
+        tools=tools,
     )
 
 

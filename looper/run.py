@@ -25,6 +25,7 @@ from looper.heard import Heard
 from looper.model_json import NotRead, read_json
 from looper.models import Model
 from looper.propagation import child
+from looper.tool_calls import ToolCalls
 from looper.trace import CallRecord, Trace
 from looper.votes import value_of
 
@@ -119,6 +120,7 @@ class Run:
                     deadline=self._until(draft, until),
                 )
                 heard.add(answer)
+                answer = ToolCalls(allowed=draft.tools).read(answer)
             except CallFailed as error:
                 heard.attempts = error.attempts
                 heard.broke_off(error.seen)
@@ -163,7 +165,7 @@ class Run:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
-            heard = Heard(draft.input_tokens, grant)
+            heard, calls = Heard(draft.input_tokens, grant), ToolCalls(allowed=draft.tools)
             headers, record.span = child(self.headers)
             try:
                 call = draft.call(grant.max_tokens, grant.retries)
@@ -172,7 +174,7 @@ class Run:
                     async for chunk, heard.attempts in arriving:
                         record.spoke(chunk)
                         heard.add(chunk)
-                        yield chunk
+                        yield calls.read(chunk)
                 record.state = "ok"
             except CallFailed as error:
                 heard.attempts = max(heard.attempts, error.attempts)

@@ -103,8 +103,9 @@ class Crew:
         return True
 
     def may_use_tools(self, agent: Agent) -> bool:
-        """Whether an agent may call the client's tools: if the run can wait for them, and not for ever."""
-        return self._run.pauses is not None and agent.turns < self._config.max_tool_turns
+        """Whether an agent may call the client's tools: if it has any, if the run can wait, and not for ever."""
+        can_wait = self._run.pauses is not None and self._request.offers_tools
+        return can_wait and agent.turns < self._config.max_tool_turns
 
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)

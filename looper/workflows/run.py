@@ -169,12 +169,10 @@ class Workflows:
         yield Progress(FINAL)
         run.trace.stage(FINAL)
         agent = board.agents.get(FINAL) or self._final(crew, board)
-        tools = run.pauses is None or (crew.may_use_tools(agent) and crew.may_call())
+        tools = crew.may_use_tools(agent) and crew.may_call()
         draft = crew.draft(agent, "final", stream=request.stream, tools=tools)
         events = conclude([draft], run, crew.results(), _ending(board, run))
-        if not tools:
-            events = _without_calls(events)
-        elif run.pauses is not None:
+        if tools and run.pauses is not None:
             events = _keeping(events, agent, board, request, run, run.pauses)
         async with aclosing(events):
             async for event in events:
@@ -207,19 +205,6 @@ async def _hand_over(
     yield Done(run.ledger.usage, board.outcome)
 
 
-async def _without_calls(events: AsyncGenerator[Event]) -> AsyncGenerator[Event]:
-    """An answer of a model that calls tools though it was told not to."""
-    async with aclosing(events):
-        async for event in events:
-            match event:
-                case Delta(kind="tool_calls"):
-                    continue
-                case Finish(reason="tool_calls"):
-                    yield Finish("stop", event.choice)
-                case _:
-                    yield event
-
-
 async def _keeping(
     events: AsyncGenerator[Event],
     agent: Agent,
@@ -247,6 +232,10 @@ async def _keeping(
                     waiting = dict(zip(calls.ids, owners, strict=True))
                     await _keep(board, request, run, pauses, waiting)
                     event = Finish("tool_calls", event.choice)
+                case Finish(reason="tool_calls"):
+                    event = Finish("stop", event.choice)
+                case _:
+                    pass
             yield event
 
 

@@ -41,10 +41,8 @@ def with_ids(calls: Iterable[ToolCall]) -> list[ToolCall]:
         if not isinstance(id, str) or not id or id in seen:
             id = f"call_{secrets.token_hex(12)}"
         seen.add(id)
-        function = call.get("function") or {}
-        known.append(
-            {**call, "id": id, "type": call.get("type") or "function", "function": function}
-        )
+        type = "custom" if call.get("type") == "custom" else "function"
+        known.append({**call, "id": id, "type": type})
     return known
 
 
@@ -56,16 +54,18 @@ def as_said(content: str | None, calls: Sequence[ToolCall]) -> msgspec.Raw:
 
 def as_shown(call: ToolCall, id: str, index: int) -> ToolCall:
     """A call as the client sees it: under an id of ours, with nothing of a vendor's in it."""
-    function = call["function"]
-    return {
-        "index": index,
-        "id": id,
-        "type": "function",
-        "function": {
-            "name": function.get("name") or "",
-            "arguments": function.get("arguments") or "",
-        },
-    }
+    ((type, called),) = _called(call).items()
+    empty = "input" if type == "custom" else "arguments"
+    return {"index": index, "id": id, "type": type, type: {empty: "", **called}}
+
+
+def _called(call: Mapping[str, Any]) -> dict[str, Any]:
+    """Which tool a call names, and what it tells it; of a bit of a call, what of that is in it."""
+    type, parts = "function", ("name", "arguments")
+    if call.get("type") == "custom" or "custom" in call:
+        type, parts = "custom", ("name", "input")
+    said = call.get(type) or {}
+    return {type: {part: said[part] for part in parts if said.get(part)}}
 
 
 class Outgoing:
@@ -97,12 +97,11 @@ class Outgoing:
         index = call.get("index", 0)
         new = index not in self._calls
         merge_tool_call(self._calls, call)
-        function = call.get("function") or {}
-        said = {name: function[name] for name in ("name", "arguments") if function.get(name)}
         if not new:
-            return {"index": index, "function": said}
+            return {"index": index, **_called(call)}
         self.ids.append(self._pauses.call())
-        return {"index": index, "id": self.ids[-1], "type": "function", "function": said}
+        (type,) = called = _called(call)
+        return {"index": index, "id": self.ids[-1], "type": type, **called}
 
     @property
     def calls(self) -> list[ToolCall]:

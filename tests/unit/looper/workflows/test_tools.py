@@ -10,7 +10,7 @@ import pytest
 
 from looper.answer import Whole
 from looper.budget import Budget, Ledger
-from looper.chat import ChatRequest
+from looper.chat import ChatRequest, Usage
 from looper.contract import ChoiceConfig, Terms
 from looper.errors import LooperError, StateBusy, StateExpired, StateMismatch
 from looper.events import Delta, Done, Event, Finish, Progress
@@ -342,8 +342,102 @@ async def test_after_max_tool_turns_an_agent_must_answer() -> None:
     assert choices == [None, None, "none"]
 
     stubborn = agentic(config(step("one", "a"), max_tool_turns=0), a=calling("1"), f=calling("2"))
-    turn = await stubborn.turn(ASKED)
+    with pytest.raises(LooperError):
+        await stubborn.turn(ASKED)
+    assert len(stubborn.client.asked) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_final_model_that_only_calls_what_it_may_not_is_replaced(stream: bool) -> None:
+    """An answer is never empty: the best of the workers' stands in, without the calls that it was written with."""
+    called = chunk(tool_calls=[{"index": 0, **call("2")}])
+    asks = Stream([called, chunk(finish="tool_calls"), last_chunk()])
+    team = agentic(
+        config(step("one", "a"), max_tool_turns=0),
+        a=calling("raw", content="by a"),
+        f=asks if stream else calling("2"),
+    )
+    turn = await team.turn({**ASKED, "stream": stream})
+
+    assert (turn.message["content"], turn.ids, turn.finish) == ("by a", [], "stop")
+    assert turn.events[-1] == Done(Usage(20, 10), "fallback", Usage(10, 5))
+
+
+async def test_the_best_answer_so_far_calls_nothing() -> None:
+    """What is published in place of a plan's end shows no call of its worker's, and no id of an upstream's."""
+    team = agentic(
+        config(
+            step("one", "a"), step("bad", "b"), step("two", "v", needs=["bad"]), max_tool_turns=0
+        ),
+        a=calling("raw", content="by a"),
+        b=refused(500),
+    )
+    turn = await team.turn(ASKED)
+
+    assert (turn.message["content"], turn.ids, turn.finish) == ("by a", [], "stop")
+
+
+@pytest.mark.parametrize(
+    "without",
+    [{"tools": []}, {"tool_choice": "none"}, {"tools": None}],
+    ids=["no-tools", "none", "null"],
+)
+@pytest.mark.parametrize("who", ["a", "f"])
+async def test_a_client_without_tools_is_never_asked_for_them(
+    who: str, without: dict[str, Any]
+) -> None:
+    """A model that calls tools all the same has called nothing: what it says beside them counts."""
+    team = agentic(config(step("one", "a")), **{who: calling("1", content="said beside")})
+    turn = await team.turn({**ASKED, **without})
+
+    assert (turn.ids, turn.finish) == ([], "stop")
+    assert "said beside" in (team.client.role("final").prompt, turn.message["content"])[who == "f"]
+
+
+async def test_a_client_that_takes_its_tools_back_gets_an_answer() -> None:
+    """Without tools, or with `tool_choice: none`, in a later turn there are no further calls."""
+    team = agentic(config(step("one", "a")), a=in_turn(calling("1"), calling("2", content="by a")))
+    first = await team.turn(ASKED)
+    _, second = await team.answer(dict(ASKED), first, tool_choice="none")
+
+    assert (second.ids, second.message["content"]) == ([], "the answer")
+    assert "by a" in team.client.role("final").prompt
+
+
+async def test_a_finish_without_calls_is_an_end() -> None:
+    """A client that reads `tool_calls` looks for some."""
+    empty = completion("the answer", finish="tool_calls", tool_calls=[])
+    turn = await agentic(config(step("one", "a")), f=empty).turn(ASKED)
+
+    assert (turn.message["content"], turn.finish) == ("the answer", "stop")
+
+
+@pytest.mark.parametrize("who", ["a", "f", "streamed"])
+async def test_custom_tools_are_called_as_custom_tools(who: str) -> None:
+    """A call of a tool that is no function is shown to the client, and to its model again, as what it is."""
+    own = {"id": "1", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+    said: Step = completion(None, finish="tool_calls", tool_calls=[own])
+    if who == "streamed":
+        said = Stream([chunk(tool_calls=[own]), chunk(finish="tool_calls"), last_chunk()])
+    name = who.replace("streamed", "f")
+    team = agentic(config(step("one", "a")), **{name: in_turn(said, "ok")})
+    body = {**ASKED, "stream": who == "streamed"}
+    turn = await team.turn(body)
+    (shown,) = turn.message["tool_calls"]
+    assert shown == {**own, "id": shown["id"]}
+
+    await team.answer(body, turn, stream=False)
+    *_, again, _ = team.client.calls_of(name)[1].body["messages"]
+    assert again["tool_calls"] == [own]
+
+
+async def test_what_names_no_tool_is_no_call() -> None:
+    """An agent that says nothing else has failed."""
+    said = completion(None, finish="tool_calls", tool_calls=[{"id": "1", "function": {}}])
+    turn = await agentic(config(step("one", "a", "b")), a=said).turn(ASKED)
+
     assert turn.ids == []
+    assert turn.events[-1] == Done(Usage(30, 15), "degraded", Usage(10, 5))
 
 
 @pytest.mark.parametrize(
