@@ -189,21 +189,20 @@ def _early(found: Calibrated) -> Iterator[str]:
         yield f"what ends early by {by}, with `max_accepted_error`:"
         for most in sorted({*_ERRORS, alike}):
             note = ", as often as the whole team is wrong" if most == alike else ""
-            yield f"  {most:g}{note}: {_ending(found, method, shares(stages, most))}"
+            yield f"  {most:g}{note}: {_ending(found.team, shares(stages, most))}"
     if found.weights.held_out:
         yield f"proposed: `max_accepted_error: {alike:g}`, or less"
 
 
-def _ending(found: Calibrated, method: str, ends: Sequence[tuple[float, float]]) -> str:
-    said = []
-    for at, (threshold, share) in enumerate(ends):
-        posterior = found.weights.teams[at].posterior
-        if method == "posterior" and posterior is not None:
-            threshold = posterior.probability(threshold)
-        if share:
-            name = "+".join(found.team.stages[at])
-            said.append(f"{100 * share:.0f} % at {name}, from {threshold:.3f} on")
-    return "; ".join(said) or "nothing"
+def _ending(team: Team, ends: Sequence[tuple[float, float]]) -> str:
+    return (
+        "; ".join(
+            f"{100 * share:.0f} % at {'+'.join(stage)}, from {threshold:.3f} on"
+            for stage, (threshold, share) in zip(team.stages, ends, strict=False)
+            if share
+        )
+        or "nothing"
+    )
 
 
 def _without(categories: Sequence[str]) -> str:

@@ -72,7 +72,7 @@ class Answering:
         """What is known of a run in the end. `done` is its last event; None: it has failed."""
         metadata = self._ended("failed" if done is None else done.outcome)
         if done is not None and done.confidence is not None:
-            metadata |= {"confidence_permille": round(1000 * done.confidence)}
+            metadata |= {"confidence_permille": round(1000 * done.confidence), **_grounds(done)}
         self.log |= metadata
         return metadata
 
@@ -107,6 +107,7 @@ class Answering:
             "run": self.run.id,
             "outcome": done.outcome,
             "confidence": done.confidence,
+            **_grounds(done),
             "calls": ledger.calls,
             "cost_microusd": ledger.cost,
             "trace": self.run.trace.to_dict(),
@@ -125,6 +126,15 @@ class Answering:
             ("x-looper-cost-microusd", str(self.run.ledger.cost)),
             ("x-looper-stages", ", ".join(stages)),
         )
+
+
+def _grounds(done: Done) -> Metadata:
+    """By which measure a team is sure of its answer, and how sure would have been enough."""
+    if done.grounds is None:
+        return {}
+    method, enough = done.grounds.method, done.grounds.threshold
+    told: dict[str, str | int] = {"confidence_method": method}
+    return told if enough is None else told | {"threshold_permille": round(1000 * enough)}
 
 
 def said_of(facts: Metadata) -> Headers:

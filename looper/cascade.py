@@ -232,7 +232,7 @@ class ConfidenceSettings(Round, Weighing):
         if self.max_accepted_error is None:
             team = None if self.weights is None else self.weights.team(asked)
             return Bar(SURE if team is None or team.accept_at is None else team.accept_at)
-        return Bar(self.enough("posterior", asked), raw=True)
+        return Bar(self.enough("posterior", asked))
 
     def enough(self, method: str, asked: Sequence[str]) -> float:
         """The confidence with which no more answers than `max_accepted_error` are wrong, once these have been asked."""

@@ -10,7 +10,7 @@ from looper.chat import Usage
 from looper.contract import Contract, Violation
 from looper.drafts import Draft
 from looper.errors import ContractViolated
-from looper.events import Delta, Done, Event, Outcome
+from looper.events import Delta, Done, Event, Grounds, Outcome
 from looper.failures import why_no_answer
 from looper.publish import is_thought, publish, whole
 from looper.run import Run
@@ -24,20 +24,22 @@ class Ending:
     """How a run ends if nothing else goes wrong, and by when.
 
     `weigh` says how probably a published text is right, `reject` which texts must not be published as long as there is
-    something else; each may be left out.
+    something else; `grounds` are of what `weigh` says. Each may be left out.
     """
 
     until: float
     outcome: Outcome = "ok"
     weigh: Weigh | None = None
     reject: Reject | None = None
+    grounds: Grounds | None = None
 
     def done(
         self, events: Sequence[Event], run: Run, final: Usage | None, outcome: Outcome | None = None
     ) -> Done:
         """The last event behind `events`, which are what is published."""
         confidence = None if self.weigh is None else self.weigh(text_of(events))
-        return Done(run.ledger.usage, outcome or self.outcome, final, confidence)
+        grounds = None if confidence is None else self.grounds
+        return Done(run.ledger.usage, outcome or self.outcome, final, confidence, grounds)
 
 
 async def conclude(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal
 
 from looper.aggregate import similarity
@@ -16,7 +17,7 @@ from looper.cost import PlannedCall
 from looper.deltas import Gathering
 from looper.drafts import Draft, answering
 from looper.errors import InvalidField
-from looper.events import Delta, Done, Event, Outcome, Progress
+from looper.events import Delta, Done, Event, Grounds, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.fanout import fan_out
 from looper.models import Model
@@ -105,6 +106,7 @@ class Candidate:
     score: float | None = None
     worth: float | None = None
     passes: bool = False
+    grounds: Grounds | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,7 @@ class Ranking:
 
     candidates: Sequence[Candidate]
     confidence: float | None
+    grounds: Grounds | None = None
 
 
 @dataclass(slots=True)
@@ -328,8 +331,15 @@ class Confidence:
             return each
         score, name = round(score, _DIGITS), each.result.model.name
         worth = self._config.worth(name, method, score)
-        passes = self._config.bar_for(name, method).passes(score, worth)
-        return replace(each, score=score, worth=worth, passes=passes)
+        bar = self._config.bar_for(name, method)
+        enough = self._config.worth(name, method, bar.at) if bar.raw else bar.at
+        return replace(
+            each,
+            score=score,
+            worth=worth,
+            passes=bar.passes(score, worth),
+            grounds=_grounds(method, enough),
+        )
 
     async def _score(
         self, climb: Climb, each: Candidate, method: str, until: float
@@ -396,7 +406,9 @@ class Confidence:
             case _:
                 passing = _by_score([each for each in climb.pool if each.passes])
                 others = _by_score([each for each in climb.pool if not each.passes])
-                return Ranking([*passing, *others], passing[0].worth) if passing else None
+                if not passing:
+                    return None
+                return Ranking([*passing, *others], passing[0].worth, passing[0].grounds)
 
     def _vote(self, climb: Climb) -> Vote:
         """The vote on all that was said so far: no stage's word is lost."""
@@ -416,9 +428,9 @@ class Confidence:
             return None
         bar = self._config.bar_for_pool([each.draft.model.name for each in climb.pool])
         worth = vote.verdict.confidence
-        passes = bar.passes(vote.verdict.groups[0].posterior, worth)
+        passes = worth >= bar.at
         _note(vote, worth, f"accepted at {bar.at:g}" if passes else f"below {bar.at:g}", climb.run)
-        return _ranking(climb, vote, worth) if passes else None
+        return _ranking(climb, vote, worth, _grounds("posterior", bar.at)) if passes else None
 
     def _by_agreement(self, climb: Climb) -> Ranking | None:
         vote = self._vote(climb)
@@ -428,7 +440,7 @@ class Confidence:
         bar = SURE if self._config.threshold is None else self._config.threshold
         passes = share >= bar
         _note(vote, share, f"accepted at {bar:g}" if passes else f"below {bar:g}", climb.run)
-        return _ranking(climb, vote, share) if passes else None
+        return _ranking(climb, vote, share, _grounds("agreement", bar)) if passes else None
 
     # ... and publishing.
 
@@ -437,7 +449,12 @@ class Confidence:
         run, ranking = climb.run, climb.accepted or self._best(climb)
         winner, *others = ranking.candidates
         outcome: Outcome = "ok" if climb.accepted is not None else "degraded"
-        ending = Ending(run.deadline.share(_LAST_SHARE), outcome, lambda _: ranking.confidence)
+        ending = Ending(
+            run.deadline.share(_LAST_SHARE),
+            outcome,
+            lambda _: ranking.confidence,
+            grounds=ranking.grounds,
+        )
         answer = present(
             winner.result, run, [each.result for each in others], ending, draft=winner.draft
         )
@@ -455,10 +472,11 @@ class Confidence:
             return Ranking(answered, None)
         vote = self._vote(climb)
         if vote.comparable:
-            return _ranking(climb, vote, vote.verdict.confidence)
+            bar = self._config.bar_for_pool([each.draft.model.name for each in climb.pool])
+            return _ranking(climb, vote, vote.verdict.confidence, _grounds("posterior", bar.at))
         if self._method(climb.run) == "agreement":
-            return _ranking(climb, vote, _agreement(vote))
-        return Ranking(answered, answered[0].worth)
+            return _ranking(climb, vote, _agreement(vote), Grounds("agreement"))
+        return Ranking(answered, answered[0].worth, answered[0].grounds)
 
     async def _write(self, climb: Climb, at: int) -> AsyncGenerator[Event]:
         """Have the last stage's model answer the client itself; if it says nothing, a substitute; then the best of the
@@ -473,7 +491,11 @@ class Confidence:
         strict = "fail" in (self._config.on_error, self._config.below_quorum)
         others = [] if strict else _by_score(climb.pool)
         until = self._in_round(run.deadline.share(_LAST_SHARE), run)
-        ending = Ending(until, weigh=lambda _: others[0].worth if others else None)
+        ending = Ending(
+            until,
+            weigh=lambda _: others[0].worth if others else None,
+            grounds=others[0].grounds if others else None,
+        )
         heard, number = Gathering(), len(run.trace.calls)
         answer = conclude(drafts, run, [each.result for each in others], ending)
         async with aclosing(answer) as events:
@@ -507,7 +529,12 @@ class Confidence:
         bar = self._config.bar_for(draft.model.name, method).at
         run.trace.score(result, each.worth, _verdict(each, bar))
         doubted = method in ALTERNATIVES and not each.passes
-        return replace(done, confidence=each.worth, outcome="degraded" if doubted else "ok")
+        return replace(
+            done,
+            confidence=each.worth,
+            grounds=each.grounds,
+            outcome="degraded" if doubted else "ok",
+        )
 
 
 class _Looks:
@@ -549,9 +576,13 @@ def _note(vote: Vote, sure: float, verdict: str, run: Run) -> None:
             run.trace.score(each, vote.probability(value), "other")
 
 
-def _ranking(climb: Climb, vote: Vote, sure: float | None) -> Ranking:
+def _ranking(climb: Climb, vote: Vote, sure: float | None, grounds: Grounds) -> Ranking:
     of = {id(each.result): each for each in climb.pool}
-    return Ranking([of[id(each)] for each in vote.ranked()], sure)
+    return Ranking([of[id(each)] for each in vote.ranked()], sure, grounds)
+
+
+def _grounds(method: str, enough: float) -> Grounds:
+    return Grounds(method, enough if isfinite(enough) else None)
 
 
 def _by_score(pool: Sequence[Candidate]) -> list[Candidate]:

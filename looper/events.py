@@ -48,16 +48,25 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class Grounds:
+    """By which measure one may be sure of an answer, and how sure was enough; None where nothing is, or hangs on it."""
+
+    method: str
+    threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer, if there were more.
 
-    `confidence` is how probably the answer is right (0..1), where the pattern has a way to know.
+    `confidence` is how probably the answer is right (0..1), where the pattern has a way to know; `grounds` say which.
     """
 
     usage: Usage
     outcome: Outcome
     final: Usage | None = None
     confidence: float | None = None
+    grounds: Grounds | None = None
 
 
 Event = Progress | Speaker | Delta | Finish | Done

@@ -14,7 +14,7 @@ from looper.conclude import Ending, conclude, present
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT, Draft, answering, json_schema, private
 from looper.errors import InvalidField
-from looper.events import Event, Outcome, Progress
+from looper.events import Event, Grounds, Outcome, Progress
 from looper.evidence import fenced, room
 from looper.failures import why_no_answer
 from looper.fanout import Round
@@ -307,7 +307,9 @@ class Fusion:
         ranking = voted(vote, run)
         winner, *others = ranking.results
         draft = answering(request, winner.model, "panel", terms=run.terms)
-        ending = Ending(run.deadline.share(_FINAL_SHARE), "ok", vote.weigh)
+        ending = Ending(
+            run.deadline.share(_FINAL_SHARE), "ok", vote.weigh, grounds=Grounds("posterior")
+        )
         async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
             async for event in events:
                 yield event
@@ -371,7 +373,7 @@ class Fusion:
             for model in (run.models[name] for name in self._config.writers)
         ]
         until = run.deadline.share(_FINAL_SHARE)
-        ending = Ending(until, outcome, vote.weigh, vote.contradicts)
+        ending = Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
         async with aclosing(conclude(drafts, run, ranking.results, ending)) as events:
             async for event in events:
                 yield event

@@ -19,7 +19,7 @@ from looper.cost import PlannedCall
 from looper.distribution import Distribution, distribute
 from looper.drafts import Draft, answering, private
 from looper.errors import InvalidField
-from looper.events import Event, Outcome, Progress
+from looper.events import Event, Grounds, Outcome, Progress
 from looper.failures import why_no_answer
 from looper.fanout import Round, Stop
 from looper.models import Model
@@ -417,7 +417,7 @@ class _Team:
         few = _usable(vote.results) < self._config.min_successful_responses
         outcome: Outcome = "degraded" if few else "ok"
         until = self._run.deadline.share(_FINAL_SHARE)
-        return Ending(until, outcome, vote.weigh, vote.contradicts)
+        return Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
 
 
 def _certain(vote: Vote) -> bool:

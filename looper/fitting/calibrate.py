@@ -8,6 +8,7 @@ from statistics import fmean
 import numpy as np
 
 from looper.aggregate import Advice, Provenance, TeamWeights, Weights
+from looper.calibration import Calibration
 from looper.fitting.cascade import SILENT, Plan, Stage, frontier, run
 from looper.fitting.gates import gates
 from looper.fitting.isotonic import calibrate
@@ -103,7 +104,7 @@ def calibrate_team(
     teams = _teams(rows, stages, ratings)
     everyone = teams[-1]
     decided = [held_out(rows, team) for team in teams]
-    worth = [calibrate(_pairs(each)) for each in decided]
+    worth = [_worth(each) for each in decided]
     cascade = None if costs is None else _cascade(teams, decided, costs, everyone.best(rows))
     accept_at = cascade.accept_at if cascade is not None else ()
     fits = [fit_team(rows, team) for team in teams]
@@ -119,7 +120,7 @@ def calibrate_team(
             weights_of(fitted, posterior, accept_at[at] if at < len(accept_at) else None)
             for at, (fitted, posterior) in enumerate(zip(fits, worth, strict=True))
         ),
-        held_out=gates(rows, stages, decided, sureness.scores),
+        held_out=gates(rows, stages, decided, worth, sureness.scores),
     )
     report = _report(rows, everyone, decided[-1], weights.teams[-1], cascade, len(stages))
     if costs is not None:
@@ -146,10 +147,13 @@ def _teams(
     return teams
 
 
-def _pairs(decided: HeldOut) -> list[tuple[float, bool]]:
-    return [
-        (float(p), bool(right)) for p, right in zip(decided.posterior, decided.right, strict=True)
-    ]
+def _worth(decided: HeldOut) -> Calibration:
+    """What posteriors are worth."""
+    found = calibrate(
+        [(float(p), bool(r)) for p, r in zip(decided.posterior, decided.right, strict=True)]
+    )
+    assert found is not None  # there are questions
+    return found
 
 
 def _cascade(
@@ -181,8 +185,7 @@ def _cascade(
 def _stages(decided: Sequence[HeldOut], spent: Sequence[Floats], chosen_on: Flags) -> list[Stage]:
     stages = []
     for each, cost in zip(decided, spent, strict=True):
-        worth = calibrate(_pairs(each.only(chosen_on)))
-        assert worth is not None
+        worth = _worth(each.only(chosen_on))
         sure = np.array([worth.probability(float(p)) for p in each.posterior])
         stages.append(Stage(np.where(each.spoken, sure, SILENT), each.right, cost))
     return stages

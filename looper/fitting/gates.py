@@ -6,7 +6,7 @@ from math import floor
 from typing import Literal
 
 from looper.aggregate import Method
-from looper.calibration import HeldOut, thresholds_for
+from looper.calibration import Calibration, HeldOut, thresholds_for
 from looper.fitting.features import METHODS, Scores, score
 from looper.fitting.team import HeldOut as Decided
 from looper.outcomes import Question
@@ -24,13 +24,17 @@ def gates(
     rows: Sequence[Question],
     stages: Sequence[Sequence[str]],
     decided: Sequence[Decided],
+    worth: Sequence[Calibration],
     scores: Scores,
 ) -> dict[By, tuple[HeldOut, ...]]:
     """Of each stage but the last, by everybody's vote, and by every method whose scores are known of all its models."""
     if len(stages) < 2:
         return {}
     kept = range(0, len(rows), -(-len(rows) // _MOST))
-    votes = tuple(_held_out(_votes(each, kept)) for each in decided[:-1])
+    votes = tuple(
+        _held_out(_votes(each, calibration, kept))
+        for each, calibration in zip(decided[:-1], worth, strict=False)
+    )
     found: dict[By, tuple[HeldOut, ...]] = {"posterior": votes}
     for method in METHODS:
         if all(method in scores.get(name, {}) for stage in stages[:-1] for name in stage):
@@ -41,8 +45,12 @@ def gates(
     return found
 
 
-def _votes(decided: Decided, kept: Sequence[int]) -> Iterator[tuple[float, bool]]:
-    return ((float(decided.posterior[at]), bool(decided.right[at])) for at in kept)
+def _votes(
+    decided: Decided, worth: Calibration, kept: Sequence[int]
+) -> Iterator[tuple[float, bool]]:
+    for at in kept:
+        posterior = float(decided.posterior[at])
+        yield worth.probability(posterior) if posterior else 0.0, bool(decided.right[at])
 
 
 def _best(

@@ -37,7 +37,7 @@ from extproc.runtime import Runtime, build
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Choice, Completion, Reply, Usage
 from looper.errors import UpstreamFailed
-from looper.events import Delta, Done, Finish, Progress
+from looper.events import Delta, Done, Finish, Grounds, Progress
 from looper.events import Event as LoopEvent
 from looper.run import Pattern, Run
 from looper.sse import DONE, EventReader
@@ -938,6 +938,28 @@ class TestConfidence:
         assert last.metadata["outcome"] == "degraded"
         (line,) = [log for log in logs if log["event"] == "exchange.finished"]
         assert line.get("confidence_permille") == told
+
+    @pytest.mark.parametrize(
+        ("grounds", "told"),
+        [
+            (None, {}),
+            (Grounds("agreement"), {"confidence_method": "agreement"}),
+            (
+                Grounds("posterior", 0.7004),
+                {"confidence_method": "posterior", "threshold_permille": 700},
+            ),
+        ],
+    )
+    async def test_is_told_with_what_it_was_measured_by(
+        self, grounds: Grounds | None, told: dict[str, Any]
+    ) -> None:
+        """And with what would have been enough, where anything hangs on that."""
+        done = Done(Usage(1, 2), "ok", confidence=0.8, grounds=grounds)
+        pattern = Says(Delta("content", "hi"), Finish("stop"), done)
+        channel = await exchanged(runtime(panel=pattern), opening(), loop())
+        (last,) = [each for each in channel.sent if isinstance(each, Respond)]
+        named = {"confidence_method", "threshold_permille"}
+        assert {key: last.metadata[key] for key in named & last.metadata.keys()} == told
 
 
 class TestEstimates:
