@@ -99,7 +99,7 @@ class Result:
         if message is None:
             return ""
         content = message.content or ""
-        return message.reasoning_content or (content if not visible(content).strip() else "")
+        return message.thought or (content if not visible(content).strip() else "")
 
     @property
     def message(self) -> Reply | None:

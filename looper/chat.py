@@ -337,10 +337,18 @@ class Reply(msgspec.Struct, frozen=True):
     role: str | None = None
     content: str | None = None
     reasoning_content: str | None = None
+    reasoning: object = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
     """As it comes; whoever reads a `Completion` of the client's finds it among `tool_calls`."""
+
+    @property
+    def thought(self) -> str | None:
+        """Reasoning, under whichever of its two names."""
+        return self.reasoning_content or (
+            self.reasoning if isinstance(self.reasoning, str) else None
+        )
 
 
 class Choice(msgspec.Struct, frozen=True):

@@ -16,8 +16,8 @@ _object = msgspec.json.Decoder(dict[str, Any])
 def bits(choice: Choice) -> Iterator[Delta]:
     """What a choice, or a chunk of one, says."""
     reply, at = choice.message or choice.delta or Reply(), choice.index
-    if reply.reasoning_content:
-        yield Delta("reasoning_content", reply.reasoning_content, at)
+    if reply.thought:
+        yield Delta("reasoning_content", reply.thought, at)
     if reply.content:
         yield Delta("content", reply.content, at)
     if reply.refusal:

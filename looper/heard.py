@@ -54,7 +54,7 @@ _BYTES_PER_TOKEN = 4
 def _words(choice: Choice) -> Iterator[str]:
     """Everything that a model has written, for the client or not."""
     reply = choice.message or choice.delta or Reply()
-    yield from filter(None, (reply.content, reply.reasoning_content, reply.refusal))
+    yield from filter(None, (reply.content, reply.thought, reply.refusal))
     for call in reply.tool_calls or ():
         function = call.get("function")
         if isinstance(function, dict):

@@ -180,17 +180,19 @@ class Ratings:
         candidates = await self._ask(config.models, (), request, run)
 
         # ... stronger models join them if they are not sure enough...
-        if self._unsure(candidates, run):
+        vote = self._vote(candidates, run)
+        if self._unsure(vote):
             yield Progress("escalation")
             candidates += await self._ask(config.escalate_to, candidates, request, run)
-        self._check_quorum(candidates, run)
+            vote = self._vote(candidates, run)
+        self._check_quorum(vote)
 
         # ... and one answer, or in a comparison every one, is published.
         if config.aggregate == "all":
             answer = self._every(candidates, request, run)
         else:
-            ranking = await self._rank(candidates, request, run)
-            answer = self._publish(ranking, candidates, run)
+            ranking = await self._rank(vote, request, run)
+            answer = self._publish(ranking, vote, candidates, run)
         async with aclosing(as_asked(answer, request)) as events:
             async for event in events:
                 yield event
@@ -289,21 +291,17 @@ class Ratings:
         results = [each.result for each in candidates]
         return Vote.on(results, electorate, contract, asked, self._config.feature)
 
-    def _unsure(self, candidates: Sequence[Candidate], run: Run) -> bool:
+    def _unsure(self, vote: Vote) -> bool:
         """Whether stronger models are to be asked too."""
         if not self._config.escalate_to:
             return False
-        asked = [each.draft.model.name for each in candidates]
-        verdict = self._vote(candidates, run).verdict
+        asked, verdict = [each.model.name for each in vote.results], vote.verdict
         if verdict.leader is not None and verdict.leader.value is TEXT:
             return False  # nobody knows how sure one may be of a text
         return verdict.confidence < self._config.sure_from(asked)
 
-    async def _rank(
-        self, candidates: Sequence[Candidate], request: ChatRequest, run: Run
-    ) -> Ranking:
+    async def _rank(self, vote: Vote, request: ChatRequest, run: Run) -> Ranking:
         config = self._config
-        vote = self._vote(candidates, run)
         if config.judge_model is None:
             return voted(vote, run)
         run.trace.stage("judge")
@@ -331,26 +329,25 @@ class Ratings:
         if not 1 <= request.choices <= most:
             raise InvalidField(f"`n` must be from 1 to {most}, one for each candidate.", param="n")
 
-    def _check_quorum(self, candidates: Sequence[Candidate], run: Run) -> None:
-        results = [each.result for each in candidates]
-        nobody = all(each.state != "ok" for each in results)
-        if nobody or (self._too_few(candidates, run) and self._config.below_quorum == "fail"):
-            raise why_no_answer(results, quorum=self._config.quorum)
+    def _check_quorum(self, vote: Vote) -> None:
+        nobody = all(each.state != "ok" for each in vote.results)
+        if nobody or (self._too_few(vote) and self._config.below_quorum == "fail"):
+            raise why_no_answer(vote.results, quorum=self._config.quorum)
 
-    def _too_few(self, candidates: Sequence[Candidate], run: Run) -> bool:
+    def _too_few(self, vote: Vote) -> bool:
         """Whether fewer have said something than must."""
-        spoken = sum(value is not None for value in self._vote(candidates, run).values)
+        spoken = sum(value is not None for value in vote.values)
         return spoken < self._config.min_successful_responses
 
     # ... and publishing.
 
     async def _publish(
-        self, ranking: Ranking, candidates: Sequence[Candidate], run: Run
+        self, ranking: Ranking, vote: Vote, candidates: Sequence[Candidate], run: Run
     ) -> AsyncGenerator[Event]:
         """The winner as its model wrote it; in its place, if it cannot be made to keep its contract, the next one."""
         winner, *others = ranking.results
         draft = next(each.draft for each in candidates if each.result is winner)
-        complete = ranking.outcome == "ok" and self._is_complete(candidates, run)
+        complete = ranking.outcome == "ok" and self._is_complete(vote)
         outcome: Outcome = "ok" if complete else "degraded"
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
@@ -362,13 +359,12 @@ class Ratings:
             async for event in events:
                 yield event
 
-    def _is_complete(self, candidates: Sequence[Candidate], run: Run) -> bool:
+    def _is_complete(self, vote: Vote) -> bool:
         """Whether nobody was lost whose answer was waited for."""
         lost = (
-            each.result.error is not None or each.result.state in ("failed", "timed_out")
-            for each in candidates
+            each.error is not None or each.state in ("failed", "timed_out") for each in vote.results
         )
-        return not any(lost) and not self._too_few(candidates, run)
+        return not any(lost) and not self._too_few(vote)
 
     async def _every(
         self, candidates: Sequence[Candidate], request: ChatRequest, run: Run

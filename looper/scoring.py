@@ -184,7 +184,7 @@ def answer_tokens(choice: Choice, which: TokenFilter = "tool_call_args") -> list
     found = _span(tokens, visible(reply.content or ""))
     if found is not None:
         return _within(tokens, [found])
-    thinks = reply.reasoning_content or visible(reply.content or "") != reply.content
+    thinks = reply.thought or visible(reply.content or "") != reply.content
     return [] if thinks else tokens
 
 

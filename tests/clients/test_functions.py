@@ -370,6 +370,20 @@ async def test_a_turn_may_be_streamed_and_the_next_not(
     assert read(answer.call["arguments"])[1] is not None
 
 
+async def test_functions_that_are_offered_no_more(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    """Who waits still gets its result, one at a time, though nobody may call a function now."""
+    agent = Agent(client, False)
+    agent.use(await agent.ask(), "a")
+    agent.members = {"functions": []}
+    agent.use(await agent.ask(), "b")
+    answer = await agent.ask()
+    assert answer.finish == "stop"
+    assert [call.model for call in stack.simulator.calls[2:]] == ["one", "two", "final"]
+    for body in sent(stack)[2:]:
+        assert not {"tools", "tool_choice", "parallel_tool_calls"} & set(body)
+    assert sum(agent.tokens) == billed(stack)
+
+
 @BOTH
 async def test_the_contract_holds_after_the_pause(
     stack: Stack, client: openai.AsyncOpenAI, stream: bool

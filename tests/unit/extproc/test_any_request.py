@@ -13,6 +13,7 @@ from extproc.routing import rewrite
 from looper.chat import ChatRequest
 from looper.dialects import DIALECTS
 from looper.errors import InvalidRequest
+from looper.functions import goes_on, with_tools
 from tests.fakes.models import model
 
 PARAMETERS = {
@@ -31,12 +32,19 @@ PART = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image_url"])}, optional={"text": JSON}
 )
 CALLS = st.fixed_dictionaries({"id": JSON, "type": st.just("function"), "function": JSON})
+NAMED = st.fixed_dictionaries({"name": st.sampled_from("fg") | JSON})
+CALLED = st.fixed_dictionaries(
+    {"name": st.just("f"), "arguments": st.text(" \t{}", max_size=200) | JSON}
+)
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool"]) | JSON},
+    {"role": st.sampled_from(ROLES) | JSON},
     optional={
         "content": JSON | st.lists(PART, max_size=2),
         "tool_calls": st.lists(CALLS, max_size=2) | JSON,
         "tool_call_id": JSON,
+        "name": st.just("f") | JSON,
+        "function_call": CALLED | JSON,
     },
 )
 MEMBERS = (
@@ -45,7 +53,11 @@ MEMBERS = (
 )
 BODY = st.fixed_dictionaries(
     {"model": st.just("m"), "messages": st.lists(MESSAGE, min_size=1, max_size=4)},
-    optional=dict.fromkeys(MEMBERS, JSON),
+    optional={
+        **dict.fromkeys(MEMBERS, JSON),
+        "functions": st.lists(NAMED, max_size=3) | JSON,
+        "function_call": st.sampled_from(["none", "auto"]) | NAMED | JSON,
+    },
 )
 
 
@@ -72,3 +84,24 @@ def test_is_written_for_a_model_or_refused(mode: str, dialect: str, body: dict[s
     assert max(limits) <= 100
     assert "Ours." in str(sent["messages"])
     assert sent.get("vendor") == body.get("vendor")
+
+
+@given(body=BODY)
+def test_is_put_in_the_api_of_tools_or_refused(body: dict[str, Any]) -> None:
+    """A team sees nothing of functions, and as much of everything else as before."""
+    try:
+        request = ChatRequest.parse(json.dumps(body).encode())
+        goes_on(request)
+        asked = with_tools(request)
+    except InvalidRequest:
+        return
+
+    made = json.loads(asked.body)
+    assert with_tools(asked) is asked
+    assert not {"functions", "function_call"} & set(made)
+    assert not any(message["role"] == "function" for message in made["messages"])
+    said = [each for each in body["messages"] if each["role"] not in ("function", "assistant")]
+    kept = [each for each in made["messages"] if each["role"] not in ("tool", "assistant")]
+    assert kept == [each for each in said if each["role"] != "tool"]
+    assert len(made["messages"]) >= len(body["messages"])
+    assert made.get("vendor") == body.get("vendor")

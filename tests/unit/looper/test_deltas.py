@@ -3,11 +3,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.chat import Completion
 from looper.deltas import Gathering, bits
+from looper.events import Delta
 from tests.fakes.models import USAGE, chunk, chunks, completion, last_chunk
 
 
@@ -37,6 +39,23 @@ class TestGathering:
         assert gathered(pieces) == completion(
             "ab", reasoning_content="hm", refusal="no", finish="length"
         )
+
+    @pytest.mark.parametrize(
+        "said", [{"reasoning": "hm"}, {"reasoning_content": "hm", "reasoning": "hm"}]
+    )
+    def test_thoughts_have_two_names(self, said: dict[str, str]) -> None:
+        """Newer backends call it `reasoning`; some say it twice. A client reads it once."""
+        raw = json.dumps({"choices": [{"message": {"content": "yes", **said}}]}).encode()
+        answer = msgspec.json.decode(raw, type=Completion)
+        assert list(bits(answer.choices[0])) == [
+            Delta("reasoning_content", "hm"), Delta("content", "yes"),
+        ]  # fmt: skip
+
+    def test_what_is_no_text_is_no_thought(self) -> None:
+        """An answer is not lost over what a backend makes of a name that is nobody's."""
+        raw = b'{"choices": [{"message": {"content": "yes", "reasoning": {"steps": 3}}}]}'
+        answer = msgspec.json.decode(raw, type=Completion)
+        assert list(bits(answer.choices[0])) == [Delta("content", "yes")]
 
     def test_calls_at_once_stay_apart(self) -> None:
         """Bits of several calls are put together by their index, in its order."""
