@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from looper.calls import Result
 from looper.chat import ChatRequest
@@ -20,7 +20,7 @@ from looper.failures import why_no_answer
 from looper.fanout import Round
 from looper.models import Model
 from looper.run import Run
-from looper.settings import Setting, Tokens
+from looper.settings import Posterior, Setting, Tokens, posterior_or
 from looper.votes import Vote
 from looper.weighing import Weighing
 
@@ -31,8 +31,7 @@ _FINAL_SHARE = 0.95
 """Parts of the time that is left which a stage may use. The stages behind it need the rest; behind the last one it is
 the time to publish the best of the panel instead."""
 
-_POSTERIOR = r"^posterior>=(0(\.\d+)?|1(\.0+)?)$"
-Skip = Literal["unanimous", "never"] | Annotated[str, StringConstraints(pattern=_POSTERIOR)]
+Skip = Annotated[Literal["unanimous", "never"] | Posterior, posterior_or("unanimous", "never")]
 
 
 class Panelist(Setting):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from looper.aggregate import Electorate, Outstanding, decide, settled
 from looper.calls import Result
@@ -23,14 +23,12 @@ from looper.fanout import Results, Round, Stop, never
 from looper.models import Model
 from looper.publish import as_asked
 from looper.run import Run
-from looper.settings import Probability
+from looper.settings import Posterior, Probability, posterior_or
 from looper.votes import TEXT, Ballots, Vote
 from looper.weighing import Weighing, is_idle
 
-_POSTERIOR = r"^posterior>=(0(\.\d+)?|1(\.0+)?)$"
-
 Aggregate = Literal["vote", "judge", "similarity", "all"]
-When = Literal["settled", "all"] | Annotated[str, StringConstraints(pattern=_POSTERIOR)]
+When = Annotated[Literal["settled", "all"] | Posterior, posterior_or("settled", "all")]
 
 _FIRST_SHARE = 0.6
 _JUDGE_SHARE = 0.9

@@ -6,7 +6,15 @@ from decimal import Decimal
 from typing import Annotated, Self
 
 from annotated_types import Gt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    model_validator,
+)
 
 
 class Setting(BaseModel):
@@ -96,6 +104,23 @@ ByteCount = Annotated[
 """A number of bytes, written `1048576`, `64KiB` or `32MiB`."""
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+
+_POSTERIOR = r"^posterior>=(0(\.\d+)?|1(\.0+)?)$"
+
+Posterior = Annotated[str, StringConstraints(pattern=_POSTERIOR)]
+"""A probability that a vote has to reach, written `posterior>=0.9`."""
+
+
+def posterior_or(*words: str) -> BeforeValidator:
+    """Says of a setting that is neither one of some words nor a `Posterior` what it may be."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and (value in words or re.match(_POSTERIOR, value)):
+            return value
+        raise ValueError(f"it is {', '.join(words)}, or posterior>= and a number from 0 to 1")
+
+    return BeforeValidator(check)
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/:@-]{0,127}$")]
 """A name that can stand in a header, a label of a statistic and a URL path without being escaped."""

@@ -1,5 +1,6 @@
 """Problems of a configuration in words: where they are, and what was probably meant."""
 
+import re
 from collections.abc import Iterator
 from difflib import get_close_matches
 
@@ -13,13 +14,15 @@ from extproc.yaml_source import Problem, YamlSource
 def explain(
     error: ValidationError, source: YamlSource, model: type[BaseModel] = Config
 ) -> list[Problem]:
-    """Pydantic's errors where they were written, with a suggestion for a misspelt key."""
+    """Pydantic's errors where they were written, with a suggestion for a misspelt key or word."""
     problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
         text = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             text = _misspelt(item["loc"], model)
+        if item["type"] in ("literal_error", "union_tag_invalid"):
+            text = _meant(text, _value_at(path, source))
         problems.setdefault(path, text)  # of the members of a union, the first says enough
     return source.placed(
         (path, text)
@@ -66,6 +69,26 @@ def _is_index(value: object, part: str | int) -> bool:
 def _misspelt(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
     close = get_close_matches(str(loc[-1]), _keys_beside(loc, model), n=1)
     return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
+
+
+def _value_at(path: YamlPath, source: YamlSource) -> object:
+    value: object = source.data
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            value = value[part]
+    return value.get("type") if isinstance(value, dict) else value
+
+
+_WORD = re.compile(r"'([^']*)'")
+
+
+def _meant(text: str, written: object) -> str:
+    """The message with the word of those it allows that is most like what was written."""
+    allowed = _WORD.findall(text.partition("expected")[2] or text)
+    close = get_close_matches(str(written), allowed, n=1) if isinstance(written, str) else []
+    return f"{text}; did you mean {close[0]!r}?" if close else text
 
 
 def _keys_beside(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
