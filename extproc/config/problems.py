@@ -23,6 +23,8 @@ def explain(
             text = _misspelt(item["loc"], model)
         if item["type"] in ("literal_error", "union_tag_invalid"):
             text = _meant(text, _value_at(path, source))
+        if text == "Unable to extract tag using discriminator 'type'":
+            text = "`type` is missing, which says what of its kind this is"
         problems.setdefault(path, text)  # of the members of a union, the first says enough
     return source.placed(
         (path, text)

@@ -199,6 +199,12 @@ WRONG = [
     ("dangling-category", ("{type: fusion, analysis_models: [small, large], judge_model: large}",
                            "{type: ratings, models: [small, large], category: task}"),
      13, f"{D0}.algorithm.category: unknown projection 'task': known: none"),
+    ("state-without-a-type", ("version: 1", "version: 1\nstate: {ttl: 5m}"), 2, "state: `type` is missing"),
+    ("state-with-a-password-in-its-url", ("version: 1",
+     "version: 1\nstate: {type: redis, url: 'redis://:secret@r', keys: [{env: K}]}"),
+     2, "state.url: must not carry a credential: use `username` and `password`"),
+    ("state-in-redis-without-keys", ("version: 1", "version: 1\nstate: {type: redis, url: 'redis://r', keys: []}"),
+     2, "state.keys: Tuple should have at least 1 item"),
     ("key-twice", ("version: 1", "version: 1\nversion: 1"), 2, "version: the key stands twice"),
     ("not-yaml", ("version: 1", "version: [1"), None, ""),
     ("impossible-date", ("version: 1", "version: 2020-13-45"), 1, ""),
@@ -353,6 +359,37 @@ class TestBudgets:
             f"{self.AT} its budget is in money, and has no price for small, large",
             f"{self.AT} only its budget of tokens bounds what these models answer: small, large",
         ]
+
+
+class TestState:
+    """Where runs wait has to be found by the process that their clients come back to."""
+
+    SEVERAL = ("version: 1", "version: 1\nenvoy: {processors: ['unix:/a', 'unix:/b']}")
+    PAUSES = (
+        "{type: fusion, analysis_models: [small, large], judge_model: large}",
+        "{type: workflows, steps: [{id: a, models: [small], prompt: x}], final: {model: large}}",
+    )
+    MEMORY = ("egress:", "state: {type: memory}\negress:")
+    REDIS = ("egress:", "state: {type: redis, url: 'redis://r', keys: [{env: K}]}\negress:")
+
+    @pytest.mark.parametrize("said", [(), (MEMORY,)], ids=["by-default", "said"])
+    def test_several_processes_have_no_common_memory(self, said: Any) -> None:
+        """With workflows that is an error, at the place that says it, or at the beginning of the file."""
+        (problem,) = problems(edited(self.SEVERAL, self.PAUSES, *said))
+        line = 3 if said else 1
+        text = (
+            "state: workflows of several processors need `state: {type: redis}`: each has a memory"
+        )
+        assert problem.startswith(f"f.yaml:{line}: {text}")
+
+    @pytest.mark.parametrize(
+        "edits",
+        [(SEVERAL, PAUSES, REDIS), (SEVERAL, MEMORY), (PAUSES, MEMORY)],
+        ids=["in-redis", "nobody-waits", "one-process"],
+    )
+    def test_what_is_no_error(self, edits: Any) -> None:
+        """A store that all share; nothing to keep; a process that everybody comes back to."""
+        assert parse_config(edited(*edits), "f.yaml")
 
 
 class TestSecrets:
