@@ -66,8 +66,10 @@ proto: $(VENV)/.ready ## Generate extproc/protocol/_pb from proto/
 .PHONY: envoy-config
 envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, from their configurations
 	$(BIN)/python envoy/generate.py
-	$(BIN)/looper envoy-config -c deploy/kustomize/base/config/looper.yaml \
-	  -o deploy/kustomize/base/config/envoy --directory /etc/envoy
+	for each in base overlays/redis; do \
+	  $(BIN)/looper envoy-config -c deploy/kustomize/$$each/config/looper.yaml \
+	    -o deploy/kustomize/$$each/config/envoy --directory /etc/envoy; \
+	done
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches

@@ -1,20 +1,34 @@
-"""Renders the kustomize base as `kubectl apply -k` would, and reads what a cluster would get."""
+"""Renders the kustomize base and its overlay as `kubectl apply -k` would, and reads what a cluster would get."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from click.testing import CliRunner
 from pydantic.warnings import PydanticDeprecatedSince212
 
-from extproc.__main__ import serve
+from extproc.__main__ import main, serve
 from extproc.config import Config, parse_config
 from extproc.server import SERVICES
+from extproc.states import opened
+from looper.budget import Budget, Ledger
+from looper.errors import StateUnavailable
+from looper.run import Deadline
+from looper.workflows import WorkflowsConfig
+from looper.workflows.pausing import Origin, Spent
+from looper.workflows.state import RedisState
+from tests.fakes.certificates import certify
+from tests.fakes.envoy import free_port
+from tests.fakes.redis import binary
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", PydanticDeprecatedSince212)
@@ -24,6 +38,7 @@ Yaml = dict[str, Any]
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / "deploy/kustomize/base"
+REDIS = ROOT / "deploy/kustomize/overlays/redis"
 KUBERNETES = ("1.30", "1.37")
 """The oldest version that has all we use switched on, and the newest whose schemas we have."""
 
@@ -40,10 +55,21 @@ def kubectl() -> str:
     return found
 
 
+@pytest.fixture(scope="module", params=[BASE, REDIS], ids=lambda place: place.name)
+def place(request: pytest.FixtureRequest) -> Path:
+    """The base, and then the overlay: what holds for the one holds for the other."""
+    found: Path = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def manifests(kubectl: str) -> list[Yaml]:
+def manifests(kubectl: str, place: Path) -> list[Yaml]:
+    return rendered(kubectl, place)
+
+
+def rendered(kubectl: str, place: Path) -> list[Yaml]:
     done = subprocess.run(
-        [kubectl, "kustomize", str(BASE)], capture_output=True, text=True, timeout=30, check=False
+        [kubectl, "kustomize", str(place)], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.returncode == 0, done.stderr
     return list(yaml.safe_load_all(done.stdout))
@@ -76,6 +102,31 @@ def envoy(pod: Yaml) -> Yaml:
 def config(manifests: list[Yaml]) -> Config:
     data = named(manifests, "ConfigMap", "looper-config")["data"]
     return parse_config(data["looper.yaml"], "looper.yaml")
+
+
+@pytest.fixture(scope="module")
+def overlay(kubectl: str) -> list[Yaml]:
+    return rendered(kubectl, REDIS)
+
+
+@pytest.fixture(scope="module")
+def state(overlay: list[Yaml]) -> RedisState:
+    data = named(overlay, "ConfigMap", "looper-config")["data"]
+    found = parse_config(data["looper.yaml"], "looper.yaml").state
+    assert isinstance(found, RedisState)
+    return found
+
+
+@pytest.fixture(scope="module")
+def looper(overlay: list[Yaml]) -> Yaml:
+    spec: Yaml = named(overlay, "Deployment", "looper")["spec"]["template"]["spec"]
+    return spec
+
+
+@pytest.fixture(scope="module")
+def redis(overlay: list[Yaml]) -> Yaml:
+    spec: Yaml = named(overlay, "Deployment", "looper-redis")["spec"]["template"]["spec"]
+    return spec
 
 
 def named(manifests: list[Yaml], kind: str, name: str) -> Yaml:
@@ -114,15 +165,25 @@ class TestManifests:
         for each in manifests:
             kubernetes_validate.validate(each, version, strict=True)
 
-    def test_what_is_there(self, manifests: list[Yaml]) -> None:
-        """The base makes these objects and no others."""
-        assert {(each["kind"], each["metadata"]["name"]) for each in manifests} == {
+    def test_what_is_there(self, manifests: list[Yaml], place: Path) -> None:
+        """The base makes these objects and no others, and the overlay some more. No Secret is among them."""
+        base = {
             ("ServiceAccount", "looper"),
             ("Service", "looper"),
             ("Deployment", "looper"),
             ("ConfigMap", "looper-config"),
             ("ConfigMap", "looper-envoy"),
         }
+        more = {
+            ("PodDisruptionBudget", "looper"),
+            ("NetworkPolicy", "looper-redis"),
+            ("Service", "looper-redis"),
+            ("Deployment", "looper-redis"),
+            ("ConfigMap", "looper-redis"),
+        }
+        assert {(each["kind"], each["metadata"]["name"]) for each in manifests} == (
+            base if place == BASE else base | more
+        )
 
     def test_the_service_leads_to_the_pods(
         self, manifests: list[Yaml], deployment: Yaml, envoy: Yaml, config: Config
@@ -180,10 +241,11 @@ class TestSecurity:
         assert pod["automountServiceAccountToken"] is False
 
     def test_only_envoy_sees_the_keys(self, pod: Yaml, processor: Yaml, envoy: Yaml) -> None:
-        """The Secret with the models' keys is mounted in Envoy and reaches the processor in no way."""
+        """The models' keys are mounted in Envoy and reach the processor in no way; other Secrets reach it alone."""
         secrets = {each["name"] for each in pod["volumes"] if "secret" in each}
-        assert mounts(envoy)["/etc/looper-keys"] in secrets
-        assert not secrets & set(mounts(processor).values())
+        assert mounts(envoy)["/etc/looper-keys"] == "model-keys"
+        assert secrets & set(mounts(envoy).values()) == {"model-keys"}
+        assert secrets & set(mounts(processor).values()) == secrets - {"model-keys"}
         assert not {"env", "envFrom"} & processor.keys()
         # 0440: the group is the one user of the pod, and there is no "others" to read it.
         assert volume(pod, "model-keys")["secret"] == {
@@ -285,16 +347,192 @@ class TestConfiguration:
         for name, text in expected.items():
             assert data[name] == text, name
 
-    def test_no_file_is_left_out(self, manifests: list[Yaml]) -> None:
+    def test_no_file_is_left_out(self, manifests: list[Yaml], place: Path) -> None:
         """Every file that was generated is in the ConfigMap."""
         data = named(manifests, "ConfigMap", "looper-envoy")["data"]
-        assert data.keys() == {path.name for path in (BASE / "config/envoy").glob("*.yaml")}
+        assert data.keys() == {path.name for path in (place / "config/envoy").glob("*.yaml")}
+
+    def test_the_product_finds_it_good(self, place: Path) -> None:
+        """`looper check` has nothing to say against it."""
+        said = CliRunner().invoke(main, ["check", str(place / "config/looper.yaml")])
+        assert said.exit_code == 0, said.output
+
+    def test_runs_wait_where_all_pods_find_them(self, deployment: Yaml, config: Config) -> None:
+        """Where there is more than one pod, no recipe has runs wait in the memory of one."""
+        pauses = any(
+            isinstance(decision.loop, WorkflowsConfig)
+            for recipe in config.recipes.values()
+            for decision in recipe.decisions
+        )
+        assert not pauses or isinstance(config.state, RedisState)
+        assert deployment["spec"]["replicas"] > 1
 
     def test_models_are_in_the_cluster(self, config: Config) -> None:
         """The base needs no key: its models are services of the cluster, without credentials."""
         for model in config.models:
             assert ".svc.cluster.local:8000/v1" in model.url
             assert model.api_key is None
+
+
+class TestRedis:
+    """What only the overlay has: a store that all pods share."""
+
+    def test_the_base_is_for_what_does_not_wait(self, kubectl: str) -> None:
+        """Its processors have a memory of their own each, so it must have no workflow."""
+        data = named(rendered(kubectl, BASE), "ConfigMap", "looper-config")["data"]
+        assert "workflows" not in data["looper.yaml"]
+
+    def test_all_that_is_secret_is_a_reference(self, state: RedisState, looper: Yaml) -> None:
+        """Each file that `state` names is one of a Secret that is mounted in the processor, and nothing else is."""
+        (processor,) = looper["initContainers"]
+        files = {
+            f"{path}/{item['path']}"
+            for path, name in mounts(processor).items()
+            for item in volume(looper, name).get("secret", {}).get("items", [])
+        }
+        assert state.password is not None
+        named_files = {state.password.file, state.ca, *(key.file for key in state.keys)}
+        assert files == named_files
+
+    def test_the_key_is_not_where_the_runs_are(self, redis: Yaml) -> None:
+        """Redis gets its password and its certificate, and not the key that what it holds is encrypted with."""
+        assert volume(redis, "password")["secret"]["items"] == [
+            {"key": "redis-password", "path": "redis-password"}
+        ]
+        sources = [volume(redis, each["name"]) for each in redis["volumes"]]
+        assert [each["secret"]["secretName"] for each in sources if "secret" in each] == [
+            "looper-state",
+            "looper-redis-tls",
+        ]
+
+    def test_processors_find_it(self, overlay: list[Yaml], state: RedisState, redis: Yaml) -> None:
+        """The URL is that of the Service, over TLS, which leads to the one pod of Redis."""
+        service = named(overlay, "Service", "looper-redis")["spec"]
+        deployment = named(overlay, "Deployment", "looper-redis")["spec"]
+        labels = deployment["template"]["metadata"]["labels"]
+        (port,) = service["ports"]
+        assert state.url == f"rediss://looper-redis:{port['port']}/0"
+        assert service["selector"].items() <= labels.items()
+        assert ports(redis["containers"][0]) == {port["targetPort"]: port["port"]}
+        assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+
+    def test_nobody_else_reaches_it(self, overlay: list[Yaml], looper: Yaml) -> None:
+        """Only pods of looper may connect, and Redis may connect to nobody."""
+        policy = named(overlay, "NetworkPolicy", "looper-redis")["spec"]
+        deployments = {
+            each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+            for each in overlay
+            if each["kind"] == "Deployment"
+        }
+        (rule,) = policy["ingress"]
+        (peer,) = rule["from"]
+        allowed = peer["podSelector"]["matchLabels"]
+        assert policy["podSelector"]["matchLabels"].items() <= deployments["looper-redis"].items()
+        assert allowed.items() <= deployments["looper"].items()
+        assert not allowed.items() <= deployments["looper-redis"].items()
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        assert "egress" not in policy
+
+    def test_pods_leave_one_by_one(self, overlay: list[Yaml]) -> None:
+        """A node that is emptied takes one pod of looper at a time, and Redis is none of them."""
+        budget = named(overlay, "PodDisruptionBudget", "looper")["spec"]
+        labels = {
+            each["metadata"]["name"]: each["spec"]["template"]["metadata"]["labels"]
+            for each in overlay
+            if each["kind"] == "Deployment"
+        }
+        assert budget["maxUnavailable"] == 1
+        assert budget["selector"]["matchLabels"].items() <= labels["looper"].items()
+        assert not budget["selector"]["matchLabels"].items() <= labels["looper-redis"].items()
+
+    def test_its_container_can_change_nothing(self, redis: Yaml) -> None:
+        """An ordinary user, no capability, no writable file, and a ceiling for memory above its own."""
+        assert redis["securityContext"]["runAsNonRoot"] is True
+        (container,) = redis["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert all(each["readOnly"] for each in container["volumeMounts"])
+        assert "memory" in container["resources"]["limits"]
+
+    async def test_a_processor_keeps_runs_in_it(
+        self, overlay: list[Yaml], state: RedisState, redis: Yaml
+    ) -> None:
+        """The command that was rendered, with files of ours, is a Redis that takes what `state` says, and only that."""
+        binary()
+        (container,) = redis["containers"]
+        with TemporaryDirectory(prefix="re-", dir="/tmp") as path:
+            here = Here(Path(path), free_port())
+            here.write(named(overlay, "ConfigMap", "looper-redis")["data"]["redis.conf"])
+            started = await asyncio.create_subprocess_exec(
+                *map(here.moved, container["command"]),
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            try:
+                await here.until_ready(container["readinessProbe"]["exec"]["command"])
+                assert here.password not in Path(f"/proc/{started.pid}/cmdline").read_text()
+                settings = RedisState.model_validate(
+                    yaml.safe_load(here.moved(yaml.safe_dump(state.model_dump(mode="json"))))
+                )
+                async with opened(settings, {}) as states:
+                    origin = Origin("run", "looper/auto", "general", "agents", None)
+                    pause = states.pause(origin, Spent(), Ledger(Budget()), Deadline.after(1))
+                    ids = [pause.call()]
+                    await pause.keep(b"{}")
+                    assert (await states.find(ids, "looper/auto", None)).paused.origin == origin
+                    here.secret("redis-password", "guessed")
+                    async with opened(settings, {}) as others:
+                        with pytest.raises(StateUnavailable):
+                            await others.find(ids, "looper/auto", None)
+            finally:
+                started.terminate()
+                assert await asyncio.wait_for(started.wait(), 10) == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """A folder and a port on this machine in place of those of a pod."""
+
+    folder: Path
+    port: int
+    password: str = "password-of-a-test"
+
+    def moved(self, text: str) -> str:
+        for path in ("/etc/looper-state", "/etc/looper-redis-ca", "/etc/redis-tls", "/etc/redis"):
+            text = text.replace(f"{path}/", f"{self.folder}{path}/")
+        text = text.replace("redis-cli", f"redis-cli -p {self.port}")
+        return text.replace("tls-port 6379", f"tls-port {self.port}").replace(
+            "looper-redis:6379", f"localhost:{self.port}"
+        )
+
+    def write(self, configuration: str) -> None:
+        """What the volumes would hold."""
+        tls, state, ca = (
+            self.folder / "etc" / name for name in ("redis-tls", "looper-state", "looper-redis-ca")
+        )
+        for each in (tls, state, ca, self.folder / "etc/redis"):
+            each.mkdir(parents=True)
+        certify(tls, "tls", "DNS:localhost")
+        (tls / "tls.pem").rename(tls / "tls.crt")
+        for each in (tls, ca):
+            shutil.copy(tls / "ca.pem", each / "ca.crt")
+        self.secret("redis-password", self.password)
+        self.secret("key", "k" * 64)
+        (self.folder / "etc/redis/redis.conf").write_text(self.moved(configuration))
+
+    def secret(self, name: str, value: str) -> None:
+        (self.folder / "etc/looper-state" / name).write_text(f"{value}\n")
+
+    async def until_ready(self, probe: list[str]) -> None:
+        """Until the probe that was rendered says so."""
+        async with asyncio.timeout(10):
+            while True:
+                asked = await asyncio.create_subprocess_exec(
+                    *map(self.moved, probe), stderr=asyncio.subprocess.DEVNULL
+                )
+                if await asked.wait() == 0:
+                    return
+                await asyncio.sleep(0.05)
 
 
 def ports(container: Yaml) -> dict[str, int]:
