@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -174,6 +174,21 @@ class Ledger:
     def all_calls(self) -> int:
         """The same with those of the run's earlier turns."""
         return self._before.calls + self.calls
+
+    @property
+    def has_spare_calls(self) -> bool:
+        """Whether there is room for a call that the plan does not need."""
+        return self._spare is None or self._spare > 0
+
+    def keep_to(self, calls: int) -> None:
+        """Make no more calls than this over all turns of the run, whatever else the budget allows."""
+        left, limit = calls - self._before.calls, self._limits.calls
+        self._limits = replace(self._limits, calls=left if limit is None else min(left, limit))
+
+    def plan(self, calls: int) -> None:
+        """Keep room for so many calls more, which is what is now known that the run needs."""
+        if self._limits.calls is not None:
+            self._spare = max(0, self._limits.calls - self.calls - calls)
 
     @property
     def cost(self) -> int:

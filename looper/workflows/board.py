@@ -11,7 +11,7 @@ from looper.chat import Choice, Completion, Reply, WireUsage
 from looper.contract.base import visible
 from looper.events import Outcome
 from looper.models import Model
-from looper.workflows.plan import FINAL, Final, Step, seen
+from looper.workflows.plan import FINAL, Final, Step, seen, verified
 from looper.workflows.prompts import Shown
 
 Said = Literal["pass", "fail", "unsure"]
@@ -42,9 +42,14 @@ class Agent(msgspec.Struct):
     used: WireUsage | None = None
     over: bool = False
     revising: bool = False
+    sent_back: bool = False
+    """Whether it was told to answer once more, which happens once."""
     revised: bool = False
+    """Whether it then has."""
     verdict: Said | None = None
     reasons: list[str] = []
+    heard: list[str] | None = None
+    """Of those that it verifies, who had revised their answers when it last did."""
 
     @property
     def text(self) -> str:
@@ -105,6 +110,30 @@ class Board:
         """Whether nothing has come of a step that is over."""
         return self.over(step) and all(agent.state == "failed" for agent in self.of(step))
 
+    def verified(self, verifier: Step) -> list[tuple[Agent, Step]]:
+        """Those with an answer that a verifier stands for, each with its step."""
+        ids = verified(verifier, self.steps)
+        return [
+            (agent, step)
+            for step in self.steps
+            for agent in self.of(step)
+            if agent.id in ids and agent.text.strip()
+        ]
+
+    def calls_left(self, *, revises: bool) -> int:
+        """How many calls it still takes: of agents without an answer, for what may be revised, of the final model."""
+        ids = [id for step in self.steps if not self.over(step) for id in step.agents]
+        open = [id for id in ids if id not in self.agents or not self.agents[id].over]
+        return len(open) + sum(map(self._revisions_left, self.steps)) * revises + 1
+
+    def _revisions_left(self, step: Step) -> int:
+        if step.role != "verifier" or self.over(step):
+            return 0
+        known = [self.agents.get(id) for id in verified(step, self.steps)]
+        return len(step.models) + sum(
+            agent is None or agent.revising or not agent.sent_back for agent in known
+        )
+
     @property
     def waiting(self) -> list[Agent]:
         """The agents that wait for tools, in the plan's order."""
@@ -129,18 +158,18 @@ class Board:
     def best(self, models: Mapping[str, Model]) -> list[Agent]:
         """Workers with an answer, best first: not rejected, in a later step, of a better model."""
         found = [
-            (self._rejected(step), -at, -models[agent.model].general_rating, agent)
+            (self._rejected(agent), -at, -models[agent.model].general_rating, agent)
             for at, step in enumerate(self.steps)
             for agent in self.of(step)
             if step.role == "worker" and agent.text.strip()
         ]
         return [agent for *_, agent in sorted(found, key=lambda each: each[:3])]
 
-    def _rejected(self, step: Step) -> bool:
+    def _rejected(self, worker: Agent) -> bool:
         return any(
             agent.verdict == "fail"
             for verifier in self.steps
-            if verifier.role == "verifier" and step.id in verifier.needs
+            if verifier.role == "verifier" and worker.id in verified(verifier, self.steps)
             for agent in self.of(verifier)
         )
 

@@ -1,6 +1,7 @@
 """The agents of a workflow at work: each step as soon as what it needs is over, and side by side what can be."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -28,12 +29,15 @@ class Crew:
         self._request = request
         self._run = run
         self._turn = asyncio.Semaphore(config.max_parallel)
+        self._revisions: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._settled = {step.id: asyncio.Event() for step in board.steps}
         self._levels = _levels(board.steps, revises=config.on_verify_fail == "revise")
         self.failures: list[Result] = []
 
     async def work(self) -> None:
         """Work on every step that can begin, or go on."""
+        left = self._board.calls_left(revises=self._config.on_verify_fail == "revise")
+        self._run.ledger.plan(left)
         await _all(self._step(step) for step in self._board.steps)
 
     async def _step(self, step: Step) -> None:
@@ -84,17 +88,15 @@ class Crew:
         )
         result = await self._ask(draft, step, until)
         completion = result.completion if result.state == "ok" else None
-        if completion is not None and self.wants_tools(agent, completion):
+        if completion is not None and draft.tools and self._wants_tools(agent, completion):
             return
         if completion is not None and result.text.strip():
             agent.answers(completion)
             return
         self._failed(agent, result)
 
-    def wants_tools(self, agent: Agent, completion: Completion) -> bool:
-        """Note the calls of tools that an answer consists of, if the agent may wait for what comes of them."""
-        if not self.may_use_tools(agent):
-            return False
+    def _wants_tools(self, agent: Agent, completion: Completion) -> bool:
+        """Note the calls of tools that an answer consists of, if it does: the agent waits for what comes of them."""
         if not (calls := calls_of(completion, self._request, self._run.trace)):
             return False
         reply = completion.choices[0].message or Reply()
@@ -103,9 +105,11 @@ class Crew:
         return True
 
     def may_use_tools(self, agent: Agent) -> bool:
-        """Whether an agent may call the client's tools: if it has any, if the run can wait, and not for ever."""
-        can_wait = self._run.pauses is not None and self._request.offers_tools
-        return can_wait and agent.turns < self._config.max_tool_turns
+        """Whether an agent may call the client's tools: if it has any, if the run can wait, and could then go on."""
+        run = self._run
+        can_wait = run.pauses is not None and self._request.offers_tools
+        can_go_on = agent.turns < self._config.max_tool_turns and run.ledger.has_spare_calls
+        return can_wait and can_go_on
 
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)
@@ -133,42 +137,36 @@ class Crew:
             stream=stream,
             sample=sample,
         )
-        return replace(draft, agent=self._board.name(agent.id), extra=bool(agent.history))
+        return replace(draft, agent=self._board.name(agent.id))
 
     # ... and verifiers.
 
     async def _verify(self, step: Step, until: float) -> None:
-        """Have a step's agents say whether what it needs is right; if not, have that revised once, and ask again."""
-        workers = self._verified(step)
+        """Have a step's agents say whether what it needs is right; if not, have that revised once, and ask again.
+
+        Others may verify the same answers at the same time: each of them is revised for one of them, and all hear it.
+        """
+        workers = self._board.verified(step)
         while True:
-            revising = [(agent, of) for agent, of in workers if agent.revising]
-            await _all(self._go_on(agent, of, until) for agent, of in revising)
+            await _all(self._revise(agent, of, until) for agent, of in workers)
             if any(agent.pending for agent, _ in workers):
                 return
-            if revising and not any(agent.revised for agent, _ in revising):
-                break  # nothing is new
             agents = self._agents(step)
-            await _all(self._judge(agent, step, until) for agent in agents)
-            rejected = any(agent.verdict == "fail" for agent in agents)
-            fresh = [agent for agent, _ in workers if not agent.revised]
-            if not rejected or self._config.on_verify_fail != "revise" or not fresh:
+            now = [agent.id for agent, _ in workers if agent.revised]
+            if all(agent.heard == now for agent in agents):
                 break
-            self._run.trace.note("a verifier rejected an answer: it is revised")
-            for agent in fresh:
-                self._have_revised(agent, agents)
-        for agent in self._board.of(step):
+            await _all(self._judge(agent, step, now, until) for agent in agents)
+            if self._config.on_verify_fail == "revise":
+                self._send_back([agent for agent, _ in workers], agents)
+        for agent in agents:
             agent.over = True
 
-    def _verified(self, step: Step) -> list[tuple[Agent, Step]]:
-        return [
-            (agent, each)
-            for each in self._board.steps
-            if each.id in step.needs and each.role == "worker"
-            for agent in self._board.of(each)
-            if agent.text.strip()
-        ]
+    async def _revise(self, worker: Agent, step: Step, until: float) -> None:
+        async with self._revisions[worker.id]:
+            if worker.revising:
+                await self._go_on(worker, step, until)
 
-    async def _judge(self, agent: Agent, step: Step, until: float) -> None:
+    async def _judge(self, agent: Agent, step: Step, heard: list[str], until: float) -> None:
         model = self._run.models[agent.model]
         shown = self._board.shown_to(step.needs, step.sees)
         instruction = told(step.prompt, shown, self._request, model, self._run.fence)
@@ -186,19 +184,24 @@ class Crew:
                 read = await self._run.ask_json(draft, Verdict, until=self._by(step, until))
         agent.verdict = None if read is None else read.verdict
         agent.reasons = [] if read is None else read.reasons
+        agent.heard = heard
 
-    def _have_revised(self, worker: Agent, verifiers: Sequence[Agent]) -> None:
-        """Put before a worker what was found, behind the answer that it had given."""
+    def _send_back(self, workers: Sequence[Agent], verifiers: Sequence[Agent]) -> None:
+        """Put before workers what was found, behind the answers that they had given. No answer is sent back twice."""
         found = [
             "\n".join(agent.reasons) or "No reason was given."
             for agent in verifiers
             if agent.verdict == "fail"
         ]
-        worker.revising = True
-        worker.history += [
-            message("assistant", worker.text),
-            message("user", to_revise(found, self._run.fence)),
-        ]
+        fresh = [worker for worker in workers if not worker.sent_back] if found else []
+        if fresh:
+            self._run.trace.note("a verifier rejected an answer: it is revised")
+        for worker in fresh:
+            worker.revising = worker.sent_back = True
+            worker.history += [
+                message("assistant", worker.text),
+                message("user", to_revise(found, self._run.fence)),
+            ]
 
     # Calls, under the bounds that all share.
 

@@ -152,8 +152,15 @@ def _step_problems(
     for index, name in enumerate(step.sees or ()):
         if text := _unseeable(name, known, before.get(step.id, ())):
             yield ("sees", index), text
-    if step.role == "verifier" and not any(_is_worker(need, known) for need in step.needs):
+    if step.role == "verifier":
+        yield from _verifier_problems(step, known)
+
+
+def _verifier_problems(step: Step, known: Mapping[str, Step]) -> Iterator[Problem]:
+    if not any(_is_worker(need, known) for need in step.needs):
         yield ("needs",), "a verifier needs at least one step of role 'worker', which it verifies"
+    elif not verified(step, list(known.values())):
+        yield ("sees",), "a verifier sees at least one answer of a worker that it needs"
 
 
 def _need_problems(step: Step, known: Mapping[str, Step]) -> Iterator[Problem]:
@@ -241,6 +248,12 @@ def seen(
     return tuple(
         agent for step in steps for agent in step.agents if step.id in wanted or agent in wanted
     )
+
+
+def verified(verifier: Step, steps: Sequence[Step]) -> tuple[str, ...]:
+    """The agents whose answers a verifier stands for: of the workers that it needs, those that it is shown."""
+    needed = [step for step in steps if step.id in verifier.needs and step.role == "worker"]
+    return seen(verifier.sees, verifier.needs, needed)
 
 
 def raise_problems(found: Sequence[Problem]) -> None:

@@ -68,6 +68,7 @@ class Workflows:
 
         # There is a plan, or a planner writes one...
         config = self._config
+        run.ledger.keep_to(config.max_calls)
         if config.planner is None:
             board = Board(in_order(config.steps), config.final)
         else:
@@ -90,6 +91,7 @@ class Workflows:
         """Go on with a run that waited: each agent with what its own calls came to, under their own ids."""
         if request.choices != 1:
             raise InvalidField("A team of models gives one choice: `n` must be 1.", param="n")
+        run.ledger.keep_to(self._config.max_calls)
         board = saved.board()
         board.turns += 1
         answers = {saved.waiting[result.id]: result for result in results}
@@ -109,6 +111,9 @@ class Workflows:
         """The planner's plan; if it writes none that can be used, all models solve the task, each by itself."""
         config = self._config
         pool = [run.models[name] for name in config.models or ()]
+        run.ledger.plan(
+            1 + len(pool) + 1
+        )  # room for doing without a plan; what is beyond it, for asking again
         draft = private(
             request,
             run.models[planner.model],

@@ -26,7 +26,11 @@ from looper.workflows.plan import (
     problems,
     raise_problems,
     seen,
+    verified,
 )
+
+_LEAST_PLANNED = 4
+"""Calls without which no planner's plan could be worked on."""
 
 
 class Planner(Setting):
@@ -88,6 +92,9 @@ class WorkflowSettings(Setting):
             yield from problems(self.steps, self.final.sees, self.bounds)
         elif self.final.sees is not None:
             yield ("final", "sees"), "has no place in a plan that is dynamic"
+        if self.mode == "dynamic" and self.max_calls < _LEAST_PLANNED:
+            text = f"must be at least {_LEAST_PLANNED}: two for the planner, one for a worker, one for the answer"
+            yield ("max_calls",), text
 
     @property
     def bounds(self) -> Bounds:
@@ -137,12 +144,14 @@ class WorkflowSettings(Setting):
 
     def _of_revision(self, verifier: Step) -> Iterator[PlannedCall]:
         """Those who were verified once more, and then the verifier."""
-        revised = [
-            step for step in self.steps if step.id in verifier.needs and step.role == "worker"
-        ]
-        for step in (*revised, verifier):
-            for name in step.models:
-                yield PlannedCall((name,), step.role, len(revised), _output(step), need="perhaps")
+        revised = verified(verifier, self.steps)
+        reads = len(revised)
+        for step in self.steps:
+            for id, name in zip(step.agents, step.models, strict=True):
+                if id in revised:
+                    yield PlannedCall((name,), "worker", reads, need="perhaps")
+        for name in verifier.models:
+            yield PlannedCall((name,), "verifier", reads, _output(verifier), need="perhaps")
 
     def _of_planner(self, planner: Planner) -> Iterator[PlannedCall]:
         pool = self.models or ()

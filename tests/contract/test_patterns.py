@@ -34,6 +34,8 @@ from looper.simulate import (
     Simulator,
     Status,
 )
+from looper.workflows.pausing import Origin, Spent, States
+from looper.workflows.state import MemoryState, MemoryStore
 from tests.contract.test_catalogue import ALGORITHMS, sections
 
 QUESTION = "What is the capital of Canada?"
@@ -81,16 +83,19 @@ async def play(
     async def emit(event: Any) -> None:
         events.append(event)
 
-    ledger = Ledger(Budget(calls=calls))
+    ledger, until = Ledger(Budget(calls=calls)), Deadline.after(deadline)
+    states = States(MemoryState(), MemoryStore(MemoryState()))
+    origin = Origin("run", request.model, "recipe", "decision", None)
     async with EgressClient(team.url) as client:
         run = Run(
             id="run",
             models={model.name: Model(name=model.name, url=f"{team.url}/v1") for model in MODELS},
             client=client,
             ledger=ledger,
-            deadline=Deadline.after(deadline),
+            deadline=until,
             random=seeded(request),
             terms=terms,
+            pauses=states.pause(origin, Spent(), ledger, until),
         )
         take = for_client(request, emit, run.trace)
         await drive(pattern, with_tools(request), run, take, heartbeat=60)

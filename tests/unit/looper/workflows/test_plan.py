@@ -77,6 +77,8 @@ def test_a_good_plan_is_read_as_it_was_written() -> None:
         ([step("a"), step("b", "a", sees=["a.2"])], {}, "'a.2': the step 'a' has 1 agents"),
         ([step("a"), step("b", "a", sees=["a.0"])], {}, "steps.1.sees.0: String should match"),
         ([step("a", role="verifier")], {}, "a verifier needs at least one step of role 'worker'"),
+        ([step("a"), step("b", "a", role="verifier", sees=[])], {}, "steps.1.sees: a verifier sees at least one"),
+        ([step("a"), step("c", "a"), step("b", "c", role="verifier", sees=["a"])], {}, "steps.2.sees: a verifier sees"),
         ([step("a", role="judge")], {}, "steps.0.role: Input should be 'worker' or 'verifier'"),
         ([step("a", prompt=" ")], {}, "a prompt must say something"),
         ([step("a", prompt="é" * (MAX_PROMPT // 2 + 1))], {}, f"at most {MAX_PROMPT} bytes, and this one has"),
@@ -268,3 +270,17 @@ def test_each_mode_has_what_it_needs_and_nothing_else() -> None:
         ".planner: Field required",
         ".steps: has no place in a plan that is dynamic",
     ]
+
+
+def test_a_plan_of_a_planner_fits_into_max_calls() -> None:
+    """Fewer calls than any plan takes are no bound but a mistake."""
+    (line,) = complaints(
+        "mode: dynamic",
+        "planner: {model: small}",
+        "models: [small]",
+        "max_calls: 3",
+        "final: {model: large}",
+    )
+    assert line.endswith(
+        ".max_calls: must be at least 4: two for the planner, one for a worker, one for the answer"
+    )

@@ -575,14 +575,29 @@ async def test_the_contract_holds_after_a_pause() -> None:
 
 
 async def test_the_budget_is_the_whole_runs() -> None:
-    """Calls of earlier turns count, and when nothing is left the best answer is published."""
-    team = agentic(config(step("one", "a", "b")), a=in_turn(calling("1"), "late"))
-    team.budget = Budget(calls=2)
+    """Calls of earlier turns count, and who could not be asked again has no tools to call."""
+    calls = in_turn(calling("1"), calling("2", content="by a"))
+    team = agentic(config(step("one", "a", "b")), a=calls)
+    team.budget = Budget(calls=4)
     first = await team.turn(ASKED)
     _, second = await team.answer(dict(ASKED), first)
 
-    assert len(team.client.asked) == 2
-    assert second.message["content"] == "by b"
+    assert team.client.names == ["a", "b", "a", "f"]
+    assert [asked.body.get("tool_choice") for asked in team.client.calls_of("a")] == [None, "none"]
+    assert second.message["content"] == "the answer"
+    assert "by a" in team.client.role("final").prompt
+
+
+async def test_room_is_kept_for_the_steps_to_come() -> None:
+    """Turns of tools take what the plan leaves over, and nothing of what its later steps need."""
+    turns = [calling(str(number), content="by a") for number in range(20)]
+    plan = config(step("one", "a"), step("two", "b", needs=["one"]), max_calls=5)
+    team = agentic(plan, a=in_turn(*turns))
+    turn, body = await team.turn(ASKED), dict(ASKED)
+    while turn.ids:
+        body, turn = await team.answer(body, turn)
+
+    assert team.client.names == ["a", "a", "a", "b", "f"]
 
 
 async def test_max_calls_counts_all_turns() -> None:
@@ -595,6 +610,24 @@ async def test_max_calls_counts_all_turns() -> None:
 
     assert len(team.client.asked) == 5
     assert turn.message["content"] == "the answer"
+
+
+async def test_a_revision_that_fails_behind_a_pause_lets_the_other_be_verified() -> None:
+    """Of two that were sent back one has answered again: its new answer is verified, not its old one's verdict kept."""
+    check = step("check", "v", role="verifier", needs=["one", "two"])
+    team = agentic(
+        config(step("one", "a"), step("two", "b"), check),
+        a=in_turn("a1", "a2"),
+        b=in_turn("b1", calling("t"), refused(500)),
+        v=in_turn(FAIL, PASS),
+    )
+    first = await team.turn(ASKED)
+    assert team.client.names == ["a", "b", "v", "a", "b"]
+    await team.answer(dict(ASKED), first)
+
+    assert team.client.names[5:] == ["b", "v", "f"]
+    assert "a2" in team.client.calls_of("v")[1].prompt
+    assert team.runs[1].trace.to_dict()["agents"][2]["verdict"] == "pass"
 
 
 async def test_progress_and_trace_show_the_turn() -> None:

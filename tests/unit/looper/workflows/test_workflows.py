@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from looper.budget import Budget, Ledger
 from looper.calls import CallFailed, Failure
 from looper.chat import ChatRequest, Usage
+from looper.contract import ChoiceConfig, Terms
 from looper.cost import planned_calls
 from looper.errors import InvalidField, LooperError
 from looper.events import Delta, Done, Event, Progress
@@ -308,6 +310,27 @@ class TestFailures:
         assert len(client.asked) == 5
         assert text_of(events) == "the answer"
 
+    @timeless
+    async def test_max_calls_has_room_for_a_plan_that_takes_just_that(self) -> None:
+        """Retries that Envoy may make beside it take nothing of what the plan needs."""
+        client = client_of(a=After(1, "by a"))
+        events = await events_of(client, static(step("one", *["a"] * 8), max_calls=9))
+
+        assert client.names == [*["a"] * 8, "f"]
+        assert all(asked.call.retries == 0 for asked in client.asked)
+        assert done_of(events).outcome == "ok"
+
+    async def test_asking_again_is_held_to_max_calls(self) -> None:
+        """A verifier that writes no JSON is not asked once more, and a final model not to mend its answer."""
+        client = client_of(v="no JSON", f="neither")
+        contract = ChoiceConfig.model_validate({"type": "choice", "values": ["A", "B"]}).build()
+        run = replace(run_of(client), terms=Terms(contract))
+        await events_of(
+            client, static(step("one", "a"), verifier("check", "one"), max_calls=3), run=run
+        )
+
+        assert client.names == ["a", "v", "f"]
+
     async def test_a_blank_answer_is_none(self) -> None:
         """Thoughts and white space are nothing that others can be shown."""
         client = client_of(a=" \n", b=completion("<think>hm</think>"))
@@ -380,6 +403,40 @@ class TestVerifiers:
         await events_of(client, config)
 
         assert len(client.calls_of("a")) == 2
+
+    @timeless
+    @pytest.mark.parametrize("seconds", [(1, 1), (1, 2), (2, 1), (1, 9)], ids=str)
+    async def test_two_verifiers_at_once_have_one_revision(self, seconds: tuple[int, int]) -> None:
+        """Whoever is first sends the answer back, and in the end both have said what they think of the new one."""
+        x, y = (After(each, FAIL) for each in seconds)
+        client = client_of(a=in_turn("first", After(3, "second")), v=x, c=y)
+        other = {**verifier("y", "one"), "models": ["c"]}
+        await events_of(client, static(step("one", "a"), verifier("x", "one"), other))
+
+        _, again = (asked.body["messages"] for asked in client.calls_of("a"))
+        assert [each["role"] for each in again] == ["user", "user", "assistant", "user"]
+        for name in "vc":
+            assert "second" in client.calls_of(name)[-1].prompt
+        assert len(client.asked) <= 7
+
+    async def test_only_what_a_verifier_sees_is_sent_back(self) -> None:
+        """What it has found says nothing of an answer that it was not shown, nor to whom that belongs."""
+        client = client_of(a=in_turn("wrong", "mended"), v=in_turn(FAIL, PASS))
+        sees_one = verifier("check", "one", "two", sees=["one"])
+        events = await events_of(client, static(step("one", "a"), step("two", "b"), sees_one))
+
+        assert client.names == ["a", "b", "v", "a", "v", "f"]
+        assert done_of(events).outcome == "ok"
+
+    async def test_the_budget_keeps_room_for_a_revision(self) -> None:
+        """A budget of just what the plan may take has room for all of it."""
+        client = client_of(v=in_turn(FAIL, PASS))
+        config = static(step("one", "a"), verifier("check", "one"))
+        planned = planned_calls(config.planned())
+        await events_of(client, config, run=run_of(client, calls=planned, planned=planned))
+
+        assert client.names == ["a", "v", "a", "v", "f"]
+        assert len(client.asked) == planned
 
     async def test_on_verify_fail_continue_revises_nothing(self) -> None:
         """Then the final model is told, and that is all."""
@@ -479,6 +536,17 @@ class TestPlanner:
         assert workers == ["a", "b", "c"]
         assert text_of(events) == "the answer"
         assert done_of(events).outcome == "degraded"
+
+    async def test_a_budget_smaller_than_all_that_a_plan_may_be_has_room_to_ask_again(self) -> None:
+        """What a plan takes is known when there is one; before that, room is kept for doing without."""
+        client = client_of(p=in_turn("no plan", plan(step("dig", "m1"))))
+        config = dynamic()
+        planned = planned_calls(config.planned())
+        assert planned > 6
+        run = run_of(client, calls=6, planned=planned)
+        await events_of(client, config, run=run)
+
+        assert client.names == ["p", "p", "a", "f"]
 
     async def test_nothing_is_asked_before_the_plan_is_checked(self) -> None:
         """No step of a plan begins that has a fault anywhere."""
