@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletion
 
-from looper.simulate import ReceivedCall, SimulatedModel, Simulator
+from looper.simulate import Hang, ReceivedCall, SimulatedModel, Simulator
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -187,6 +187,24 @@ async def test_a_call_that_is_wanted_is_wanted_once(
     assert told[:2] == [choice, choice]
     assert told[2:] == ["auto"] * (len(told) - 2)
     assert_taken(stack)
+
+
+async def test_a_client_that_was_too_impatient(stack: Stack, client: openai.AsyncOpenAI) -> None:
+    """The SDK gives up on a turn and sends it again by itself: what it left is called off, and the run goes on once."""
+    talk = Conversation(client.with_options(timeout=1.0), "long-ends")
+    talk.say(QUESTION)
+    await talk.ask()
+    talk.answer()
+    stack.simulator.script("long", Hang())
+    await talk.ask()
+    assert len(talk.ids) == 1
+    talk.answer()
+    assert await talk.ask() == "The tools say: result 0"
+
+    ends = [(call.model, call.outcome) for call in stack.simulator.calls[2:]]
+    assert sorted(ends[:2]) == [("long", "disconnected"), ("short", "finished")]
+    assert sorted(ends[2:4]) == [("long", "finished"), ("short", "finished")]
+    assert ends[4:] == [("long", "finished")] * 2
 
 
 async def test_one_call_at_a_time(stack: Stack, client: openai.AsyncOpenAI) -> None:

@@ -167,6 +167,20 @@ async def test_a_loop_with_tools(stack: Stack, streams: tuple[bool, ...]) -> Non
     assert all(call.outcome == "finished" for call in stack.simulator.calls)
 
 
+async def test_where_envoy_buffers() -> None:
+    """With `body_mode: buffered` a stream comes at once, and its run goes on all the same."""
+    config = change(envoy={"body_mode": "buffered"})
+    async with run_stack(Simulator(MODELS), config) as stack:
+        status, _, first = await ask(stack, {**ASKED, "stream": True})
+        turn = answered(ASKED, first)
+        refused, _, _ = await ask(stack, turn, "you")
+        status, _, second = await ask(stack, turn)
+        _, _, third = await ask(stack, answered(turn, second, stream=True))
+
+    assert (refused, status, stack.simulator.count()) == (409, 200, 6)
+    assert third["choices"][0]["message"]["content"] == "The tools say: result 0"
+
+
 async def test_each_upstream_gets_its_own_ids_back(stack: Stack) -> None:
     """No id of ours reaches a backend, and each agent sees its own calls only."""
     _, _, first = await ask(stack, ASKED)

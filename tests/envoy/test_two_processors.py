@@ -352,3 +352,34 @@ async def test_a_process_that_dies_before_it_began_is_not_missed(
     assert (status, len(calls_of(two))) == (200, 1)
     assert handled(second, headers)
     assert sorted(call.model for call in stack.simulator.calls[2:]) == ["final", "long", "short"]
+
+
+async def test_without_redis_only_what_waits_fails(tmp_path: Path) -> None:
+    """503, without a call for a run that waits; what needs no store is answered, and after it is back all goes on."""
+    key = tmp_path / "key"
+    key.write_text("k" * 32)
+    with tempfile.TemporaryDirectory(prefix="lo-", dir="/tmp") as folder:
+        async with run_redis(Path(folder)) as server:
+            state = {"type": "redis", "url": server.url, "keys": [{"file": str(key)}]}
+            async with run_stack(Simulator(MODELS), change(state=state)) as stack:
+                _, _, one = await ask(stack, ASKED)
+                turn = answered(ASKED, one)
+                await server.stop()
+                status, headers, failed = await ask(stack, turn)
+                assert (status, failed["error"]["code"]) == (503, "state_unavailable")
+                assert (headers["x-should-retry"], stack.simulator.count()) == ("true", 2)
+
+                status, headers, failed = await ask(stack, ASKED)
+                assert (status, failed["error"]["code"]) == (503, "state_unavailable")
+                assert (headers["x-should-retry"], stack.simulator.count()) == ("false", 4)
+                assert "redis" not in str(failed).lower()
+                assert (await ask(stack, {**ASKED, "tools": []}))[0] == 200
+
+                Path(server.url.removeprefix("unix://")).unlink(missing_ok=True)
+                await server.start()
+                count = stack.simulator.count()
+                status, _, gone = await ask(stack, turn)
+                assert (status, gone["error"]["code"]) == (410, "state_expired")
+                assert stack.simulator.count() == count
+                _, _, one = await ask(stack, ASKED)
+                assert (await ask(stack, answered(ASKED, one)))[0] == 200
