@@ -195,10 +195,14 @@ async def test_a_hopeless_answer_is_broken_off(chain: Stack) -> None:
     chain.simulator.script("large", sure("yes", 0.9))
     began = time.monotonic()
 
-    _, _, answer = await ask(chain, "early")
+    chunks, _, _ = await stream(chain, "early")
 
-    assert text(answer) == "yes"
+    assert content(chunks) == "yes"
     assert time.monotonic() - began < 2
+    facts = next(chunk["looper"] for chunk in chunks if "looper" in chunk)
+    given_up = facts["trace"]["calls"][0]
+    assert given_up["verdict"] == "given up"
+    assert 16 <= given_up["usage"]["completion_tokens"] < 100
     small_call = chain.simulator.calls[0]
     assert small_call.outcome == "disconnected"
     assert small_call.usage is None
