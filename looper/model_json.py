@@ -12,6 +12,8 @@ from looper.contract.json_mending import mend
 from looper.contract.json_text import sources
 
 T = TypeVar("T", bound=BaseModel)
+LONGEST = 128 * 1024
+"""Characters, without thoughts, above which nothing can be the JSON that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ def read_json(text: str, type: type[T]) -> T | NotRead:
     Thoughts, fences, prose around the object, trailing commas and curly quotes are mended. What the object says is
     not: a value of the wrong type or out of range is no value, and what breaks off is not completed.
     """
+    if len(visible(text)) > LONGEST:
+        return NotRead(f"it is longer than {LONGEST} characters.")
     unread = NotRead("it is not JSON.")
     for value in _values(text):
         try:
@@ -46,14 +50,18 @@ def read_json(text: str, type: type[T]) -> T | NotRead:
 def _faults(error: ValidationError) -> str:
     """What is wrong with an object, without repeating what it says."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{_place(fault['loc'])}: {fault['msg']}" for fault in faults[:_MOST_FAULTS])
+    told = [f"{_place(fault['loc'])}: {fault['msg']}"[:_FAULT] for fault in faults[:_MOST_FAULTS]]
+    more = len(faults) - len(told)
+    return "; ".join([*told, f"and {more} more"] if more else told)
 
 
 def _place(loc: tuple[str | int, ...]) -> str:
     return ".".join(map(str, loc)) or "the object"
 
 
-_MOST_FAULTS = 8
+_MOST_FAULTS = 32
+_FAULT = 1_000
+"""Characters of one: a model's own words may stand in it."""
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from looper.errors import DeadlineExceeded
 from looper.events import Done, Event, Progress
 from looper.fanout import Round, Stop, fan_out, never
 from looper.heard import Heard
-from looper.model_json import NotRead, read_json
+from looper.model_json import LONGEST, NotRead, read_json
 from looper.models import Model
 from looper.propagation import child
 from looper.tool_calls import ToolCalls
@@ -154,11 +154,12 @@ class Run:
         sentence for its model.
         """
         result = await self.ask(draft, until=until)
-        read = _read(result, type, fault)
+        read = await _read(result, type, fault)
         if isinstance(read, NotRead):
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
-            result = await self.ask(draft.again(result.text, _REASK.format(read.why)), until=until)
-            read = _read(result, type, fault)
+            said = result.text if len(result.text) <= LONGEST else ""
+            result = await self.ask(draft.again(said, _REASK.format(read.why)), until=until)
+            read = await _read(result, type, fault)
         return None if isinstance(read, NotRead) else read
 
     async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
@@ -222,18 +223,26 @@ class Run:
         return min(until, self.deadline.now() + draft.model.timeout.total_seconds())
 
 
+_INLINE = 8 * 1024
+"""Characters of JSON that are read at once, and not in a thread."""
+
 _REASK = """\
 Your answer cannot be used: {}
 Answer again, with the one JSON object that was asked for and nothing else."""
 
 
-def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead | None:
+async def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead | None:
     """What a model's JSON says; why it says nothing; None if there is no use in asking again."""
     if result.state == "unusable":
         return NotRead("it has no content.")
     if result.state != "ok":
         return None
-    read = read_json(result.text, type)
+    if (
+        len(result.text) > _INLINE
+    ):  # whoever wrote that much may have written what takes long to read
+        read = await asyncio.to_thread(read_json, result.text, type)
+    else:
+        read = read_json(result.text, type)
     why = None if isinstance(read, NotRead) else fault(read)
     return read if why is None else NotRead(why)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
@@ -20,6 +21,10 @@ MAX_AGENTS = 8
 
 FINAL = "final"
 """The id of the stage that writes the answer, which no step may have."""
+
+_LONGEST_LIST = MAX_STEPS * MAX_AGENTS
+_MOST_PROBLEMS = 32
+"""Problems between the steps of a planner's plan that are looked for."""
 
 _RESERVED = (FINAL, "planner")
 MISSING = "missing"
@@ -41,6 +46,10 @@ def _check_size(prompt: str) -> str:
 def _tuple(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError("must be a list")
+    if (
+        len(value) > _LONGEST_LIST
+    ):  # no list may be so long, and all that is wrong in it takes long to say
+        raise ValueError(f"is a list of {len(value)}, and no list has more than {_LONGEST_LIST}")
     return tuple(value)
 
 
@@ -287,13 +296,11 @@ class Planned(Setting):
             plan = check(value)
         except ValidationError as error:
             steps, wrong = _readable(value)
-            found = [
-                (path, text)
-                for path, text in problems(steps, None, cls.bounds, cls.pool)
-                if path[1:2] not in wrong
-            ]
-            raise _with(error, found) from None
-        raise_problems(list(problems(plan.steps, plan.final.sees, cls.bounds, cls.pool)))
+            found = problems(steps, None, cls.bounds, cls.pool)
+            apart = ((path, text) for path, text in found if path[1:2] not in wrong)
+            raise _with(error, list(islice(apart, _MOST_PROBLEMS))) from None
+        found = islice(problems(plan.steps, plan.final.sees, cls.bounds, cls.pool), _MOST_PROBLEMS)
+        raise_problems(list(found))
         return plan
 
 

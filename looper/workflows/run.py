@@ -121,7 +121,7 @@ class Workflows:
             instruction=to_plan(
                 pool, config.bounds, planner.prompt, tools="tools" in request.needs
             ),
-            schema=json_schema(self._type),
+            schema=json_schema(Planned),
             output=planner.max_output,
         )
         if planner.reasoning_effort is not None:

@@ -1,13 +1,15 @@
 import asyncio
 import json
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
+from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, model_validator
 
 from looper.budget import Amount, Budget, Grant, Ledger
 from looper.calls import CallFailed, Failure
@@ -571,6 +573,7 @@ class TestAskingForJson:
             pytest.param("Well, it depends.", ["user", "assistant", "user"], "it is not JSON", id="prose"),
             pytest.param('{"good": 7}', ["user", "assistant", "user"], "good: ", id="wrong-value"),
             pytest.param("", ["user", "user"], "it has no content", id="blank"),
+            pytest.param("no " * 50_000, ["user", "user"], "it is longer than 131072", id="endless"),
             pytest.param("<think>{}</think>", ["user", "user"], "it has no content", id="thoughts-only"),
         ],
     )  # fmt: skip
@@ -583,6 +586,25 @@ class TestAskingForJson:
         _, again = client.asked
         assert [message["role"] for message in again.body["messages"]] == roles
         assert why in again.prompt
+
+    async def test_long_json_holds_nobody_up(self) -> None:
+        """What may take long to read is read in a thread: whatever a model writes, others go on."""
+        threads: list[int] = []
+
+        class Noted(BaseModel):
+            good: bool
+
+            @model_validator(mode="before")
+            @classmethod
+            def note(cls, value: Any) -> Any:
+                threads.append(threading.get_ident())
+                return value
+
+        many = json.dumps({f"k{number}": number for number in range(1_000)})
+        client = ScriptedClient({"m": in_turn(many, '{"good": true}')})
+        assert await run_of(client).ask_json(call(), Noted, until=FOREVER) == Noted(good=True)
+        aside, here = threads[0], threads[-2]
+        assert here == threading.get_ident() != aside
 
     @pytest.mark.parametrize(
         ("steps", "calls"),

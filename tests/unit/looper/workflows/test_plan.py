@@ -109,6 +109,17 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     ]
 
 
+def test_more_than_a_planner_could_mend_is_not_said() -> None:
+    """Of a plan in which all is wrong it reads the beginning, and how much more there is; nobody looks for it all."""
+    ghosts = [f"ghost-{number}" for number in range(200)]
+    steps = [step(f"s{number}", sees=ghosts) for number in range(3)]
+    found = why(*steps, step("x", extra=1))
+
+    assert len(found.split("; ")) == 33
+    assert found.endswith("and 1 more")
+    assert "is a list of 257, and no list has more than 256" in why(step("a", sees=["b"] * 257))
+
+
 def test_what_a_wrong_step_is_needed_for_is_not_wrong_for_that() -> None:
     """Of a step that cannot be used the id is known all the same."""
     assert (
