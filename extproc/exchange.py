@@ -243,6 +243,9 @@ class Exchange:
         ids = [result.id for result in results]
         waiting = await runtime.states.find(ids, request.model, self._owner())
         origin = waiting.paused.origin
+        self._facts |= {
+            "resumes": origin.run, "recipe": origin.recipe, "decision": origin.decision,
+        }  # fmt: skip
         saved = load(waiting.paused.work)
         decision, workflows = runtime.resumable(origin, saved)
         request = decision.parameters.applied(request)
@@ -254,7 +257,6 @@ class Exchange:
             workflows.going_on(saved, results),
             waiting.paused,
         )
-        self._facts["resumes"] = origin.run
         holder = self._opening.headers.get("x-request-id") or secrets.token_hex(16)
         await runtime.states.hold(
             waiting,

@@ -1,6 +1,7 @@
 """What a run that waits for the client's tools may still do: after a reload, and with what it has left."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -54,6 +55,17 @@ async def reload(stack: Stack, change: Callable[[dict[str, Any]], None]) -> None
             if said["generation"] != before:
                 return
             await asyncio.sleep(0.05)
+
+
+async def told_of(stack: Stack, run: str, count: int) -> list[dict[str, Any]]:
+    """The log's lines on going on with a run; each comes a moment after its client's answer."""
+    async with asyncio.timeout(5):
+        while True:
+            lines = stack.processor.log.read_text().splitlines(keepends=True)
+            told = [json.loads(line) for line in lines if f'"resumes":"{run}"' in line]
+            if len(told) == count:
+                return told
+            await asyncio.sleep(0.02)
 
 
 def decision(config: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +124,7 @@ async def test_a_run_that_has_no_place_any_more(
     stack: Stack, change: Callable[[dict[str, Any]], None]
 ) -> None:
     """410 with no call made, as often as it is tried; the run is kept and goes on where it has a place again."""
-    _, _, first = await ask(stack, ASKED)
+    _, began, first = await ask(stack, ASKED)
     turn = answered(ASKED, first)
     before = yaml.safe_load(stack.processor.config.read_text())
     await reload(stack, change)
@@ -121,6 +133,9 @@ async def test_a_run_that_has_no_place_any_more(
         assert (status, answer["error"]["code"]) == (410, "state_outdated")
         assert "x-looper-run" not in headers
     assert stack.simulator.count() == 2
+    for told in await told_of(stack, began["x-looper-run"], 2):
+        assert told["code"] == "state_outdated"
+        assert (told["recipe"], told["decision"]) == ("team", "team")
 
     status, _, _ = await ask(stack, {**ASKED, "tools": []})
     assert status == 200
