@@ -61,7 +61,7 @@ async def told_of(stack: Stack, run: str, count: int) -> list[dict[str, Any]]:
     """The log's lines on going on with a run; each comes a moment after its client's answer."""
     async with asyncio.timeout(5):
         while True:
-            lines = stack.processor.log.read_text().splitlines(keepends=True)
+            *lines, _ = stack.processor.log.read_text().split("\n")
             told = [json.loads(line) for line in lines if f'"resumes":"{run}"' in line]
             if len(told) == count:
                 return told
