@@ -287,7 +287,7 @@ class ConfidenceSettings(Round, Weighing):
         yield from self.substitute_members()
 
     def calls(self) -> Iterator[PlannedCall]:
-        """Every stage's candidates, and whoever grades them, who may be asked once more."""
+        """Every stage's candidates, and whoever grades them, who may be asked once more, as may who was given up."""
         for at, stage in enumerate(self.stages):
             sure = at == 0 and self.escalation_order == "declared" and not self.start_stage_by
             need: Literal["always", "perhaps"] = "always" if sure else "perhaps"
@@ -297,7 +297,10 @@ class ConfidenceSettings(Round, Weighing):
                 for _ in range(self.samples)
             )
             for model, _ in stage.voters:
-                yield from self._grading(model)
+                for _ in range(self.samples):
+                    yield from self._grading(model)
+                    if self.escalate_early:
+                        yield PlannedCall((model,), "candidate", need="spare")
 
     def _grading(self, model: str) -> Iterator[PlannedCall]:
         grader = model if self.confidence_method in ("self_verify", "auto") else self.verifier_model

@@ -42,6 +42,8 @@ _ALIKE = 0.8
 """Free texts of at least this likeness say the same."""
 
 
+_AGAIN = "nobody else answers: who was given up is asked again"
+
 _DIGITS = 9
 """Beyond these a score differs from a threshold by how it was reckoned only."""
 
@@ -126,6 +128,7 @@ class Climb:
     request: ChatRequest
     run: Run
     pool: list[Candidate] = field(default_factory=list)
+    given_up: list[Draft] = field(default_factory=list)
     accepted: Ranking | None = None
     failed: bool = False
 
@@ -157,6 +160,8 @@ class Confidence:
 
         # ... and the answer as it came, or the last stage's as it comes.
         live = at < len(climb.stages) and climb.accepted is None
+        if not live and not any(each.result.state == "ok" for each in climb.pool):
+            await self._ask_again(climb)
         answer = self._write(climb, at) if live else self._publish(climb)
         async with aclosing(as_asked(answer, request)) as events:
             async for event in events:
@@ -224,6 +229,20 @@ class Confidence:
         ranking = None if few else self._sure_enough(climb)
         climb.accepted = None if climb.failed else ranking
 
+    async def _ask_again(self, climb: Climb) -> None:
+        """Hear those to their end who were given up for others, as nobody else has answered."""
+        if not climb.given_up:
+            return
+        run, until = climb.run, climb.run.deadline.share(_LAST_SHARE)
+        run.trace.note(_AGAIN)
+        drafts = [replace(draft, extra=True) for draft in climb.given_up]
+        results = await run.fan_out(drafts, self._config, until=until)
+        pairs = zip(drafts, results, strict=True)
+        climb.pool += [
+            self._by_tokens(Candidate(draft.to(each.model), each, _value(each, climb)), run)
+            for draft, each in pairs
+        ]
+
     async def _ask(self, climb: Climb, stage: Stage, until: float) -> list[Candidate]:
         config, run = self._config, climb.run
         drafts = self._drafts(climb, stage)
@@ -238,6 +257,7 @@ class Confidence:
                 result = await run.watch(draft, until=answers_by, hopeless=hopeless)
                 if result.state == "cancelled":
                     run.trace.score(result, None, "given up")
+                    climb.given_up.append(draft)
                 return result
             return await run.ask(draft, until=answers_by)
 
@@ -293,7 +313,7 @@ class Confidence:
 
     def _alternatives(self, run: Run) -> int | None:
         """How many alternatives beside each token are needed; None if no probabilities are."""
-        method = "hybrid" if self._method(run) == "auto" else self._method(run)
+        method = self._token_method(run)
         needed = [ALTERNATIVES.get(method), self._config.alternatives]
         return max((each for each in needed if each is not None), default=None)
 
@@ -372,10 +392,22 @@ class Confidence:
             weights=self._config.hybrid_weights.shares,
         )
 
+    def _token_method(self, run: Run) -> str:
+        """What an answer is scored by as long as nobody is asked."""
+        return "hybrid" if self._method(run) == "auto" else self._method(run)
+
+    def _by_tokens(self, each: Candidate, run: Run) -> Candidate:
+        """A candidate with the score of its tokens, if they tell one."""
+        method = self._token_method(run)
+        scored = self._weighed(each, method, self._token_score(each, method, run.terms.contract))
+        bar = self._config.bar_for(each.result.model.name, method).at
+        run.trace.score(each.result, scored.worth, _verdict(scored, bar))
+        return scored
+
     def _hopeless(self, draft: Draft, run: Run) -> Callable[[Gathering], bool] | None:
         """Whether an answer that is still being written can no longer pass; None if that cannot be told."""
         config = self._config
-        method = "hybrid" if self._method(run) == "auto" else self._method(run)
+        method = self._token_method(run)
         if method not in MEANS:
             return None
         bar, name = config.bar_for(draft.model.name, method), draft.model.name
@@ -490,6 +522,9 @@ class Confidence:
         drafts = [draft, *(draft.to(model) for model in spare if model is not draft.model)]
         strict = "fail" in (self._config.on_error, self._config.below_quorum)
         others = [] if strict else _by_score(climb.pool)
+        if not strict and not others:
+            again = (replace(draft, stream=True, extra=True) for draft in climb.given_up)
+            drafts += again
         until = self._in_round(run.deadline.share(_LAST_SHARE), run)
         ending = Ending(
             until,
@@ -522,13 +557,9 @@ class Confidence:
         if written is None:
             return replace(done, outcome="degraded")
         draft, number = drafts[written], number + written
-        method = "hybrid" if self._method(run) == "auto" else self._method(run)
         result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
-        unscored = Candidate(draft, result, value_of(result, None))
-        each = self._weighed(unscored, method, self._token_score(unscored, method, None))
-        bar = self._config.bar_for(draft.model.name, method).at
-        run.trace.score(result, each.worth, _verdict(each, bar))
-        doubted = method in ALTERNATIVES and not each.passes
+        each = self._by_tokens(Candidate(draft, result, value_of(result, None)), run)
+        doubted = self._token_method(run) in ALTERNATIVES and not each.passes
         return replace(
             done,
             confidence=each.worth,

@@ -244,6 +244,12 @@ class TestPlan:
             ("c", "candidate", "perhaps"), ("v", "verifier", "perhaps"),
         ]  # fmt: skip
 
+    def test_grades_each_sample(self) -> None:
+        """Whoever is asked twice is graded twice."""
+        found = config(stages=["a"], confidence_method="self_verify", samples=2, threshold=0.5)
+        roles = [call.role for call in found.planned() if call.need != "spare"]
+        assert roles == ["candidate", "candidate", "verifier", "verifier"]
+
     def test_members_are_where_the_file_names_them(self) -> None:
         """Each name comes with its place."""
         found = config(

@@ -538,6 +538,21 @@ class TestEarly:
         assert spent.completion_tokens <= 16
         assert "logprobs" in played.client.asked[0].body
 
+    @whole_and_streamed
+    async def test_who_was_given_up_for_nobody_is_asked_again(self, stream: bool) -> None:
+        """When all others are down a poor answer is better than none, if the budget has room for it."""
+        poor = streamed("x" * 400, 0.1)
+        script: dict[str, Step] = {
+            "small": in_turn(poor, poor if stream else sure("x" * 400, 0.1)), "large": refused(500),
+        }  # fmt: skip
+        pattern = confidence(escalate_early=True)
+        played = await play(pattern, script, stream=stream)
+        assert played.client.names == ["small", "large", "small"]
+        assert (played.text, played.done.outcome) == ("x" * 400, "degraded")
+        assert played.done.confidence == pytest.approx(0.1)
+        with pytest.raises(LooperError):
+            await play(pattern, script, stream=stream, calls=2)
+
     async def test_a_good_one_is_read_to_its_end(self) -> None:
         """What can still pass is not touched, and published as if it had come in one piece."""
         script: dict[str, Step] = {"small": streamed("x" * 400, 0.85)}
