@@ -163,6 +163,9 @@ class StateOutdated(StateExpired):
     code = "state_outdated"
 
 
+OTHER_VERSION = "The run cannot go on: it was begun by another version of the program."
+
+
 class StateMismatch(InvalidRequest):
     """The answers of tools are not those that a run waits for, or not from the client that it belongs to."""
 

@@ -100,16 +100,18 @@ class Crew:
         if not (calls := calls_of(completion, self._request, self._run.trace)):
             return False
         reply = completion.choices[0].message or Reply()
-        agent.history.append(as_said(reply.content, calls))
+        dialect = self._run.models[agent.model].dialect
+        texts = {"content": reply.content, "reasoning_content": reply.reasoning_content}
+        agent.history.append(as_said(texts, calls, dialect))
         agent.pending = calls
         return True
 
     def may_use_tools(self, agent: Agent) -> bool:
-        """Whether an agent may call the client's tools: if it has any, if the run can wait, and could then go on."""
-        run = self._run
+        """Whether an agent may call the client's tools: if there are any, if it can, if the run can wait and go on."""
+        run, able = self._run, self._run.models[agent.model].capabilities
         can_wait = run.pauses is not None and self._request.offers_tools
         can_go_on = agent.turns < self._config.max_tool_turns and run.ledger.has_spare_calls
-        return can_wait and can_go_on
+        return can_wait and can_go_on and (able is None or "tools" in able)
 
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)

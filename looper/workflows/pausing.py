@@ -11,7 +11,14 @@ from typing import Any
 import msgspec
 
 from looper.budget import Amount, Ledger
-from looper.errors import StateBusy, StateExpired, StateMismatch, StateUnavailable
+from looper.errors import (
+    OTHER_VERSION,
+    StateBusy,
+    StateExpired,
+    StateMismatch,
+    StateOutdated,
+    StateUnavailable,
+)
 from looper.run import Deadline
 from looper.workflows.ids import Forged, Ids, is_ours
 from looper.workflows.state import Identity, StateSettings, Store
@@ -58,6 +65,14 @@ class Paused(msgspec.Struct, frozen=True):
 _paused = msgspec.json.Decoder(Paused)
 
 
+def _read(stored: bytes) -> Paused:
+    """Raises StateOutdated for what another version of this program has kept, and this one cannot read."""
+    try:
+        return _paused.decode(stored)
+    except msgspec.DecodeError:
+        raise StateOutdated(OTHER_VERSION) from None
+
+
 class States:
     """The paused runs of a process, or of all that share a store."""
 
@@ -83,7 +98,7 @@ class States:
         stored = await self._store.get(state)
         if stored is None:
             raise _expired()
-        paused = _paused.decode(stored)
+        paused = _read(stored)
         if paused.origin.identity != owner or paused.origin.model != model:
             raise _mismatch()
         if sorted(ids) != sorted(paused.calls):
@@ -92,11 +107,13 @@ class States:
 
     def _state(self, ids: Sequence[str]) -> str:
         """The one state that all of these ids belong to."""
+        if len(set(ids)) != len(ids):
+            raise _mismatch()
         try:
             states = {self._ids.read(id) for id in ids}
         except Forged:
             raise _mismatch() from None
-        if len(states) != 1 or len(set(ids)) != len(ids):
+        if len(states) != 1:
             raise _mismatch()
         (state,) = states
         if state is None:

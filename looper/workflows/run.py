@@ -1,5 +1,6 @@
 """Workflows: a plan, written by the operator or by a planner; agents that work on its steps; a final model."""
 
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -149,7 +150,7 @@ class Workflows:
         self, crew: Crew, board: Board, request: ChatRequest, run: Run
     ) -> AsyncGenerator[Event]:
         """What follows when nobody can work any more."""
-        if board.skipped:
+        if board.skipped and (crew.results() or not board.waiting):
             return self._best(crew, board, run)
         if board.waiting and run.pauses is not None:
             return _hand_over(board, request, run, run.pauses)
@@ -219,7 +220,8 @@ async def _keeping(
     pauses: Pauses,
 ) -> AsyncGenerator[Event]:
     """The final model's answer on its way out. If it calls tools, the run is kept before the client can answer."""
-    calls, said = Outgoing(pauses, request, run.trace), ""
+    calls = Outgoing(pauses, request, run.trace)
+    said: defaultdict[str, list[str]] = defaultdict(list)
     async with aclosing(events):
         async for event in events:
             match event:
@@ -227,11 +229,13 @@ async def _keeping(
                     for shown in calls.rewrite(event):
                         yield shown
                     continue
-                case Delta(kind="content"):
-                    said += event.value
+                case Delta(kind="content" | "reasoning_content" as kind):
+                    said[kind].append(event.value)
                 case Finish() if calls.ids:
                     agent.pending = calls.calls
-                    agent.history.append(as_said(said or None, agent.pending))
+                    texts = {kind: "".join(bits) for kind, bits in said.items()}
+                    dialect = run.models[agent.model].dialect
+                    agent.history.append(as_said(texts, agent.pending, dialect))
                     board.agents[FINAL] = agent
                     owners = [(FINAL, call["id"]) for call in agent.pending]
                     waiting = dict(zip(calls.ids, owners, strict=True))

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from pydantic import ValidationError
 
 from looper.chat import ChatRequest
+from looper.errors import OTHER_VERSION, StateOutdated
 from looper.workflows.board import Agent, Board
 from looper.workflows.plan import Final, TimedStep
 
@@ -68,7 +70,13 @@ _saved = msgspec.json.Decoder(Saved)
 
 
 def load(work: msgspec.Raw) -> Saved:
-    return _saved.decode(work)
+    """Raises StateOutdated for what another version of this program has kept, and this one cannot read."""
+    try:
+        saved = _saved.decode(work)
+        saved.board()
+    except (msgspec.DecodeError, ValidationError):
+        raise StateOutdated(OTHER_VERSION) from None
+    return saved
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from looper.errors import StateUnavailable
 from looper.settings import ByteCount, SecretReference, Setting, SomeTime
 
 Claim = Literal["held", "busy", "gone"]
@@ -138,6 +139,8 @@ class MemoryStore:
         self._bytes = 0
 
     async def put(self, id: str, state: bytes) -> None:
+        if len(state) > self._settings.max_bytes:
+            raise StateUnavailable("The run is too large to be kept.")
         self._drop(id)
         self._kept[id] = _Kept(state, self._now() + self._settings.ttl.total_seconds())
         self._bytes += len(state)

@@ -9,6 +9,7 @@ import msgspec
 
 from looper.chat import ChatRequest, Completion, Reply
 from looper.deltas import merge_tool_call
+from looper.dialects import Dialect
 from looper.events import Delta
 from looper.run import Pauses
 from looper.trace import Trace
@@ -46,9 +47,14 @@ def with_ids(calls: Iterable[ToolCall]) -> list[ToolCall]:
     return known
 
 
-def as_said(content: str | None, calls: Sequence[ToolCall]) -> msgspec.Raw:
-    """The message with which a model called tools, for its own history."""
-    message = {"role": "assistant", "content": content, "tool_calls": calls}
+def as_said(
+    texts: Mapping[str, str | None], calls: Sequence[ToolCall], dialect: Dialect
+) -> msgspec.Raw:
+    """The message with which a model called tools, for its own history; with its thoughts, if it may read them."""
+    content, thoughts = texts.get("content") or None, texts.get("reasoning_content")
+    message: dict[str, Any] = {"role": "assistant", "content": content, "tool_calls": calls}
+    if thoughts and dialect.open:
+        message["reasoning_content"] = thoughts
     return msgspec.Raw(msgspec.json.encode(message))
 
 

@@ -157,6 +157,16 @@ class TestMemory:
         ]  # fmt: skip
 
     @timeless
+    async def test_what_is_larger_than_the_limit_is_refused(self) -> None:
+        """Nobody is told to come back for what was not kept, and nothing gives way to it."""
+        store = MemoryStore(MemoryState(max_bytes=100))
+        await store.put("small", b"x")
+        with pytest.raises(StateUnavailable):
+            await store.put("large", b"x" * 101)
+
+        assert await store.get("small") == b"x"
+
+    @timeless
     async def test_what_has_expired_is_let_go(self) -> None:
         """States that nobody comes back for are not kept for ever."""
         store = MemoryStore(MemoryState(ttl=timedelta(seconds=10)))

@@ -12,7 +12,7 @@ from looper.answer import Whole
 from looper.budget import Budget, Ledger
 from looper.chat import ChatRequest, Usage
 from looper.contract import ChoiceConfig, Terms
-from looper.errors import LooperError, StateBusy, StateExpired, StateMismatch
+from looper.errors import LooperError, StateBusy, StateExpired, StateMismatch, StateOutdated
 from looper.events import Delta, Done, Event, Finish, Progress
 from looper.models import Model
 from looper.run import Deadline, Heartbeat, Pattern, Run, drive
@@ -345,6 +345,57 @@ async def test_after_max_tool_turns_an_agent_must_answer() -> None:
     with pytest.raises(LooperError):
         await stubborn.turn(ASKED)
     assert len(stubborn.client.asked) == 2
+
+
+async def test_an_answer_that_is_one_turn_away_is_waited_for() -> None:
+    """When a step fails that another one needs, and nobody has said anything yet, who waits for tools still may."""
+    team = agentic(
+        config(step("one", "a"), step("bad", "b"), step("two", "v", needs=["bad"])),
+        a=in_turn(calling("x"), "by a"),
+        b=refused(500),
+    )
+    first = await team.turn(ASKED)
+    assert len(first.ids) == 1
+    _, second = await team.answer(dict(ASKED), first)
+
+    assert second.message["content"] == "by a"
+    assert second.events[-1] == Done(Usage(10, 5), "degraded", Usage(10, 5))
+    assert team.client.names == ["a", "b", "a"]
+
+
+async def test_a_model_without_tools_works_without_them() -> None:
+    """Of a model that is known to have none, tools are kept away; it is asked all the same."""
+    team = agentic(config(step("one", "a", "b")), b=in_turn(calling("1"), "by b"))
+    team.models = {**CATALOGUE, "a": model("a", capabilities=["vision"])}
+    first = await team.turn(ASKED)
+
+    assert len(first.ids) == 1
+    (without,), (with_tools,) = (team.client.calls_of(name) for name in "ab")
+    assert "tools" not in without.body
+    assert with_tools.body["tools"] == TOOLS
+
+
+@pytest.mark.parametrize("dialect", ["vllm", "openai"])
+@pytest.mark.parametrize("who", ["a", "f", "streamed"])
+async def test_thoughts_before_a_call_go_back_where_they_are_known(who: str, dialect: str) -> None:
+    """Models that think between calls want to read what they thought; who knows no such member is not sent it."""
+    thinks = completion(
+        None, finish="tool_calls", tool_calls=[call("1")], reasoning_content="Hm, so."
+    )
+    said: Step = thinks
+    if who == "streamed":
+        bits = [chunk(reasoning_content="Hm, "), chunk(reasoning_content="so.")]
+        calls = chunk(tool_calls=[{"index": 0, **call("1")}])
+        said = Stream([*bits, calls, chunk(finish="tool_calls"), last_chunk()])
+    name = who.replace("streamed", "f")
+    team = agentic(config(step("one", "a")), **{name: in_turn(said, "ok")})
+    team.models = {**CATALOGUE, name: model(name, dialect=dialect)}
+    body = {**ASKED, "stream": who == "streamed"}
+    first = await team.turn(body)
+    await team.answer(body, first, stream=False)
+    *_, again, _ = team.client.calls_of(name)[1].body["messages"]
+
+    assert again.get("reasoning_content") == {"vllm": "Hm, so.", "openai": None}[dialect]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
@@ -685,6 +736,27 @@ class TestWhoMayGoOn:
         assert len(team.client.asked) == 1
 
         assert (await team.turn(body, owner="me")).message["content"] == "the answer"
+
+    async def test_a_run_of_another_version_is_outdated(self) -> None:
+        """What cannot be read any more, as a whole, in a part or in a step, is no mistake of ours."""
+        store = MemoryStore(MemoryState())
+        team = agentic(config(step("one", "a")), a=calling("1"))
+        team.states = States(MemoryState(), store)
+        turn = await team.turn(ASKED)
+        id = turn.ids[0][5:17]
+        kept = await store.get(id)
+        for path, value in (
+            (("spent",), None),
+            (("work", "fence"), 7),
+            (("work", "steps"), [{"id": 1}]),
+        ):
+            state: Any = json.loads(kept or b"")
+            place = state if len(path) == 1 else state[path[0]]
+            place[path[-1]] = value
+            await store.put(id, json.dumps(state).encode())
+            with pytest.raises(StateOutdated):
+                await team.turn(with_results(ASKED, turn))
+        assert len(team.client.asked) == 1
 
     async def test_another_clients_run_is_refused(self) -> None:
         """Ids alone are not enough where clients are told apart."""
