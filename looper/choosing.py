@@ -103,7 +103,7 @@ class _Points:
     given: dict[int, float]
 
     def total(self, each: Result) -> float:
-        rating = self.vote.electorate[each.model.name].rating
+        rating = self.vote.electorate.rating(each.model.name)
         return self.given[id(each)] + self.bench.rating_weight * rating
 
     def hear(self, results: Sequence[Result], scores: Sequence[float]) -> None:

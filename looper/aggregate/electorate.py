@@ -61,6 +61,12 @@ class Electorate:
         """Sorts members from the best to the worst: by rating, then in declared order."""
         return -self[member].rating, self._declared.get(member, len(self.voters))
 
+    def rating(self, member: str) -> float:
+        """How often a member is right; of one that nothing is known of, as often as the worst known one."""
+        if member in self.voters:
+            return self.voters[member].rating
+        return min((voter.rating for voter in self.voters.values()), default=_NO_RATING)
+
     @cached_property
     def _declared(self) -> dict[str, int]:
         return {name: at for at, name in enumerate(self.voters)}

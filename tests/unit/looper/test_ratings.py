@@ -471,6 +471,18 @@ class TestJudge:
         )
         assert played.text() == "the blue one"
 
+    async def test_who_was_not_measured_is_not_held_for_hopeless(self) -> None:
+        """A member that the weights know nothing of has the rating of the worst that they know, not none."""
+        member = {"weight": 1.0, "rating": 0.7}
+        weights = {
+            "version": 1, "provenance": {"date": "2026-01-01", "rows": 20, "checksum": f"sha256:{'0' * 64}"},
+            "teams": [{"members": {"beta": member, "gamma": member}, "none_of_these": 0.0}],
+        }  # fmt: skip
+        played = await self.judged(
+            {"alpha": 7.1, "beta": 7.0, "gamma": 1}, weights=weights, recheck_within=0
+        )
+        assert played.text() == "the red one"
+
     async def test_a_close_call_is_judged_in_the_other_order(self) -> None:
         """The two best are shown once more, the other one first, and the mean decides."""
         played = await self.judged(
