@@ -5,7 +5,7 @@ import secrets
 import socket
 import stat
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,9 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.so_reuseport", 0),
 )
+_TIDYING = 2.0
+"""Seconds that exchanges have which were cut off, such as to let go of what others may go on with."""
+
 SERVICES = ("", "liveness", "readiness")
 """What the health service answers for; `liveness` stays up while the process drains."""
 
@@ -64,6 +67,13 @@ class Processor:
 
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Return when no exchange is open."""
+        await self._idle.wait()
 
     def handler(self) -> grpc.GenericRpcHandler:
         # Without (de)serializers the handler gets bytes, and the codec alone knows protobuf.
@@ -76,6 +86,8 @@ class Processor:
     ) -> None:
         """One exchange. No text of an exception reaches Envoy, which would show it to clients."""
         channel = GrpcChannel(context)
+        self._open += 1
+        self._idle.clear()
         try:
             await self._exchange(channel, context)
         except Overtaken:
@@ -83,6 +95,10 @@ class Processor:
         except ProtocolError as error:
             _log.error("protocol", problem=str(error))
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._idle.set()
 
     async def _exchange(
         self, channel: GrpcChannel, context: grpc.aio.ServicerContext[bytes, bytes]
@@ -137,7 +153,7 @@ async def serving(
 
     Health is answered to the very end. Raises OSError for an address that cannot be listened on.
     """
-    health_service = Health()
+    health_service, processor = Health(), Processor(begin)
     async with AsyncExitStack() as stack:
         if health_address is not None:
             server = grpc.aio.server(options=_OPTIONS)
@@ -146,7 +162,7 @@ async def serving(
         servers = []
         for address in listen:
             server = grpc.aio.server(options=_OPTIONS)
-            server.add_generic_rpc_handlers((Processor(begin).handler(),))
+            server.add_generic_rpc_handlers((processor.handler(),))
             health_service.add_to(server)
             await _start(server, address, stack)
             servers.append(server)
@@ -157,6 +173,8 @@ async def serving(
             await health_service.set_serving(False)
             # All at once: one that waited for its turn would go on taking exchanges.
             await asyncio.shield(asyncio.gather(*(server.stop(grace) for server in servers)))
+            with suppress(TimeoutError):  # gRPC cancels what is open then, and does not wait for it
+                await asyncio.wait_for(processor.idle(), _TIDYING)
 
 
 async def _start(server: grpc.aio.Server, address: str, stack: AsyncExitStack) -> None:

@@ -285,46 +285,67 @@ async def test_of_many_at_once_one_goes_on(stack: Stack) -> None:
     assert all(after > earlier for after, earlier in zip(logs, before, strict=True))
 
 
-async def test_the_same_request_goes_on_in_the_other_process_at_once(
-    redis: Redis, tmp_path: Path
-) -> None:
-    """After a crash the lease keeps others waiting, but not whoever sends the same `x-request-id`."""
+@pytest_asyncio.fixture(loop_scope="session")
+async def patient(redis: Redis, tmp_path: Path) -> AsyncIterator[Stack]:
+    """Two processors whose leases last for longer than a test."""
     path = redis.connection_pool.connection_kwargs["path"]
     key = tmp_path / "key"
     key.write_text("k" * 32)
-    state = {
-        "type": "redis",
-        "url": f"unix://{path}",
-        "keys": [{"file": str(key)}],
-        "lease": "60s",
-        "identity": {"header": "x-user"},
-    }
+    state = {"type": "redis", "url": f"unix://{path}", "keys": [{"file": str(key)}], "lease": "60s"}
     async with run_stack(
         Simulator(MODELS), change(state=state), processors=2, edit=keeping_request_ids
     ) as stack:
         await both(stack)
-        _, _, one = await ask(stack, ASKED)
-        turn = answered(ASKED, one)
-        stack.simulator.fault("long", Hang())
-        async with asyncio.TaskGroup() as group:
-            asking = group.create_task(resume(stack, turn, "mine"))
-            await stack.simulator.wait_for(lambda: stack.simulator.running("long") == 1)
-            (holder,) = await at_work(stack)
-            await holder.stop(signal.SIGKILL)
-            lost, _, _ = await asking
-        await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
-        stack.simulator.fault("long", None)
-        count = stack.simulator.count()
-        status, headers, refused = await resume(stack, turn, "another")
-        assert (status, refused["error"]["code"]) == (409, "state_busy")
-        assert headers["retry-after"] == "60"
-        assert stack.simulator.count() == count
-        status, _, two = await resume(stack, turn, "mine")
+        yield stack
+
+
+async def ended(stack: Stack, turn: Mapping[str, Any], how: signal.Signals) -> int:
+    """What a client gets of a turn whose process ends in the middle of it."""
+    stack.simulator.fault("long", Hang())
+    async with asyncio.TaskGroup() as group:
+        asking = group.create_task(resume(stack, turn, "mine"))
+        await stack.simulator.wait_for(lambda: stack.simulator.running("long") == 1)
+        (holder,) = await at_work(stack)
+        await holder.stop(how)
+        status, _, _ = await asking
+    await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
+    stack.simulator.fault("long", None)
+    return status
+
+
+def asked_since(stack: Stack, count: int) -> list[str]:
+    """Who was asked after so many calls; the two workers in the order of their names."""
+    asked = [call.model for call in stack.simulator.calls[count:]]
+    return [*sorted(asked[:2]), *asked[2:]]
+
+
+async def test_the_same_request_goes_on_in_the_other_process_at_once(patient: Stack) -> None:
+    """After a crash the lease keeps others waiting, but not whoever sends the same `x-request-id`."""
+    _, _, one = await ask(patient, ASKED)
+    turn = answered(ASKED, one)
+    lost = await ended(patient, turn, signal.SIGKILL)
+    count = patient.simulator.count()
+    refused, headers, answer = await resume(patient, turn, "another")
+    assert (refused, answer["error"]["code"]) == (409, "state_busy")
+    assert headers["retry-after"] == "60"
+    assert patient.simulator.count() == count
+    status, _, two = await resume(patient, turn, "mine")
 
     assert (lost, status, len(calls_of(two))) == (503, 200, 1)
-    asked = [call.model for call in stack.simulator.calls[count:]]
-    assert sorted(asked[:2]) == ["long", "short"]
-    assert asked[2:] == ["final"]
+    assert asked_since(patient, count) == ["long", "short", "final"]
+
+
+async def test_a_process_that_is_stopped_lets_its_runs_go(patient: Stack) -> None:
+    """Told to end in the middle of a turn, it leaves the run to the other one, for whom nobody has to wait."""
+    _, _, one = await ask(patient, ASKED)
+    turn = answered(ASKED, one)
+    lost = await ended(patient, turn, signal.SIGTERM)
+    count = patient.simulator.count()
+    status, _, two = await resume(patient, turn, "another")
+
+    assert lost >= 500
+    assert (status, len(calls_of(two))) == (200, 1)
+    assert asked_since(patient, count) == ["long", "short", "final"]
 
 
 async def test_a_process_that_dies_before_it_began_is_not_missed(
