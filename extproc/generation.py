@@ -25,8 +25,8 @@ def generation(config: Config) -> str:
 
 
 def reach(config: Config) -> Reach:
-    """The models of a configuration."""
-    return frozenset(fingerprint(model.name, model.url) for model in config.models)
+    """The models of a configuration, and whatever else is called as they are."""
+    return frozenset(fingerprint(each.name, each.url) for each in config.upstreams())
 
 
 def fingerprint(name: str, url: str) -> str:

@@ -180,13 +180,15 @@ def without_unknown(config: Config, routed: Reach) -> Config:
 
     A recipe of which no unconditional decision would be left stays as it is.
     """
-    known = {each.name for each in config.models if fingerprint(each.name, each.url) in routed}
+    called = config.upstreams()
+    known = {each.name for each in called if fingerprint(each.name, each.url) in routed}
     recipes = {}
     for name, recipe in config.recipes.items():
         kept = tuple(
             decision
             for decision in recipe.decisions
             if all(model in known for _, model in decision.members())
+            and (decision.verifier is None or decision.verifier.name in known)
         )
         ends = bool(kept) and kept[-1].always
         recipes[name] = recipe.model_copy(update={"decisions": kept}) if ends else recipe

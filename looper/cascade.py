@@ -303,6 +303,8 @@ class ConfidenceSettings(Round, Weighing):
                         yield PlannedCall((model,), "candidate", need="spare")
 
     def _grading(self, model: str) -> Iterator[PlannedCall]:
+        if self.automix_verifier is not None:
+            yield PlannedCall((), "verifier", need="perhaps")
         grader = model if self.confidence_method in ("self_verify", "auto") else self.verifier_model
         if grader is not None:
             yield PlannedCall((grader,), "verifier", 1, PRIVATE_OUTPUT, "perhaps")

@@ -20,6 +20,8 @@ from looper.refusals import MAX_BODY, READ, refusal, said
 from looper.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
 
 MAX_ANSWER = 32 << 20
+MAX_VERDICT = 64 << 10
+_CHAT = "/v1/chat/completions"
 _MOMENT = 1.0
 """Seconds that the body of an error may take: what it says is not worth a deadline."""
 
@@ -87,9 +89,16 @@ class EgressClient:
                 async for chunk in _chunks(pieces):
                     yield Answer(chunk, attempts)
 
+    async def post(
+        self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
+    ) -> bytes:
+        """What is answered at another path than models' is, up to `MAX_VERDICT`. Raises CallFailed."""
+        async with self._post(call, headers, deadline, path) as response:
+            return await _Pieces(response, deadline, MAX_VERDICT).all()
+
     @asynccontextmanager
     async def _post(
-        self, call: Call, headers: Mapping[str, str], deadline: float
+        self, call: Call, headers: Mapping[str, str], deadline: float, path: str = _CHAT
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response once its headers are there and say 200; closed, not reused, unless it was read to its end."""
         assert self._session is not None
@@ -106,7 +115,7 @@ class EgressClient:
         try:
             async with asyncio.timeout_at(deadline):
                 response = await self._session.post(
-                    f"{self._base}/v1/chat/completions",
+                    f"{self._base}{path}",
                     data=BytesIO(call.body),
                     headers=sent,
                     allow_redirects=False,  # a conversation goes where the route says, and nowhere else
@@ -154,12 +163,14 @@ async def _chunks(pieces: "_Pieces") -> AsyncGenerator[Completion]:
 
 
 class _Pieces:
-    """A response's body, piece by piece, within its deadline and `MAX_ANSWER`."""
+    """A response's body, piece by piece, within its deadline and a size."""
 
-    def __init__(self, response: aiohttp.ClientResponse, deadline: float) -> None:
+    def __init__(
+        self, response: aiohttp.ClientResponse, deadline: float, most: int = MAX_ANSWER
+    ) -> None:
         self._response = response
         self._deadline = deadline
-        self._left = MAX_ANSWER
+        self._left = most
 
     async def next(self) -> bytes:
         """The next piece; empty at the end. Raises CallFailed."""

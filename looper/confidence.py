@@ -31,7 +31,7 @@ from looper.scoring import (
     mean_score,
     token_score,
 )
-from looper.verify import entailment, grade
+from looper.verify import UNKNOWN, Grade, entailment, grade
 from looper.votes import TEXT, Value, Vote, value_of
 
 _LAST_SHARE = 0.95
@@ -109,6 +109,7 @@ class Candidate:
     worth: float | None = None
     passes: bool = False
     grounds: Grounds | None = None
+    unsolvable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,12 @@ class Climb:
     given_up: list[Draft] = field(default_factory=list)
     accepted: Ranking | None = None
     failed: bool = False
+    hopeless: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody else is to be asked."""
+        return self.accepted is not None or self.failed or self.hopeless
 
     @property
     def results(self) -> list[Result]:
@@ -151,7 +158,7 @@ class Confidence:
 
         # Each stage in turn, until what was said is sure enough...
         at = 0
-        while at < len(climb.stages) and climb.accepted is None:
+        while at < len(climb.stages) and not climb.is_over:
             if self._goes_out_as_it_comes(climb, at):
                 break
             at = await self._step(climb, at)
@@ -159,7 +166,7 @@ class Confidence:
                 raise why_no_answer(climb.results)
 
         # ... and the answer as it came, or the last stage's as it comes.
-        live = at < len(climb.stages) and climb.accepted is None
+        live = at < len(climb.stages) and not climb.is_over
         if not live and not any(each.result.state == "ok" for each in climb.pool):
             await self._ask_again(climb)
         answer = self._write(climb, at) if live else self._publish(climb)
@@ -195,7 +202,7 @@ class Confidence:
         async with asyncio.TaskGroup() as group:
             running = {group.create_task(self._stage(climb, at))}
             at += 1
-            while running and climb.accepted is None and not climb.failed:
+            while running and not climb.is_over:
                 done, running = await asyncio.wait(
                     running,
                     timeout=patience if at < len(climb.stages) else None,
@@ -228,6 +235,9 @@ class Confidence:
         climb.failed = broken or (few and self._config.below_quorum == "fail")
         ranking = None if few else self._sure_enough(climb)
         climb.accepted = None if climb.failed else ranking
+        if _is_unsolvable(candidates) and not climb.is_over:
+            run.trace.note("the verifier calls it unsolvable: no further stage is asked")
+            climb.hopeless = True
 
     async def _ask_again(self, climb: Climb) -> None:
         """Hear those to their end who were given up for others, as nobody else has answered."""
@@ -336,12 +346,12 @@ class Confidence:
     async def _scored(self, climb: Climb, each: Candidate, until: float) -> Candidate:
         """A candidate with its score, what that is worth, and whether it will do."""
         run, method = climb.run, self._method(climb.run)
-        score = None
+        found = UNKNOWN
         for how in ("hybrid", "self_verify") if method == "auto" else (method,):
-            score, method = await self._score(climb, each, how, until), how
-            if score is not None:
+            found, method = await self._score(climb, each, how, until), how
+            if found.score is not None:
                 break
-        graded = self._weighed(each, method, score)
+        graded = replace(self._weighed(each, method, found.score), unsolvable=found.unsolvable)
         bar = self._config.bar_for(each.result.model.name, method)
         run.trace.score(each.result, graded.worth, _verdict(graded, bar.at))
         return graded
@@ -361,22 +371,22 @@ class Confidence:
             grounds=_grounds(method, enough),
         )
 
-    async def _score(
-        self, climb: Climb, each: Candidate, method: str, until: float
-    ) -> float | None:
+    async def _score(self, climb: Climb, each: Candidate, method: str, until: float) -> Grade:
         config, request, run = self._config, climb.request, climb.run
         match method:
             case "self_verify":
-                return await grade(request, run, each.result, each.result.model, until=until)
+                model = each.result.model
+                return Grade(await grade(request, run, each.result, model, until=until))
             case "verifier":
                 assert config.verifier_model is not None
                 model = run.models[config.verifier_model]
-                return await grade(request, run, each.result, model, until=until)
+                return Grade(await grade(request, run, each.result, model, until=until))
             case "automix_entailment":
                 assert config.automix_verifier is not None
-                return await entailment(config.automix_verifier, request, each.result, until=until)
+                verifier = config.automix_verifier
+                return await entailment(verifier, request, run, each.result, until=until)
             case _:
-                return self._token_score(each, method, run.terms.contract)
+                return Grade(self._token_score(each, method, run.terms.contract))
 
     def _token_score(
         self, each: Candidate, method: str, contract: Contract[Any] | None
@@ -589,7 +599,15 @@ def _value(result: Result, climb: Climb) -> Value | None:
     return TEXT if value is None and wanted and cut and result.text.strip() else value
 
 
+def _is_unsolvable(candidates: Sequence[Candidate]) -> bool:
+    """Whether all that somebody said is beyond any model, by the verifier's word."""
+    said = [each for each in candidates if each.value is not None]
+    return bool(said) and all(each.unsolvable for each in said)
+
+
 def _verdict(each: Candidate, bar: float) -> str:
+    if each.unsolvable and not each.passes:
+        return "unsolvable"
     if each.score is None:
         return "unknown"
     return f"accepted at {bar:g}" if each.passes else f"below {bar:g}"

@@ -26,8 +26,9 @@ only if the budget has more than the plan, as for re-asks and repairs (a draft t
 class PlannedCall:
     """A call that a run may come to make.
 
-    `models` is whom it may go to: one of them, and nobody can say before which. `reads` is how many answers of calls
-    before it in the plan stand in its prompt. `output` is the stage's own limit, if it has one.
+    `models` is whom it may go to: one of them, and nobody can say before which; none, if it goes to no model. `reads`
+    is how many answers of calls before it in the plan stand in its prompt. `output` is the stage's own limit, if it
+    has one.
     """
 
     models: tuple[str, ...]
@@ -89,9 +90,9 @@ def worst_case(
     for call in plan:
         sizes = [_Size.of(call, models[name], prompt_tokens, longest) for name in call.models]
         unbounded |= {size.model.name: None for size in sizes if size.output is None}
-        tokens += max(size.tokens for size in sizes)
-        microusd += max(size.microusd for size in sizes)
-        longest = max(longest, *(size.output or 0 for size in sizes))
+        tokens += max((size.tokens for size in sizes), default=0)
+        microusd += max((size.microusd for size in sizes), default=Decimal(0))
+        longest = max([longest, *(size.output or 0 for size in sizes)])
     named = {name: models[name] for call in plan for name in call.models}
     charged = [name for name in unbounded if named[name].price is not None]
     return WorstCase(
@@ -122,7 +123,8 @@ def _least(call: PlannedCall, model: Model) -> Amount:
 
 
 def _spare(call: PlannedCall, models: Mapping[str, Model]) -> int:
-    return max(models[name].retry.attempts for name in call.models) + (call.need == "spare")
+    retries = max((models[name].retry.attempts for name in call.models), default=0)
+    return retries + (call.need == "spare")
 
 
 def usd(microusd: Decimal) -> Decimal:

@@ -48,6 +48,10 @@ class Client(Protocol):
         self, call: Call, headers: Mapping[str, str], *, deadline: float
     ) -> AsyncGenerator[Answer]: ...
 
+    async def post(
+        self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
+    ) -> bytes: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
@@ -161,6 +165,31 @@ class Run:
             result = await self.ask(draft.again(said, _REASK.format(read.why)), until=until)
             read = await _read(result, type, fault)
         return None if isinstance(read, NotRead) else read
+
+    async def consult(
+        self, service: Model, path: str, body: bytes, *, until: float
+    ) -> bytes | None:
+        """Ask a verifier that is no model, by way of the egress as models are. None if it gives no answer.
+
+        It is a call like any other, but for tokens and money.
+        """
+        with self.trace.record(service.name, "verifier") as record:
+            grant = self.ledger.reserve(service, 0, 1)
+            if not isinstance(grant, Grant):
+                error = CallFailed(Failure.BUDGET, reason=grant, attempts=0)
+                record.end(Result(service, "verifier", "not_started", error=error))
+                return None
+            headers, record.span = child(self.headers)
+            try:
+                call = Call(service, "verifier", body)
+                data = await self.client.post(call, path, headers, deadline=until)
+                record.state = "ok"
+                return data
+            except CallFailed as error:
+                record.end(Result(service, "verifier", _state(error), error=error))
+                return None
+            finally:
+                self.ledger.settle(grant, service)
 
     async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
         """Make a call and hand on its chunks as they come. Raises CallFailed."""

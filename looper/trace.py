@@ -96,15 +96,15 @@ class Trace:
     @contextmanager
     def call(self, draft: Draft) -> Iterator[CallRecord]:
         """Record a call from here to the end of the block."""
-        record = CallRecord(
-            draft.model.name,
-            draft.role,
-            self._now(),
-            dropped=tuple(draft.dropped()),
-            number=len(self.calls),
-            text="" if self.full else None,
-            agent=draft.agent,
-        )
+        with self.record(draft.model.name, draft.role, draft.agent) as record:
+            record.dropped = tuple(draft.dropped())
+            record.text = "" if self.full else None
+            yield record
+
+    @contextmanager
+    def record(self, name: str, role: str, agent: str | None = None) -> Iterator[CallRecord]:
+        """The same for a call that is no draft. What it is answered is not kept."""
+        record = CallRecord(name, role, self._now(), number=len(self.calls), agent=agent)
         if len(self.calls) < _MAX_CALLS:
             self.calls.append(record)
         try:

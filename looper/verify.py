@@ -1,9 +1,10 @@
 """A model's answer, graded: by the model itself, by another one, or by an AutoMix verifier over HTTP."""
 
-import asyncio
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Annotated, Any
 
-import aiohttp
 import msgspec
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
@@ -11,11 +12,9 @@ from looper.calls import Result
 from looper.chat import ChatRequest
 from looper.drafts import json_schema, private
 from looper.evidence import fenced, room
-from looper.models import Model, Url
+from looper.models import Model, Retry, Url
 from looper.run import Run
-from looper.settings import Setting, SomeTime
-
-_LARGEST = 64 << 10
+from looper.settings import Name, Setting, SomeTime
 
 
 class Verdict(BaseModel):
@@ -81,9 +80,35 @@ class AutomixVerifier(Setting):
     """`automix_verifier: {url: "http://127.0.0.1:8889", timeout: 5s}`"""
 
     url: Annotated[Url, AfterValidator(_with_path)] = Field(
-        description="an AutoMix verifier; without a path, /verify"
+        description="an AutoMix verifier, which Envoy calls as it calls models; without a path, /verify"
     )
     timeout: SomeTime
+    tags: frozenset[Name] = Field(
+        default=frozenset(), description="what recipes allow it by, as with models"
+    )
+
+    @cached_property
+    def upstream(self) -> Model:
+        """It as Envoy knows it: an upstream like a model, with a name that follows from its address."""
+        folder, _, _ = self.url.rpartition("/")
+        name = f"automix-{sha256(self.url.encode()).hexdigest()[:8]}"
+        return Model(name=name, url=folder, retry=Retry(attempts=0), tags=self.tags)
+
+    @property
+    def path(self) -> str:
+        """What it is asked at, by way of the egress."""
+        return f"/v1/{self.url.rpartition('/')[2]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """How probably an answer is right; None if nobody can tell. `unsolvable`: nor will any other model be right."""
+
+    score: float | None
+    unsolvable: bool = False
+
+
+UNKNOWN = Grade(None)
 
 
 class _Entailment(msgspec.Struct, frozen=True):
@@ -92,8 +117,12 @@ class _Entailment(msgspec.Struct, frozen=True):
     confidence: float | None = None
     verified_count: int | None = None
     total_samples: int | None = None
+    verdict: str | None = None
 
-    def share(self) -> float | None:
+    def grade(self) -> Grade:
+        return Grade(self._share(), self.verdict == "unsolvable")
+
+    def _share(self) -> float | None:
         if self.total_samples is not None and self.total_samples < 1:
             return None
         share = self.confidence
@@ -106,8 +135,8 @@ _entailment = msgspec.json.Decoder(_Entailment)
 
 
 async def entailment(
-    verifier: AutomixVerifier, request: ChatRequest, answer: Result, *, until: float
-) -> float | None:
+    verifier: AutomixVerifier, request: ChatRequest, run: Run, answer: Result, *, until: float
+) -> Grade:
     """What an AutoMix verifier makes of an answer. Unknown if it is late, down, or says nothing that can be used."""
     *before, last = [f"{each.role}: {each.text}" for each in request.messages]
     body = {
@@ -115,29 +144,11 @@ async def entailment(
         "answer": said(answer),
         "context": "\n".join(before),
     }
-    until = min(until, asyncio.get_running_loop().time() + verifier.timeout.total_seconds())
+    until = min(until, run.deadline.now() + verifier.timeout.total_seconds())
+    data = await run.consult(
+        verifier.upstream, verifier.path, msgspec.json.encode(body), until=until
+    )
     try:
-        async with asyncio.timeout_at(until):
-            return _entailment.decode(await _posted(verifier.url, body)).share()
-    except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-async def _posted(url: str, body: dict[str, str]) -> bytes:
-    """What comes back. Nothing, if it is not 200, or more than a verdict can be."""
-    timeout = aiohttp.ClientTimeout(total=None)
-    async with (
-        aiohttp.ClientSession(timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()) as session,
-        session.post(
-            url,
-            data=msgspec.json.encode(body),
-            headers={"content-type": "application/json"},
-            allow_redirects=False,
-        ) as response,
-    ):
-        if response.status != 200:
-            return b""
-        data = await response.content.read(_LARGEST + 1)
-        while len(data) <= _LARGEST and (more := await response.content.read(_LARGEST)):
-            data += more
-        return data if len(data) <= _LARGEST else b""
+        return UNKNOWN if data is None else _entailment.decode(data).grade()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return UNKNOWN

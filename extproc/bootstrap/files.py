@@ -50,7 +50,7 @@ def render(config: Config, *, directory: str, lingering: Sequence[Model] = ()) -
     """
     directory = directory.rstrip("/")
     version = generation(config)
-    config = config.model_copy(update={"models": (*config.models, *lingering)})
+    config = config.model_copy(update={"models": (*config.upstreams(), *lingering)})
     clusters = [model_cluster(model, directory) for model in config.models]
     # Envoy takes a file of routes, and one of secrets, only if it holds a single one.
     messages: dict[str, Message] = {

@@ -42,9 +42,9 @@ class Follower:
         """Write the files for another configuration. Whether Envoy has to be restarted for a part of it."""
         before = self.config
         until = now + longest_deadline(self.config).total_seconds() + self.linger
-        self._leaving |= {model.name: (model, until) for model in self.config.models}
+        self._leaving |= {model.name: (model, until) for model in self.config.upstreams()}
         self.config = config
-        for model in config.models:
+        for model in config.upstreams():
             self._leaving.pop(model.name, None)
         self._write()
         return _bootstrap(before) != _bootstrap(config)

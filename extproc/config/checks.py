@@ -100,6 +100,10 @@ def _check_tags(config: Config) -> Iterator[tuple[YamlPath, str]]:
         for below, asked in recipe.members():
             if asked in models and not recipe.allows(models[asked]):
                 yield ("recipes", name, *below), _not_allowed(asked, recipe)
+        for index, decision in enumerate(recipe.decisions):
+            if decision.verifier is not None and not recipe.allows(decision.verifier):
+                path = ("recipes", name, "decisions", index, "algorithm", "automix_verifier")
+                yield path, _not_allowed(decision.verifier.name, recipe)
 
 
 def _not_allowed(model: str, recipe: Recipe) -> str:

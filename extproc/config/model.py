@@ -101,6 +101,12 @@ class Config(Setting):
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
 
+    def upstreams(self) -> tuple[Model, ...]:
+        """Everything that is called by way of Envoy: the catalogue, and verifiers that have an address instead."""
+        decisions = (each for recipe in self.recipes.values() for each in recipe.decisions)
+        verifiers = {each.verifier.name: each.verifier for each in decisions if each.verifier}
+        return (*self.models, *verifiers.values())
+
     def entries(self) -> dict[str, str]:
         """Every name that clients may use, and the recipe that it leads to.
 

@@ -15,11 +15,13 @@ from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig, is_routed
 from looper.budget import Budget
 from looper.chat import ChatRequest
+from looper.confidence import ConfidenceConfig
 from looper.contract import ContractConfig, OnViolation
 from looper.cost import PlannedCall
 from looper.models import Model
 from looper.parameters import Parameters
 from looper.settings import Name, Setting, SomeTime
+from looper.verify import AutomixVerifier
 from looper.weighing import Weighing
 
 OF_MODELS = frozenset(
@@ -141,6 +143,15 @@ class Decision(Setting):
             yield ("overload",), self.overload
         if self.tools is not None:
             yield ("tools", "bypass"), self.tools.bypass
+
+    @property
+    def verifier(self) -> Model | None:
+        """An upstream that is no model, and sees the request and its answers all the same."""
+        match self.algorithm:
+            case ConfidenceConfig(automix_verifier=AutomixVerifier() as verifier):
+                return verifier.upstream
+            case _:
+                return None
 
     def projections(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         """Every projection that the algorithm itself asks for, with its path below the decision."""

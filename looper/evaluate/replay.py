@@ -109,6 +109,12 @@ class Replay:
         end = Choice(delta=Reply(), finish_reason="stop")
         yield Answer(Completion(choices=[end], usage=answer.completion.usage), 1)
 
+    async def post(
+        self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
+    ) -> bytes:
+        """What anybody but a model would have answered was not recorded."""
+        raise CallFailed(Failure.UNUSABLE, reason="not recorded", attempts=0)
+
     def _find(self, call: Call) -> Recorded:
         name = self.names.get(call.model.name)
         messages = _body.decode(call.body)["messages"]

@@ -42,6 +42,16 @@ async def until_runs(stack: Stack, count: int) -> list[dict[str, Any]]:
     return records
 
 
+async def run_of(stack: Stack, run: str) -> Any:
+    """The same of one run, by its id."""
+    async with asyncio.timeout(5):
+        while True:
+            for record in await runs_of(stack):
+                if record["run"] == run:
+                    return record
+            await asyncio.sleep(0.02)
+
+
 async def test_a_run_is_kept_without_what_was_said() -> None:
     """The ring names stages, calls, times and usage of each run, newest first, and no word of prompt or answer."""
     async with run_stack(quick_models()) as stack:

@@ -19,6 +19,7 @@ import yaml
 from looper.simulate import SimulatedModel, Simulator
 from looper.sse import DONE, EventReader
 from tests.envoy.test_reload import admin, edit, until
+from tests.envoy.test_runs import run_of
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -287,7 +288,7 @@ async def test_confidence_is_that_of_the_file_for_every_question(
         answer, sure = expected(chain, heard)
         assert said.text == f"ANSWER: {answer}"
         assert said.confidence == pytest.approx(sure, abs=1e-6)
-        record = await admin(stack, f"/runs/{said.facts['run']}")
+        record = await run_of(stack, said.facts["run"])
         assert record["confidence_permille"] == round(1000 * sure)
 
 

@@ -204,6 +204,13 @@ class ScriptedClient(Client):
             if isinstance(step.end, Hang):
                 await _sleep(None, deadline)
 
+    async def post(
+        self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
+    ) -> bytes:
+        async with self._asked(call, headers, deadline, streamed=False) as step:
+            assert isinstance(step, str)
+            return step.encode()
+
     @asynccontextmanager
     async def _asked(
         self, call: Call, headers: Mapping[str, str], deadline: float, *, streamed: bool

@@ -5,6 +5,7 @@ import yaml
 
 from extproc.config import parse_config
 from extproc.config.lint import doubts
+from extproc.costs import costs
 from extproc.errors import ConfigError
 
 RATINGS = {"small": 0.65, "other": 0.66, "third": 0.67, "large": 0.95}
@@ -156,3 +157,42 @@ class TestIdleMembers:
         """A chain that never goes on is hardly meant."""
         (found,) = doubted(chain(confidence_method="margin", threshold=0))
         assert "every answer is accepted" in found
+
+
+class TestVerifier:
+    @staticmethod
+    def chain(**verifier: Any) -> dict[str, Any]:
+        address = {"url": "http://v.test:1", "timeout": "1s", **verifier}
+        return chain(
+            confidence_method="automix_entailment", threshold=0.5, automix_verifier=address
+        )
+
+    def test_is_an_upstream_beside_the_models(self) -> None:
+        """Once for each address, however many decisions name it."""
+        config = yaml.safe_load(written(self.chain()))
+        (only,) = config["recipes"]["r"]["decisions"]
+        config["recipes"]["other"] = {"decisions": [only]}
+        parsed = parse_config(yaml.safe_dump(config), "looper.yaml")
+        *models, verifier = parsed.upstreams()
+        assert tuple(models) == parsed.models
+        assert (verifier.url, verifier.retry.attempts) == ("http://v.test:1", 0)
+
+    @pytest.mark.parametrize("tags", [[], ["abroad"]])
+    def test_may_not_see_what_no_model_of_its_kind_may(self, tags: list[str]) -> None:
+        """It reads the conversation, so that a recipe's data policy holds for it too."""
+        config = yaml.safe_load(written(self.chain(tags=tags)))
+        for model in config["models"]:
+            model["tags"] = ["ours"]
+        config["recipes"]["r"]["allow_tags"] = ["ours"]
+        with pytest.raises(ConfigError) as caught:
+            parse_config(yaml.safe_dump(config), "looper.yaml")
+        (problem,) = caught.value.problems
+        assert "automix_verifier" in problem
+        config["recipes"]["r"]["decisions"][0]["algorithm"]["automix_verifier"]["tags"] = ["ours"]
+        assert parse_config(yaml.safe_dump(config), "looper.yaml")
+
+    def test_is_in_the_plan(self) -> None:
+        """Each candidate may be verified once, by what is no model and has no price."""
+        parsed = parse_config(written(self.chain()), "looper.yaml")
+        (found,) = costs(parsed, 1000)
+        assert (found.least, found.worst.calls) == (1, 4)

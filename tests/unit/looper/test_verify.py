@@ -11,8 +11,9 @@ from aiohttp import web
 from looper.budget import Budget, Ledger
 from looper.calls import Result
 from looper.chat import ChatRequest, Completion
+from looper.client import EgressClient
 from looper.run import Deadline, Run
-from looper.verify import AutomixVerifier, entailment, grade, said
+from looper.verify import AutomixVerifier, Grade, entailment, grade, said
 from tests.fakes.models import ScriptedClient, Step, completion, in_turn, model, refused
 
 REQUEST = ChatRequest.parse(
@@ -135,14 +136,20 @@ def saying(body: Any, status: int = 200) -> Answer:
 
 async def asked(handle: Answer, timeout: str = "5s", path: str = "") -> float | None:
     async with verifier(handle) as url:
-        settings = AutomixVerifier.model_validate({"url": url + path, "timeout": timeout})
-        until = asyncio.get_running_loop().time() + 10
-        return await entailment(settings, REQUEST, answer(), until=until)
+        return (await consulted(url, path, timeout)).score
+
+
+async def consulted(egress: str, path: str = "", timeout: str = "5s") -> Grade:
+    """What comes of asking by an egress that is the verifier itself: paths are as the processor writes them."""
+    settings = AutomixVerifier.model_validate({"url": f"http://v.test{path}", "timeout": timeout})
+    async with EgressClient(egress) as client:
+        run = Run("r", {}, client, Ledger(Budget()), Deadline.after(10), Random(1))
+        return await entailment(settings, REQUEST, run, answer(), until=run.deadline.now() + 10)
 
 
 class TestEntailment:
     async def test_question_context_and_answer_are_sent(self) -> None:
-        """The verifier gets what it needs, at /verify unless the address says otherwise."""
+        """The verifier gets what it needs, at the end of its address; Envoy puts the rest of it before that."""
         seen: list[tuple[str, Any]] = []
 
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -156,7 +163,7 @@ class TestEntailment:
             "answer": "Ottawa.",
             "context": "system: Be brief.",
         }
-        assert seen == [("/verify", body), ("/v1/check", body)]
+        assert seen == [("/v1/verify", body), ("/v1/check", body)]
 
     @pytest.mark.parametrize(
         ("body", "score"),
@@ -196,10 +203,9 @@ class TestEntailment:
             raise AssertionError
 
         async with verifier(handle) as url:
-            settings = AutomixVerifier.model_validate({"url": url, "timeout": "100ms"})
             loop = asyncio.get_running_loop()
             began = loop.time()
-            assert await entailment(settings, REQUEST, answer(), until=began + 10) is None
+            assert await consulted(url, timeout="100ms") == Grade(None)
             assert loop.time() - began < 1
             await asyncio.wait_for(left.wait(), 1)
 
@@ -207,6 +213,51 @@ class TestEntailment:
         """Nobody listens."""
         async with verifier(saying({})) as url:
             pass
-        settings = AutomixVerifier.model_validate({"url": url, "timeout": "1s"})
-        until = asyncio.get_running_loop().time() + 10
-        assert await entailment(settings, REQUEST, answer(), until=until) is None
+        assert await consulted(url) == Grade(None)
+
+    @pytest.mark.parametrize(
+        ("body", "found"),
+        [
+            ({"verdict": "unsolvable"}, Grade(None, unsolvable=True)),
+            ({"confidence": 0.2, "verdict": "unsolvable"}, Grade(0.2, unsolvable=True)),
+            ({"confidence": 0.2, "verdict": "complex"}, Grade(0.2)),
+            ({"confidence": 0.2, "verdict": None}, Grade(0.2)),
+        ],
+    )
+    async def test_what_nobody_can_solve(self, body: Any, found: Grade) -> None:
+        """A verifier may say that no other model will do any better; other words say nothing more."""
+        async with verifier(saying(body)) as url:
+            assert await consulted(url) == found
+
+
+class TestConsulting:
+    async def test_is_a_call_of_the_run(self) -> None:
+        """With its place in the trace, and in what the budget counts; without a call left nobody is asked."""
+        settings = AutomixVerifier.model_validate({"url": "http://v.test", "timeout": "5s"})
+        name = settings.upstream.name
+        client = ScriptedClient({name: '{"confidence": 0.4}'})
+        run = Run("r", {}, client, Ledger(Budget(calls=1)), Deadline.after(10), Random(1))
+
+        grades = [
+            await entailment(settings, REQUEST, run, answer(), until=run.deadline.at)
+            for _ in range(2)
+        ]
+
+        assert grades == [Grade(0.4), Grade(None)]
+        assert run.ledger.calls == 1
+        assert [(call.model, call.role, call.state) for call in run.trace.calls] == [
+            (name, "verifier", "ok"),
+            (name, "verifier", "not_started"),
+        ]
+        assert run.trace.calls[0].ended is not None
+
+    def test_has_a_name_and_an_address_of_its_own(self) -> None:
+        """Two addresses are two upstreams, and neither has a name that says where it is."""
+        one, other = (
+            AutomixVerifier.model_validate({"url": url, "timeout": "5s"})
+            for url in ("http://v.test:1", "http://v.test:1/a/check")
+        )
+        assert (one.upstream.url, one.path) == ("http://v.test:1", "/v1/verify")
+        assert (other.upstream.url, other.path) == ("http://v.test:1/a", "/v1/check")
+        assert one.upstream.name != other.upstream.name
+        assert "test" not in one.upstream.name
