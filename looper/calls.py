@@ -1,11 +1,13 @@
 """One call to one model: what is sent, and what may come of it."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
-from looper.chat import Choice, Completion, Reply
+import msgspec
+
+from looper.chat import ABSENT, Choice, Completion, Reply
 from looper.contract.base import visible
 from looper.models import Model
 from looper.refusals import Refusal
@@ -85,6 +87,14 @@ class Result:
     completion: Completion | None = None
     error: CallFailed | None = None
     number: int | None = None
+
+    def without_logprobs(self) -> "Result":
+        """The same for a client that asked for no probabilities."""
+        if self.completion is None:
+            return self
+        change = msgspec.structs.replace
+        choices = [change(choice, logprobs=ABSENT) for choice in self.completion.choices]
+        return replace(self, completion=change(self.completion, choices=choices))
 
     @property
     def text(self) -> str:

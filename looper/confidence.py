@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
@@ -41,6 +42,9 @@ _ANSWER_SHARE = 0.7
 _ALIKE = 0.8
 """Free texts of at least this likeness say the same."""
 
+
+_MANY = 256 << 10
+"""Bytes of probabilities that take some milliseconds to read."""
 
 _AGAIN = "nobody else answers: who was given up is asked again"
 
@@ -249,7 +253,7 @@ class Confidence:
         results = await run.fan_out(drafts, self._config, until=until)
         pairs = zip(drafts, results, strict=True)
         climb.pool += [
-            self._by_tokens(Candidate(draft.to(each.model), each, _value(each, climb)), run)
+            await self._by_tokens(Candidate(draft.to(each.model), each, _value(each, climb)), run)
             for draft, each in pairs
         ]
 
@@ -386,30 +390,36 @@ class Confidence:
                 verifier = config.automix_verifier
                 return await entailment(verifier, request, run, each.result, until=until)
             case _:
-                return Grade(self._token_score(each, method, run.terms.contract))
+                return Grade(await self._token_score(each, method, run.terms.contract))
 
-    def _token_score(
+    async def _token_score(
         self, each: Candidate, method: str, contract: Contract[Any] | None
     ) -> float | None:
+        """What an answer's tokens say. Other runs go on while many of them are read."""
         if each.result.completion is None:
             return None
-        return token_score(
+        choice = each.result.completion.choices[0]
+        score = partial(
+            token_score,
             method,
-            each.result.completion.choices[0],
+            choice,
             each.value,
             contract,
             which=self._config.token_filter,
             weights=self._config.hybrid_weights.shares,
         )
+        many = memoryview(choice.logprobs).nbytes > _MANY
+        return await asyncio.to_thread(score) if many else score()
 
     def _token_method(self, run: Run) -> str:
         """What an answer is scored by as long as nobody is asked."""
         return "hybrid" if self._method(run) == "auto" else self._method(run)
 
-    def _by_tokens(self, each: Candidate, run: Run) -> Candidate:
+    async def _by_tokens(self, each: Candidate, run: Run) -> Candidate:
         """A candidate with the score of its tokens, if they tell one."""
         method = self._token_method(run)
-        scored = self._weighed(each, method, self._token_score(each, method, run.terms.contract))
+        score = await self._token_score(each, method, run.terms.contract)
+        scored = self._weighed(each, method, score)
         bar = self._config.bar_for(each.result.model.name, method).at
         run.trace.score(each.result, scored.worth, _verdict(scored, bar))
         return scored
@@ -489,7 +499,10 @@ class Confidence:
     async def _publish(self, climb: Climb) -> AsyncGenerator[Event]:
         """What was sure enough, word for word; without it the best there is."""
         run, ranking = climb.run, climb.accepted or self._best(climb)
-        winner, *others = ranking.candidates
+        results = [each.result for each in ranking.candidates]
+        if not climb.request.logprobs:
+            results = [each.without_logprobs() for each in results]
+        winner, *others = results
         outcome: Outcome = "ok" if climb.accepted is not None else "degraded"
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
@@ -497,9 +510,7 @@ class Confidence:
             lambda _: ranking.confidence,
             grounds=ranking.grounds,
         )
-        answer = present(
-            winner.result, run, [each.result for each in others], ending, draft=winner.draft
-        )
+        answer = present(winner, run, others, ending, draft=ranking.candidates[0].draft)
         async with aclosing(answer) as events:
             async for event in events:
                 yield event
@@ -550,11 +561,11 @@ class Confidence:
                         heard.hear(event)
                         yield event
                     case Done():
-                        yield self._scored_done(event, heard, drafts, run, number)
+                        yield await self._scored_done(event, heard, drafts, run, number)
                     case _:
                         yield event
 
-    def _scored_done(
+    async def _scored_done(
         self, done: Done, heard: Gathering, drafts: Sequence[Draft], run: Run, number: int
     ) -> Done:
         """The end of an answer that was published whatever it says, with what its tokens say of it.
@@ -568,7 +579,7 @@ class Confidence:
             return replace(done, outcome="degraded")
         draft, number = drafts[written], number + written
         result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
-        each = self._by_tokens(Candidate(draft, result, value_of(result, None)), run)
+        each = await self._by_tokens(Candidate(draft, result, value_of(result, None)), run)
         doubted = self._token_method(run) in ALTERNATIVES and not each.passes
         return replace(
             done,

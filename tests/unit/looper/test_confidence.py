@@ -163,6 +163,24 @@ class TestScores:
         played = await play(confidence(), {"small": completion("yes", logprobs=logprobs)})
         assert played.client.names == ["small"]
 
+    async def test_others_go_on_while_many_tokens_are_read(self) -> None:
+        """A long answer with the probabilities of its tokens does not stop the process."""
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        long = sure("x" * 40_000, 0.9, pieces=["x"] * 40_000)
+        async with asyncio.TaskGroup() as group:
+            other = group.create_task(tick())
+            played = await play(confidence(), {"small": long})
+            other.cancel()
+        assert played.done.confidence == pytest.approx(0.9)
+        assert ticks > 100
+
     async def test_a_threshold_of_zero_accepts_everything(self) -> None:
         """An explicit 0 is 0."""
         played = await play(confidence(threshold=0), {"small": sure("no", 0.0)})
