@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from looper.simulate import SimulatedModel, Simulator
+from looper.simulate import Hang, SimulatedModel, Simulator
 from tests.envoy.test_reload import admin, edit
 from tests.envoy.test_tools import ASKED, MODELS, answered, ask, calls_of, change
 from tests.fakes.stack import Stack, run_stack
@@ -168,6 +168,35 @@ async def test_a_run_goes_on_after_a_reload_that_leaves_it_its_models(stack: Sta
     assert third["choices"][0]["message"]["content"] == "The tools say: result 0"
     assert sorted(asked[:2]) == ["long", "short"]
     assert asked[2:] == ["final", "final"]
+
+
+async def test_where_there_is_too_much_to_do() -> None:
+    """A run that waits is not answered by a stand-in: 503 until there is room, and then it goes on."""
+    config = change(limits={"max_runs": 1, "max_waiting": 0})
+    decision(config)["overload"] = "final"
+    async with run_stack(Simulator(MODELS), config) as stack:
+        _, _, first = await ask(stack, ASKED)
+        turn = answered(ASKED, first)
+        for name in ("long", "short"):
+            stack.simulator.fault(name, Hang())
+        async with asyncio.TaskGroup() as group:
+            busy = group.create_task(ask(stack, ASKED))
+            await stack.simulator.wait_for(lambda: stack.simulator.running() == 2)
+            status, headers, refused = await ask(stack, turn)
+            stands_in, _, _ = await ask(stack, ASKED)
+            busy.cancel()
+        asked = [call.model for call in stack.simulator.calls[4:]]
+        await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
+        for name in ("long", "short"):
+            stack.simulator.fault(name, None)
+        async with asyncio.timeout(5):
+            while (result := await ask(stack, turn))[0] == 503:
+                await asyncio.sleep(0.02)
+
+    assert (status, refused["error"]["code"]) == (503, "overloaded")
+    assert "retry-after" in headers
+    assert (stands_in, asked) == (200, ["final"])
+    assert (result[0], len(calls_of(result[2]))) == (200, 1)
 
 
 async def test_whose_a_run_is_does_not_change_with_the_file(stack: Stack) -> None:
