@@ -472,7 +472,7 @@ class Confidence:
             options=None if contract is None else contract.options,
             category=climb.run.bands.get(self._config.category or ""),
         )
-        return Vote.on(climb.results, electorate, contract, asked, self._config.feature)
+        return Vote.on(climb.results, electorate, contract, asked, self._config.about)
 
     def _by_posterior(self, climb: Climb) -> Ranking | None:
         vote = self._vote(climb)

@@ -285,7 +285,7 @@ class Fusion:
         options = None if contract is None else contract.options
         electorate = self._config.electorate(names, run.models, options=options, category=category)
         asked = [each.model.name for each in results]
-        return Vote.on(results, electorate, contract, asked, self._config.feature)
+        return Vote.on(results, electorate, contract, asked, self._config.about)
 
     def _agrees(self, vote: Vote, request: ChatRequest) -> bool:
         """Whether what comes behind the panel could only make it worse; tools are for the final model alone."""

@@ -12,6 +12,8 @@ import msgspec
 V = TypeVar("V")
 Count = Annotated[int, msgspec.Meta(ge=0)]
 
+CHARS_PER_TOKEN = 4
+
 
 class OutcomesError(ValueError):
     """A file of outcomes that cannot be used; says which line."""
@@ -40,6 +42,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     def answer(self, model: str) -> str | None:
         """What a model said; None if it was silent."""
         return self.answers.get(model) or None
+
+    def tokens(self, model: str) -> float | None:
+        """About how long a model's output is; None if it was silent, or that is not known."""
+        chars = self.chars.get(model)
+        return (
+            None if self.answer(model) is None or not chars else max(1.0, chars / CHARS_PER_TOKEN)
+        )
 
     def is_right(self, model: str) -> bool:
         if self.answer(model) is None:
@@ -117,14 +126,26 @@ def read_outcomes(paths: Iterable[Path]) -> Outcomes:
     return Outcomes(rows, f"sha256:{digest.hexdigest()}")
 
 
+class _Tokens(msgspec.Struct, frozen=True):
+    """What a call took, as far as it is an answer's length."""
+
+    completion_tokens: int = 0
+
+
 class _Call(msgspec.Struct, frozen=True):
     """A call of a run's record, as far as it is an answer."""
 
     model: str
     answer: str | None = None
     text: str = ""
+    usage: _Tokens = _Tokens()
     cost_microusd: float | None = None
     seconds: float | None = None
+
+    @property
+    def chars(self) -> int:
+        """The length of all that was written, thoughts too where they were counted."""
+        return self.usage.completion_tokens * CHARS_PER_TOKEN or len(self.text)
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -150,7 +171,7 @@ def _recorded(line: bytes) -> Question:
         options=record.options,
         gold=record.gold,
         answers={name: call.answer or "" for name, call in said.items()},
-        chars={name: len(call.text) for name, call in said.items()},
+        chars={name: call.chars for name, call in said.items()},
         cost={n: c.cost_microusd / 1e6 for n, c in said.items() if c.cost_microusd is not None},
         latency={name: call.seconds for name, call in said.items() if call.seconds is not None},
     )

@@ -244,7 +244,7 @@ class Ratings:
 
         @cache
         def count(asked: tuple[str, ...]) -> tuple[Electorate, Ballots]:
-            ballots = Ballots(run.terms.contract, asked, self._config.feature)
+            ballots = Ballots(run.terms.contract, asked, self._config.about)
             return self._electorate(asked, run), ballots
 
         def stop(results: Results) -> bool:
@@ -287,7 +287,7 @@ class Ratings:
         asked = [each.draft.model.name for each in candidates]
         electorate = self._electorate(asked, run)
         results = [each.result for each in candidates]
-        return Vote.on(results, electorate, contract, asked, self._config.feature)
+        return Vote.on(results, electorate, contract, asked, self._config.about)
 
     def _unsure(self, vote: Vote) -> bool:
         """Whether stronger models are to be asked too."""

@@ -302,7 +302,7 @@ class _Team:
 
     def _vote(self, results: Sequence[Result], drafts: Sequence[Draft]) -> Vote:
         asked = [draft.model.name for draft in drafts]
-        return Vote.on(results, self._electorate, self._contract, asked, self._config.feature)
+        return Vote.on(results, self._electorate, self._contract, asked, self._config.about)
 
     def agreed(self, vote: Vote) -> bool:
         """Whether a synthesis could only make it worse."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from looper.aggregate import Ballot, Electorate, Verdict, decide
+from looper.aggregate import UNKNOWN, Ballot, Electorate, Features, Verdict, decide
 from looper.aggregate.ballots import Same
 from looper.aggregate.medoid import Text, medoid
 from looper.calls import Result
@@ -90,14 +90,12 @@ def same_by(contract: Contract[Any] | None) -> Same[Value]:
     return same
 
 
-Feature = Callable[[Result, Value | None, Contract[Any] | None], float | None]
+About = Callable[[Result, Value | None, Contract[Any] | None], Features]
 
 
-def nothing_more(
-    result: Result, value: Value | None, contract: Contract[Any] | None
-) -> float | None:
-    """The feature of an answer about which nothing more is known."""
-    return None
+def nothing_more(result: Result, value: Value | None, contract: Contract[Any] | None) -> Features:
+    """The features of an answer about which nothing more is known."""
+    return UNKNOWN
 
 
 _SURE = 0.7
@@ -123,12 +121,12 @@ class Vote:
         electorate: Electorate,
         contract: Contract[Any] | None,
         asked: Sequence[str] = (),
-        feature: Feature = nothing_more,
+        about: About = nothing_more,
     ) -> "Vote":
-        """A vote on `results`. `asked` are the models that are asked in all, if that is more; `feature` is how sure a
-        member was of what it said, in logits beyond what it usually is.
+        """A vote on `results`. `asked` are the models that are asked in all, if that is more; `about` is what is known
+        of an answer beside what it says.
         """
-        cast = Ballots(contract, asked or [result.model.name for result in results], feature)
+        cast = Ballots(contract, asked or [result.model.name for result in results], about)
         ballots = tuple(cast.cast(result) for result in results)
         verdict = decide(ballots, electorate, cast.same)
         values = tuple(ballot.value for ballot in ballots)
@@ -228,13 +226,13 @@ class Ballots:
         self,
         contract: Contract[Any] | None,
         asked: Sequence[str],
-        feature: Feature = nothing_more,
+        about: About = nothing_more,
     ) -> None:
         self.same = same_by(contract)
         self.transitive = contract is None or contract.transitive
         self._contract = contract
         self._shares = {name: 1 / asked.count(name) for name in set(asked)}
-        self._feature = feature
+        self._about = about
         self._cast: dict[int, tuple[Result, Ballot[Value]]] = {}
 
     def share(self, name: str) -> float:
@@ -245,7 +243,7 @@ class Ballots:
         if id(result) not in self._cast:
             value = value_of(result, self._contract)
             name = result.model.name
-            feature = self._feature(result, value, self._contract)
-            ballot = Ballot(name, value, feature, self.share(name))
+            features = self._about(result, value, self._contract)
+            ballot = Ballot(name, value, features, self.share(name))
             self._cast[id(result)] = result, ballot  # which keeps the id its own
         return self._cast[id(result)][1]

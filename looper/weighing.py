@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo
 
-from looper.aggregate import Advice, Electorate, Weights, WeightsError, rated, read_weights
+from looper.aggregate import (
+    UNKNOWN,
+    Advice,
+    Electorate,
+    Features,
+    Weights,
+    WeightsError,
+    rated,
+    read_weights,
+)
 from looper.calls import Result
 from looper.contract import Contract
 from looper.models import Model
@@ -74,16 +83,19 @@ class Weighing(Setting):
         """How many alternatives beside each token a member's word is weighed by; None if no probabilities count."""
         return ALTERNATIVES.get(self.weights.sureness_from or "") if self.weights else None
 
-    def feature(
+    def about(
         self, result: Result, value: object, contract: Contract[Any] | None = None
-    ) -> float | None:
-        """How sure a member was of an answer that says `value`, beyond what it usually is, in logits."""
-        weights = self.weights
-        if weights is None or weights.sureness_from is None or result.completion is None:
-            return None
-        choice = result.completion.choices[0]
-        score = token_score(weights.sureness_from, choice, value, contract)
-        return weights.feature(result.model.name, weights.sureness_from, score)
+    ) -> Features:
+        """What is known of an answer that says `value`, as far as the weights count with it."""
+        weights, completion, name = self.weights, result.completion, result.model.name
+        if weights is None or completion is None or value is None:
+            return UNKNOWN
+        usage, method = completion.usage, weights.sureness_from
+        length = weights.length(name, usage.completion_tokens if usage else None)
+        if method is None:
+            return Features(length=length)
+        score = token_score(method, completion.choices[0], value, contract)
+        return Features(weights.feature(name, method, score), length)
 
 
 _MOST_VOTERS = 8
@@ -93,7 +105,7 @@ _MOST_VOTERS = 8
 def is_idle(name: str, members: Sequence[str], electorate: Electorate) -> bool:
     """Whether the answer is the same with and without a voter, whatever the other voters say."""
     others = [each for each in members if each != name and electorate[each].votes]
-    unsteady = any(electorate[each].sureness for each in members)
+    unsteady = any(electorate[each].sureness or electorate[each].length for each in members)
     if not others or len(others) >= _MOST_VOTERS or unsteady:
         return False
     weight = electorate[name].weight

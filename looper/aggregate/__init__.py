@@ -1,12 +1,13 @@
 """From what a team's members said to one answer, and how sure of it one may be. Pure functions, no I/O."""
 
-from looper.aggregate.ballots import Ballot, Group, Same, group
+from looper.aggregate.ballots import UNKNOWN, Ballot, Features, Group, Same, group
 from looper.aggregate.electorate import UNKNOWN_VOTER, Electorate, Voter, rated
 from looper.aggregate.medoid import medoid, similarity
 from looper.aggregate.posterior import Verdict, decide
 from looper.aggregate.stopping import Outstanding, majority_certainty, settled
 from looper.aggregate.weights import (
     Advice,
+    Length,
     MemberWeights,
     Method,
     Provenance,
@@ -17,11 +18,14 @@ from looper.aggregate.weights import (
 )
 
 __all__ = [
+    "UNKNOWN",
     "UNKNOWN_VOTER",
     "Advice",
     "Ballot",
     "Electorate",
+    "Features",
     "Group",
+    "Length",
     "MemberWeights",
     "Method",
     "Outstanding",

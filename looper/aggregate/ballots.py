@@ -10,17 +10,31 @@ V = TypeVar("V", bound=Hashable)
 Same = Callable[[V, V], bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of an answer beside what it says; None is unknown and changes nothing.
+
+    `sure` is how sure the member was beyond what it usually is, in logits; `length` by how many standard deviations
+    its answer is longer than usual.
+    """
+
+    sure: float | None = None
+    length: float | None = None
+
+
+UNKNOWN = Features()
+
+
 @dataclass(frozen=True)
 class Ballot(Generic[V]):
     """What one member said: a value, FREE for text that nothing compares, None if it was silent and abstains.
 
-    `feature` is how sure the member was, beyond what it usually is, in logits; None is unknown and changes nothing.
     A member that is asked k times casts k ballots, each with a `share` of 1/k of its weight.
     """
 
     member: str
     value: V | Free | None
-    feature: float | None = None
+    features: Features = UNKNOWN
     share: float = 1.0
 
 

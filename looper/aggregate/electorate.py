@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from looper.aggregate.ballots import Features
 from looper.calibration import Calibration
 
 PEER = 0.65
@@ -16,7 +17,7 @@ _OPTIONS = 4
 _LEAST_RATING = 0.001
 _NO_RATING = 0.5
 SURE = 3.0
-"""Logits beyond which a feature counts no more."""
+"""Logits, or standard deviations, beyond which a feature counts no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,22 +25,31 @@ class Voter:
     """What a member's word counts for.
 
     A member with `votes` off is no peer of the best: it decides only while every voter is silent, and its agreement
-    counts in how sure the verdict is. `sureness` is what a ballot's feature counts for.
+    counts in how sure the verdict is. `sureness` and `length` are what a ballot's features count for.
     """
 
     weight: float
     votes: bool = True
     rating: float = 0.0
     sureness: float = 0.0
+    length: float = 0.0
 
-    def says(self, feature: float | None) -> float:
-        """The weight of a ballot with this feature."""
-        return self.weight + self.sureness * max(-SURE, min(SURE, feature or 0.0))
+    def says(self, features: Features) -> float:
+        """The weight of a ballot with these features."""
+        return (
+            self.weight
+            + self.sureness * _heeded(features.sure)
+            + self.length * _heeded(features.length)
+        )
 
     def most(self) -> float:
         """How much a ballot yet to come can change the distance between two answers."""
-        reach = abs(self.sureness) * SURE
+        reach = (abs(self.sureness) + abs(self.length)) * SURE
         return max(self.weight + reach, reach - self.weight)
+
+
+def _heeded(feature: float | None) -> float:
+    return max(-SURE, min(SURE, feature or 0.0))
 
 
 UNKNOWN_VOTER = Voter(_LEAST_WEIGHT, votes=False)

@@ -93,7 +93,7 @@ def _score(
 ) -> float:
     """The sum of weights; minus infinity for a group that nobody who decides is in."""
     said = [
-        electorate[ballot.member].says(ballot.feature) * ballot.share
+        electorate[ballot.member].says(ballot.features) * ballot.share
         for ballot in ballots
         if deciding is None or ballot.member in deciding
     ]

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -32,6 +33,23 @@ class Provenance(Setting):
     decision: str | None = None
 
 
+class Length(Setting):
+    """How long a member's answers are: half of them are longer than `typical`, in tokens.
+
+    A length says something of its own: of one model short answers are those it did not think about, of another long
+    ones are those it is lost in.
+    """
+
+    typical: Annotated[float, Field(ge=1, allow_inf_nan=False)]
+    spread: Annotated[float, Field(gt=0, le=10)] = Field(
+        description="standard deviation of the natural logarithm"
+    )
+
+    def deviation(self, tokens: float) -> float:
+        """By how many standard deviations so many tokens are more than usual."""
+        return math.log(max(1.0, tokens) / self.typical) / self.spread
+
+
 class MemberWeights(Setting):
     """What one member's word counts for in one team."""
 
@@ -40,6 +58,9 @@ class MemberWeights(Setting):
     rating: Rating = Field(description="how often it was right, when it said something")
     by_category: dict[str, FiniteFloat] = Field(default={}, description="added in a category")
     sureness: FiniteFloat = Field(default=0.0, description="per logit of its calibrated score")
+    length: FiniteFloat = Field(
+        default=0.0, description="per standard deviation of its answer's length"
+    )
 
 
 class TeamWeights(Setting):
@@ -61,6 +82,7 @@ class TeamWeights(Setting):
                 member.votes,
                 member.rating,
                 member.sureness,
+                member.length,
             )
             for name, member in self.members.items()
         }
@@ -79,6 +101,7 @@ class Weights(Setting):
     sureness_from: Method | None = Field(
         default=None, description="the score that `sureness` is about"
     )
+    lengths: dict[Name, Length] = Field(default={}, description="how long answers are usually")
     teams: tuple[TeamWeights, ...] = Field(min_length=1, max_length=16)
     held_out: dict[Method | Literal["posterior"], tuple[HeldOut, ...]] = Field(
         default={}, description="what `max_accepted_error` is read off: of each team but the last"
@@ -95,9 +118,20 @@ class Weights(Setting):
         return self
 
     @model_validator(mode="after")
-    def _scores_members(self) -> Self:
-        if strangers := sorted(self.scores.keys() - self.members):
-            raise ValueError(f"`scores` has {strangers[0]!r}, who is in no team")
+    def _knows_the_lengths_it_counts_with(self) -> Self:
+        for team in self.teams:
+            for name, member in team.members.items():
+                if member.length and name not in self.lengths:
+                    raise ValueError(
+                        f"{name!r} has a length, and `lengths` does not say what is usual"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _knows_members_only(self) -> Self:
+        for known, names in (("scores", self.scores), ("lengths", self.lengths)):
+            if strangers := sorted(names.keys() - self.members):
+                raise ValueError(f"`{known}` has {strangers[0]!r}, who is in no team")
         return self
 
     @model_validator(mode="after")
@@ -134,6 +168,11 @@ class Weights(Setting):
         if score is None or calibration is None or method != self.sureness_from:
             return None
         return beyond_usual(calibration, score, self.team([member]).members[member].rating)
+
+    def length(self, member: str, tokens: float | None) -> float | None:
+        """By how many standard deviations an answer is longer than usual; None if nothing is known."""
+        usual = self.lengths.get(member)
+        return None if usual is None or not tokens else usual.deviation(tokens)
 
 
 def beyond_usual(calibration: Calibration, score: float, usual: float) -> float:

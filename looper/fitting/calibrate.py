@@ -14,15 +14,12 @@ from looper.fitting.gates import gates
 from looper.fitting.isotonic import calibrate
 from looper.fitting.logit import Flags, Floats
 from looper.fitting.team import FOLDS, HeldOut, Team, fit_team, held_out, weights_of
-from looper.outcomes import Outcomes, Question
+from looper.outcomes import CHARS_PER_TOKEN, Outcomes, Question
 
 FEWEST = 4 * FOLDS
 """Questions below which nothing is fitted."""
 
 _RESAMPLES = 2000
-_PER_TOKEN = 4
-"""Characters."""
-
 _LIKELY = (2.5, 97.5)
 
 _HARDLY_DEARER = 1.05
@@ -116,6 +113,7 @@ def calibrate_team(
         ),
         scores={name: dict(each) for name, each in sureness.scores.items()},
         sureness_from=sureness.method,
+        lengths=dict(fits[-1].lengths),
         teams=tuple(
             weights_of(fitted, posterior, accept_at[at] if at < len(accept_at) else None)
             for at, (fitted, posterior) in enumerate(zip(fits, worth, strict=True))
@@ -272,4 +270,4 @@ def _cost(row: Question, name: str, price: Price | None, usual: float | None) ->
     length = row.chars.get(name, usual)
     if price is None or length is None:
         return None
-    return (row.prompt_chars * price[0] + length * price[1]) / _PER_TOKEN / 1e6
+    return (row.prompt_chars * price[0] + length * price[1]) / CHARS_PER_TOKEN / 1e6

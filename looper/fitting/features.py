@@ -1,11 +1,14 @@
-"""How sure members were, as the logit counts with it: calibrated scores in logits, beyond what is usual."""
+"""What is known of recorded answers beside what they say: how sure members were, and how long they took to say it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median, pstdev
 
 import numpy as np
 
-from looper.aggregate import Method
+from looper.aggregate import Length, Method
+from looper.aggregate.electorate import SURE
 from looper.aggregate.weights import beyond_usual
 from looper.calibration import Calibration
 from looper.fitting.isotonic import calibrate
@@ -24,6 +27,9 @@ METHODS: tuple[Method, ...] = (
 """The best to weigh words by first."""
 
 _ENOUGH = 50
+"""Answers of a member from which on something is measured of them."""
+
+_LEAST_SPREAD = 0.05
 
 Scores = Mapping[str, Mapping[Method, Calibration]]
 
@@ -49,6 +55,33 @@ def calibrations(rows: Sequence[Question], members: Sequence[str]) -> Scores:
             if len(pairs) >= _ENOUGH and (calibration := calibrate(pairs)) is not None:
                 found.setdefault(name, {})[method] = calibration
     return found
+
+
+Lengths = Mapping[str, Length]
+
+
+def lengths(rows: Sequence[Question], members: Sequence[str]) -> Lengths:
+    """How long each member's answers are, where the length of enough of them is known."""
+    found = {}
+    for name in members:
+        known = [math.log(tokens) for row in rows if (tokens := row.tokens(name))]
+        if len(known) >= _ENOUGH:
+            spread = max(_LEAST_SPREAD, pstdev(known))
+            typical = math.exp(median(known))
+            found[name] = Length(typical=round(typical, 1), spread=round(spread, 4))
+    return found
+
+
+def long(rows: Sequence[Question], members: Sequence[str], usual: Lengths) -> Floats:
+    """By question and member: by how many standard deviations an answer is longer than usual, within what is heeded."""
+    return np.array([[_deviation(row, name, usual.get(name)) for name in members] for row in rows])
+
+
+def _deviation(row: Question, name: str, usual: Length | None) -> float:
+    tokens = row.tokens(name)
+    if usual is None or tokens is None:
+        return 0.0
+    return max(-SURE, min(SURE, usual.deviation(tokens)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,16 @@ RIDGE = 30.0
 TERMS_RIDGE = 10.0
 """How strongly terms of categories and scores are held to nothing."""
 
+LENGTH_RIDGE = 30.0
+"""How strongly terms of lengths are held to nothing."""
+
+_APART_RIDGE = 10.0
+"""How strongly the best and the others are held to one scale."""
+
 _BIAS_RIDGE = 0.1
 _NOBODY = -1e9
+_WIDEST = 6.0
+"""The natural logarithm of how far a scale may be from 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +36,14 @@ class Design:
     """Questions as arrays: `said[question, answer, member]` is 1 where a member gave that answer.
 
     `right` is the index of the right answer; one beyond the last, if nobody gave it. The last category is any that is
-    not known, and has no terms.
+    not known, and has no terms. `sure` and `long` are features by question and member.
     """
 
     said: Floats
     right: Indices
     category: Indices
-    feature: Floats
+    sure: Floats
+    long: Floats
 
     @property
     def given(self) -> Flags:
@@ -50,7 +59,8 @@ def design(
     rows: Sequence[Question],
     members: Sequence[str],
     categories: Sequence[str],
-    feature: Floats,
+    sure: Floats,
+    long: Floats,
 ) -> Design:
     answers = [_answers(row, members) for row in rows]
     most = max((len(each) for each in answers), default=0) or 1
@@ -63,7 +73,7 @@ def design(
                 right[at] = min(right[at], place)
     known = {name: at for at, name in enumerate(categories)}
     category = np.array([known.get(row.category, len(categories)) for row in rows], dtype=np.intp)
-    return Design(said, right, category, feature)
+    return Design(said, right, category, sure, long)
 
 
 def _answers(row: Question, members: Sequence[str]) -> dict[str, list[int]]:
@@ -76,24 +86,31 @@ def _answers(row: Question, members: Sequence[str]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What `posterior` counts with: per member, per category and member, per member's score."""
+    """What `posterior` counts with: per member, per category and member, per member's score and length."""
 
     weight: Floats
     by_category: Floats
     sureness: Floats
+    length: Floats
     none_of_these: float
 
+    @classmethod
+    def by_weight(cls, weight: Floats, categories: int, none_of_these: float) -> "Fit":
+        """One that knows no more than who said it."""
+        nothing = np.zeros(weight.size)
+        return cls(weight, np.zeros((categories, weight.size)), nothing, nothing, none_of_these)
+
     def pack(self) -> Floats:
+        terms = self.by_category.ravel()
         return np.concatenate(
-            [self.weight, self.by_category.ravel(), self.sureness, [self.none_of_these]]
+            [self.weight, terms, self.sureness, self.length, [self.none_of_these]]
         )
 
     def unpack(self, packed: Floats) -> "Fit":
-        members, terms = self.weight.size, self.by_category.size
-        weight, by_category, sureness, bias = np.split(
-            packed, [members, members + terms, 2 * members + terms]
-        )
-        return Fit(weight, by_category.reshape(self.by_category.shape), sureness, float(bias[0]))
+        sizes = (self.weight.size, self.by_category.size, self.sureness.size, self.length.size)
+        weight, terms, sureness, length, bias = np.split(packed, np.cumsum(sizes))
+        by_category = terms.reshape(self.by_category.shape)
+        return Fit(weight, by_category, sureness, length, float(bias[0]))
 
 
 def fit(data: Design, prior: Fit, fixed: Flags) -> Fit:
@@ -102,10 +119,11 @@ def fit(data: Design, prior: Fit, fixed: Flags) -> Fit:
     What is said of members that are `fixed` stays as it is.
     """
     start = prior.pack()
+    members = prior.weight.size
     ridge = np.full(start.size, TERMS_RIDGE)
-    ridge[: prior.weight.size], ridge[-1] = RIDGE, _BIAS_RIDGE
+    ridge[:members], ridge[-members - 1 : -1], ridge[-1] = RIDGE, LENGTH_RIDGE, _BIAS_RIDGE
     terms = np.broadcast_to(fixed, prior.by_category.shape).ravel()
-    free = 1.0 - np.concatenate([fixed, terms, fixed, [False]])
+    free = 1.0 - np.concatenate([fixed, terms, fixed, fixed, [False]])
 
     def loss(packed: Floats) -> tuple[float, Floats]:
         likelihood, slope = _likelihood(data, prior.unpack(packed))
@@ -116,24 +134,36 @@ def fit(data: Design, prior: Fit, fixed: Flags) -> Fit:
     return prior.unpack(found.x)
 
 
-def scaled(data: Design, prior: Fit) -> Fit:
-    """The prior with all weights multiplied by one number: members err together, and how much is in the data.
+def scaled(data: Design, prior: Fit, best: int) -> Fit:
+    """The prior with its weights multiplied by one number, and those of all but the best by a second one, at most 1.
 
-    It is found from far fewer questions than a weight for each member.
+    Members err together, and the others together may be worth less beside the best than their ratings say. How much is
+    in the data, and is found from far fewer questions than a weight for each member.
     """
+    members = prior.weight.size
+    others = np.arange(members) != best
 
-    def loss(packed: Floats) -> tuple[float, Floats]:
-        factor = float(np.exp(packed[0]))
-        likelihood, slope = _likelihood(data, _times(prior, factor, float(packed[1])))
-        along = float(slope[: prior.weight.size] @ prior.weight) * factor
-        return packed[0] ** 2 / 2 - likelihood, np.array([packed[0] - along, -slope[-1]])
+    def at(scale: Floats) -> Fit:
+        factors = np.exp(scale[0] + others * scale[1])
+        return replace(prior, weight=prior.weight * factors, none_of_these=float(scale[2]))
 
-    found = minimize(loss, np.array([0.0, prior.none_of_these]), jac=True, method="L-BFGS-B")
-    return _times(prior, float(np.exp(found.x[0])), float(found.x[1]))
+    def loss(scale: Floats) -> tuple[float, Floats]:
+        there = at(scale)
+        likelihood, slope = _likelihood(data, there)
+        along = slope[:members] * there.weight
+        held = (scale[0] ** 2 + _APART_RIDGE * scale[1] ** 2) / 2
+        return held - likelihood, np.array(
+            [
+                scale[0] - along.sum(),
+                _APART_RIDGE * scale[1] - along[others].sum(),
+                -slope[-1],
+            ]
+        )
 
-
-def _times(prior: Fit, factor: float, bias: float) -> Fit:
-    return replace(prior, weight=prior.weight * factor, none_of_these=bias)
+    start = np.array([0.0, 0.0, prior.none_of_these])
+    bounds = [(-_WIDEST, _WIDEST), (-_WIDEST, 0.0), (None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    return at(found.x)
 
 
 def scores(data: Design, weights: Fit) -> Floats:
@@ -146,7 +176,8 @@ def scores(data: Design, weights: Fit) -> Floats:
 def _each(data: Design, weights: Fit) -> Floats:
     """What each member's word counts for, question by question."""
     terms = np.vstack([weights.by_category, np.zeros(weights.weight.size)])
-    counted: Floats = weights.weight + terms[data.category] + weights.sureness * data.feature
+    by_features = weights.sureness * data.sure + weights.length * data.long
+    counted: Floats = weights.weight + terms[data.category] + by_features
     return counted
 
 
@@ -173,7 +204,8 @@ def _likelihood(data: Design, weights: Fit) -> tuple[float, Floats]:
         [
             per_member.sum(axis=0),
             terms[:-1].ravel(),
-            (per_member * data.feature).sum(axis=0),
+            (per_member * data.sure).sum(axis=0),
+            (per_member * data.long).sum(axis=0),
             [missed[:, -1].sum()],
         ]
     )

@@ -19,7 +19,7 @@ from typing import Literal
 
 import click
 
-from looper.aggregate import Ballot, Electorate, Verdict, Weights, decide, rated
+from looper.aggregate import UNKNOWN, Ballot, Electorate, Features, Verdict, Weights, decide, rated
 from looper.aggregate.weights import TeamWeights
 from looper.fitting.calibrate import Costs, calibrate_team, costs_of
 from looper.fitting.features import score
@@ -28,6 +28,9 @@ from looper.outcomes import Outcomes, OutcomesError, Question, read_outcomes
 Fit = Literal["weights", "ratings", "majority"]
 
 _RANK = 4
+"""Digits of ratings that tell all members apart."""
+
+_KNOWN = 2
 """Digits that an operator would give a rating."""
 
 
@@ -52,6 +55,7 @@ class Experiment:
     stages: tuple[tuple[str, ...], ...]
     fit: Fit
     labels: int | None
+    rated: bool
     prices: Mapping[str, tuple[float, float]]
 
     @property
@@ -103,8 +107,10 @@ def _answers(
         return
     labelled = seen[: experiment.labels]
     costs = costs_of(labelled, experiment.members, experiment.prices)
+    known = {name: round(rating, _KNOWN) for name, rating in ratings.items()}
+    known = known if experiment.rated else {}
     weights, _ = calibrate_team(
-        replace(data, rows=labelled), experiment.stages, {}, costs, today=datetime.date.today()
+        replace(data, rows=labelled), experiment.stages, known, costs, today=datetime.date.today()
     )
     for row in unseen:
         yield _in_stages(row, experiment.stages, weights)
@@ -127,14 +133,17 @@ def _in_stages(
 def _decide(
     row: Question, asked: Sequence[str], voters: Electorate, weights: Weights | None
 ) -> Verdict[str]:
-    ballots = [Ballot(name, row.answer(name), _feature(row, name, weights)) for name in asked]
+    ballots = [Ballot(name, row.answer(name), _about(row, name, weights)) for name in asked]
     return decide(ballots, voters, eq)
 
 
-def _feature(row: Question, name: str, weights: Weights | None) -> float | None:
-    if weights is None or weights.sureness_from is None:
-        return None
-    return weights.feature(name, weights.sureness_from, score(row, name, weights.sureness_from))
+def _about(row: Question, name: str, weights: Weights | None) -> Features:
+    if weights is None:
+        return UNKNOWN
+    method, length = weights.sureness_from, weights.length(name, row.tokens(name))
+    if method is None:
+        return Features(length=length)
+    return Features(weights.feature(name, method, score(row, name, method)), length)
 
 
 def by_rank(rows: Sequence[Question], models: Sequence[str], ranks: str) -> tuple[str, ...]:
@@ -160,6 +169,7 @@ def _price(text: str) -> tuple[str, tuple[float, float]]:
 @click.option("--price", multiple=True, help="MODEL=INPUT/OUTPUT in USD per million tokens.")
 @click.option("--fit", type=click.Choice(["weights", "ratings", "majority"]), default="weights")
 @click.option("--labels", type=int, help="How many questions of the first half the fit may see.")
+@click.option("--rated", is_flag=True, help="The fit knows ratings, to two digits.")
 @click.option("--seeds", default=10, show_default=True)
 def main(
     data: Path,
@@ -169,6 +179,7 @@ def main(
     price: tuple[str, ...],
     fit: Fit,
     labels: int | None,
+    rated: bool,
     seeds: int,
 ) -> None:
     if sum(map(bool, (ranks, members, stage))) != 1:
@@ -182,7 +193,7 @@ def main(
     for seed in range(seeds):
         if ranks:
             named = (by_rank(halves(outcomes.rows, seed)[0], outcomes.models, ranks),)
-        experiment = Experiment(named, fit, labels, dict(map(_price, price)))
+        experiment = Experiment(named, fit, labels, rated, dict(map(_price, price)))
         splits.append(measure(outcomes, experiment, seed))
     click.echo(summary(splits))
 

@@ -9,13 +9,17 @@ import numpy as np
 from looper.aggregate import MemberWeights, TeamWeights
 from looper.aggregate.electorate import PEER, logit, peers
 from looper.calibration import Calibration
-from looper.fitting.features import Sureness
+from looper.fitting.features import Lengths, Sureness, lengths, long
 from looper.fitting.logit import Design, Fit, Flags, Floats, design, fit, posteriors, scaled, scores
 from looper.outcomes import Question
 
 FOLDS = 5
-_PRIOR_ROWS = 20
+_PRIOR_ROWS = 60
+"""Answers that a configured rating counts as."""
+
 _FEW_ROWS = 10
+"""Answers that the mean of all members counts as, for one that has no rating."""
+
 _DIGITS = 4
 _WRONG = 1.5
 """Wrong answers to choose from, as it were: less than there are, as members that err choose the same ones."""
@@ -53,12 +57,13 @@ class Fitted:
     team: Team
     ratings: Mapping[str, float]
     sureness: Sureness
+    lengths: Lengths
     votes: Flags
     weights: Fit
 
     def decides(self, rows: Sequence[Question]) -> tuple[Floats, Flags]:
         """Of each question: the posterior of the winning answer, and whether it is right. As `decide` does it."""
-        data = _design(rows, self.team, self.sureness)
+        data = _design(rows, self.team, self.sureness, self.lengths)
         voted: Flags = np.any(data.said, axis=1) & self.votes
         deciding = self.votes | ~np.any(voted, axis=1, keepdims=True)
         winner = scores(data.only(deciding), self.weights).argmax(axis=1)
@@ -103,39 +108,52 @@ def held_out(rows: Sequence[Question], team: Team) -> HeldOut:
 def fit_team(rows: Sequence[Question], team: Team) -> Fitted:
     """Weights of those who vote, fitted together; then, with these as they are, of the others."""
     ratings = measured(rows, team)
-    voting = voters_of(ratings, len(rows))
+    voting = voters_of(rows, ratings)
     votes = np.array([name in voting for name in team.members])
-    sureness = Sureness.of(rows, team.members, ratings)
-    data = _design(rows, team, sureness)
+    sureness, usual = Sureness.of(rows, team.members, ratings), lengths(rows, team.members)
+    data = _design(rows, team, sureness, usual)
     prior = _prior(team, ratings, votes)
     voters = data.only(votes)
-    first = fit(voters, scaled(voters, prior), fixed=~votes)
-    if votes.all():
-        return Fitted(team, ratings, sureness, votes, first)
-    start = replace(first, weight=np.where(votes, first.weight, _others(team, ratings, votes)))
-    return Fitted(team, ratings, sureness, votes, fit(data, start, fixed=votes))
+    best = max(range(len(votes)), key=lambda at: ratings[team.members[at]])
+    weights = fit(voters, scaled(voters, prior, best), fixed=~votes)
+    if not votes.all():
+        others = _others(team, ratings, votes)
+        start = replace(weights, weight=np.where(votes, weights.weight, others))
+        weights = fit(data, start, fixed=votes)
+    return Fitted(team, ratings, sureness, usual, votes, weights)
 
 
-def voters_of(ratings: Mapping[str, float], rows: int) -> frozenset[str]:
-    """The peers of the best, and those who may be peers as far as so many rows tell: within half a standard error."""
-    best = max(ratings.values())
+def voters_of(rows: Sequence[Question], ratings: Mapping[str, float]) -> frozenset[str]:
+    """The peers of the best, and those who may be its peers as far as these rows tell: within a standard error."""
+    best = max(ratings, key=ratings.__getitem__)
     found = set(peers(ratings))
     for name, rating in ratings.items():
-        doubt = math.sqrt((best / (1 - best) + rating / (1 - rating)) / rows)
-        if math.log((1 - best) / (1 - rating)) + doubt / 2 >= math.log(PEER):
+        ratio = math.log((1 - ratings[best]) / (1 - rating))
+        if ratio + _doubt(rows, (best, ratings[best]), (name, rating)) >= math.log(PEER):
             found.add(name)
     return frozenset(found)
 
 
-def _design(rows: Sequence[Question], team: Team, sureness: Sureness) -> Design:
-    return design(rows, team.members, team.categories, sureness.features(rows, team.members))
+def _doubt(rows: Sequence[Question], one: tuple[str, float], other: tuple[str, float]) -> float:
+    """The standard error of the logarithm of the ratio of two members' errors, who answered the same questions.
+
+    By the delta method its variance is apart / (wrong * wrong), where `apart` counts the questions that only one of
+    them got right. One is added to these, as that there are none is no certainty.
+    """
+    apart = sum(row.is_right(one[0]) != row.is_right(other[0]) for row in rows)
+    errors = (1 - one[1]) * (1 - other[1]) * len(rows) ** 2
+    return math.sqrt((apart + 1) / errors)
+
+
+def _design(rows: Sequence[Question], team: Team, sureness: Sureness, usual: Lengths) -> Design:
+    sure = sureness.features(rows, team.members)
+    return design(rows, team.members, team.categories, sure, long(rows, team.members, usual))
 
 
 def _prior(team: Team, ratings: Mapping[str, float], votes: Flags) -> Fit:
     """The ratings' log-odds, and nothing for those who do not vote."""
-    count = len(team.members)
     weight = np.where(votes, _odds(team, ratings), 0.0)
-    return Fit(weight, np.zeros((len(team.categories), count)), np.zeros(count), math.log(_WRONG))
+    return Fit.by_weight(weight, len(team.categories), math.log(_WRONG))
 
 
 def _odds(team: Team, ratings: Mapping[str, float]) -> Floats:
@@ -168,4 +186,5 @@ def _member(fitted: Fitted, at: int) -> MemberWeights:
         rating=round(fitted.ratings[name], _DIGITS),
         by_category={name: value for name, term in terms if (value := round(float(term), _DIGITS))},
         sureness=round(float(weights.sureness[at]), _DIGITS),
+        length=round(float(weights.length[at]), _DIGITS),
     )

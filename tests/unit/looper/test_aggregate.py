@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from looper.aggregate import (
     Ballot,
     Electorate,
+    Features,
     Outstanding,
     Voter,
     decide,
@@ -128,12 +129,22 @@ def test_posterior(
 
 def test_a_feature_counts_by_what_the_member_s_sureness_is_worth() -> None:
     voters = Electorate({"a": Voter(1.0, sureness=0.5), "b": Voter(1.0)}, 0.0)
-    said = [Ballot("a", 1, feature=2.0), Ballot("b", 2, feature=2.0)]
+    sure = Features(sure=2.0)
+    said = [Ballot("a", 1, sure), Ballot("b", 2, sure)]
     verdict = decide(said, voters, equal)
     # e² and e¹ and 1
     assert verdict.groups[0].posterior == pytest.approx(0.665241, abs=1e-6)
-    huge = decide([replace(said[0], feature=1e9), said[1]], voters, equal)
+    huge = decide([Ballot("a", 1, Features(sure=1e9)), said[1]], voters, equal)
     assert huge.groups[0].score == pytest.approx(2.5)
+
+
+def test_a_length_counts_by_what_it_is_worth_of_the_member() -> None:
+    voters = Electorate({"a": Voter(1.0, length=-0.5), "b": Voter(1.0, length=0.25)}, 0.0)
+    long = Features(length=2.0)
+    verdict = decide([Ballot("a", 1, long), Ballot("b", 2, long)], voters, equal)
+    assert [(each.group.value, each.score) for each in verdict.groups] == [(2, 1.5), (1, 0.0)]
+    assert voters["a"].says(Features(sure=3.0, length=-1e9)) == 2.5
+    assert voters["a"].most() == 2.5
 
 
 def test_samples_of_one_member_share_its_weight() -> None:
@@ -280,9 +291,9 @@ def test_more_weight_never_harms_what_it_is_given_to(
 def _all_endings(missing: list[Outstanding], voters: Electorate) -> Any:
     choices = [
         [
-            Ballot(each.member, value, feature=feature, share=each.share)
+            Ballot(each.member, value, Features(far, far), each.share)
             for value in (None, *range(-1, 7))
-            for feature in ((-3.0, 3.0) if voters[each.member].sureness else (None,))
+            for far in ((-3.0, 3.0) if voters[each.member].sureness else (None,))
         ]
         for each in missing
     ]
@@ -303,7 +314,7 @@ def test_stopping_when_settled_never_changes_the_winner(
     voters = replace(
         voters,
         voters={
-            name: replace(voter, sureness=sure, weight=voter.weight + less)
+            name: replace(voter, sureness=sure, length=sure / 2, weight=voter.weight + less)
             for name, voter in voters.voters.items()
         },
     )

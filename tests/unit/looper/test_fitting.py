@@ -3,7 +3,7 @@ import gzip
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import eq
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from msgspec import structs
 
 from looper.aggregate import Ballot, decide, read_weights
 from looper.fitting import splits
@@ -19,7 +20,7 @@ from looper.fitting.calibrate import TooFew, calibrate_team, costs_of
 from looper.fitting.cascade import Stage, frontier, run
 from looper.fitting.features import score
 from looper.fitting.isotonic import calibrate
-from looper.fitting.logit import Fit, _likelihood, design, fit, scaled
+from looper.fitting.logit import Design, Fit, _likelihood, design, fit, scaled
 from looper.fitting.team import Team, fit_team, measured, voters_of
 from looper.outcomes import Outcomes, OutcomesError, Question, read_outcomes
 
@@ -60,9 +61,10 @@ RATES = {"a": 0.8, "b": 0.75, "c": 0.7}
 
 def test_the_slope_is_that_of_the_likelihood() -> None:
     rows = questions(RATES, 30, silence=0.2)
-    features = np.random.default_rng(1).normal(size=(30, 3))
-    data = design(rows, tuple(RATES), ("law", "physics"), features)
-    start = Fit(np.array([1.0, 0.5, -0.2]), np.full((2, 3), 0.1), np.full(3, 0.3), 0.7)
+    sure, long = np.random.default_rng(1).normal(size=(2, 30, 3))
+    data = design(rows, tuple(RATES), ("law", "physics"), sure, long)
+    weight, terms = np.array([1.0, 0.5, -0.2]), np.full((2, 3), 0.1)
+    start = Fit(weight, terms, np.full(3, 0.3), np.full(3, -0.2), 0.7)
     packed = start.pack()
     _, slope = _likelihood(data, start)
     for at in range(packed.size):
@@ -73,10 +75,16 @@ def test_the_slope_is_that_of_the_likelihood() -> None:
         assert slope[at] == pytest.approx((up - down) / 2e-5, abs=1e-5)
 
 
+def answers_only(rows: Sequence[Question], members: Iterable[str]) -> Design:
+    """Nothing is known beside the answers."""
+    names = tuple(members)
+    return design(rows, names, (), *np.zeros((2, len(rows), len(names))))
+
+
 def test_what_is_fixed_stays_and_the_rest_grows_likelier() -> None:
     rows = questions(RATES)
-    data = design(rows, tuple(RATES), (), np.zeros((400, 3)))
-    prior = Fit(np.ones(3), np.zeros((0, 3)), np.zeros(3), 1.0)
+    data = answers_only(rows, RATES)
+    prior = Fit.by_weight(np.ones(3), 0, 1.0)
     found = fit(data, prior, np.array([True, False, False]))
     assert found.weight[0] == 1
     assert found.weight[1] != 1
@@ -86,13 +94,23 @@ def test_what_is_fixed_stays_and_the_rest_grows_likelier() -> None:
 def test_members_that_say_the_same_count_for_less() -> None:
     rows = questions({"a": 0.7})
     copies = [Question(gold="A", answers=dict.fromkeys("xyz", row.answers["a"])) for row in rows]
-    alone = design(rows, ("a",), (), np.zeros((400, 1)))
-    together = design(copies, tuple("xyz"), (), np.zeros((400, 3)))
-    one = scaled(alone, Fit(np.ones(1), np.zeros((0, 1)), np.zeros(1), 1.0))
-    three = scaled(together, Fit(np.ones(3), np.zeros((0, 3)), np.zeros(3), 1.0))
+    one = scaled(answers_only(rows, "a"), Fit.by_weight(np.ones(1), 0, 1.0), best=0)
+    three = scaled(answers_only(copies, "xyz"), Fit.by_weight(np.ones(3), 0, 1.0), best=0)
     gain = (one.weight.sum() - one.none_of_these) - (three.weight.sum() - three.none_of_these)
     assert gain == pytest.approx(0, abs=0.05)
     assert three.weight[0] < one.weight[0]
+
+
+def test_beside_one_that_is_right_where_the_others_agree_they_count_for_less() -> None:
+    """Who errs together is worth less than its rating says, in a hundred questions already."""
+    followed = [
+        structs.replace(row, answers={**row.answers, "y": row.answers["x"]})
+        for row in questions({"best": 0.9, "x": 0.6}, 100)
+    ]
+    prior = Fit.by_weight(np.array([2.0, 1.5, 1.5]), 0, 1.0)
+    held = scaled(answers_only(followed, ("best", "x", "y")), prior, best=0)
+    assert held.weight[1] + held.weight[2] < held.weight[0]
+    assert held.weight[1] == pytest.approx(held.weight[2])
 
 
 def test_the_fit_decides_as_requests_are_decided() -> None:
@@ -112,13 +130,49 @@ def test_the_fit_decides_as_requests_are_decided() -> None:
 
 def test_ratings_count_as_some_answers() -> None:
     rows = questions({"a": 1.0}, 20)
-    assert measured(rows, Team(("a",), {"a": 0.5})) == {"a": pytest.approx(0.75)}
+    assert measured(rows, Team(("a",), {"a": 0.5})) == {"a": pytest.approx(50 / 80)}
 
 
 def test_a_member_is_left_out_only_if_the_data_shows_it() -> None:
-    ratings = {"a": 0.74, "b": 0.58}  # .26/.42 = .62
-    assert voters_of(ratings, 100) == {"a", "b"}
-    assert voters_of(ratings, 100_000) == {"a"}
+    ratings = {"a": 0.74, "b": 0.56}  # .26/.44 = .59
+    few, many = questions(ratings, 100), questions(ratings, 5000)
+    assert voters_of(few, ratings) == {"a", "b"}
+    assert voters_of(many, ratings) == {"a"}
+
+
+def test_members_that_err_together_are_told_apart_sooner() -> None:
+    ratings = {"a": 0.7, "b": 0.4}  # .30/.60 = .50, and ln(.65/.5) = .26
+    apart = questions(ratings, 40)
+    nested = [structs.replace(row, answers={"a": "A" if at < 28 else "B", "b": "A" if at < 16 else "B"})
+              for at, row in enumerate(apart)]  # fmt: skip
+    assert voters_of(apart, ratings) == {"a", "b"}
+    assert voters_of(nested, ratings) == {"a"}
+
+
+def test_a_length_that_tells_right_from_wrong_gives_a_member_weight() -> None:
+    """Of one model the long answers are the good ones, of another the short ones; a third writes always as much."""
+    rows = questions({"a": 0.6, "b": 0.6, "c": 0.6}, 600)
+    chance = random.Random(1)
+    written = [
+        structs.replace(
+            row,
+            chars={
+                "a": int((800 if row.is_right("a") else 200) * chance.uniform(0.5, 2)),
+                "b": int((200 if row.is_right("b") else 800) * chance.uniform(0.5, 2)),
+                "c": 400,
+            },
+        )
+        for row in rows
+    ]
+    unknown = [structs.replace(row, chars={}) for row in rows]
+    _, before = calibrate_team(outcomes(unknown), [("a", "b", "c")], {}, today=TODAY)
+    weights, after = calibrate_team(outcomes(written), [("a", "b", "c")], {}, today=TODAY)
+    members = weights.teams[0].members
+    assert members["a"].length > 0.3
+    assert members["b"].length < -0.3
+    assert members["c"].length == pytest.approx(0, abs=0.01)
+    assert 80 < weights.lengths["a"].typical < 170  # tokens, of about four characters
+    assert after.check.accuracy.mean > before.check.accuracy.mean + 0.05
 
 
 def test_knots_never_fall() -> None:

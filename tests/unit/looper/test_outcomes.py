@@ -35,8 +35,21 @@ def test_a_runs_record_with_what_is_right_is_an_outcome(tmp_path: Path) -> None:
     assert row.latency == {"small": 1.5}
     assert row.cost == {"small": 12.5 / 1e6}
     assert row.chars == {"small": 8}
+    assert row.tokens("small") == 2
     assert row.is_right("small")
     assert not row.is_right("other")
+
+
+def test_a_length_is_what_was_counted_where_that_is_known(tmp_path: Path) -> None:
+    """Thoughts that nobody sees are part of what a model wrote."""
+    said, *rest = RECORD["calls"]
+    counted = {
+        **said,
+        "usage": {"prompt_tokens": 50, "completion_tokens": 120, "total_tokens": 170},
+    }
+    (row,) = read(tmp_path, {**RECORD, "calls": [counted, *rest], "gold": "B"})
+    assert row.tokens("small") == 120
+    assert row.tokens("other") is None
 
 
 def test_without_what_is_right_it_is_none(tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from looper.aggregate import UNKNOWN
 from looper.calls import Result
+from looper.chat import WireUsage
 from looper.ratings import RatingsConfig
 from looper.weighing import Weighing
 from tests.fakes.models import completion, model
@@ -76,7 +78,9 @@ class TestSureness:
     def test_is_read_off_the_tokens(self, tmp_path: Path) -> None:
         """Where weights count on probabilities they are asked for, and an answer surer than usual weighs more."""
         settings = weighing(tmp_path)
-        sure, unsure = (settings.feature(result_of("a", logprob), "B") for logprob in (-0.01, -2.0))
+        sure, unsure = (
+            settings.about(result_of("a", logprob), "B").sure for logprob in (-0.01, -2.0)
+        )
         assert settings.alternatives == 0
         assert sure is not None
         assert unsure is not None
@@ -85,13 +89,25 @@ class TestSureness:
     def test_is_unknown_without_tokens(self, tmp_path: Path) -> None:
         """No probabilities, or none that were measured of this member, change nothing."""
         settings = weighing(tmp_path)
-        assert settings.feature(result_of("a", None), "B") is None
-        assert settings.feature(result_of("b", -0.1), "B") is None
-        assert Weighing().feature(result_of("a", -0.1), "B") is None
+        assert settings.about(result_of("a", None), "B") == UNKNOWN
+        assert settings.about(result_of("b", -0.1), "B") == UNKNOWN
+        assert Weighing().about(result_of("a", -0.1), "B") == UNKNOWN
         assert Weighing().alternatives is None
 
 
-def result_of(name: str, logprob: float | None) -> Result:
-    tokens = [{"token": "B", "logprob": logprob}]
-    logprobs = None if logprob is None else {"content": tokens}
-    return Result(MODELS[name], "member", "ok", completion("B", logprobs=logprobs))
+class TestLength:
+    def test_is_what_the_backend_counted(self, tmp_path: Path) -> None:
+        """Where weights count on lengths, all that a member wrote counts, its thoughts too; silence has no length."""
+        settings = weighing(tmp_path, {**WEIGHTS, "lengths": {"b": {"typical": 50, "spread": 0.5}}})
+        said = result_of("b", None, tokens=100)
+        assert settings.about(said, "B").length == pytest.approx(1.386294, abs=1e-6)
+        assert settings.about(said, None) == UNKNOWN
+        assert settings.about(result_of("b", None, tokens=None), "B") == UNKNOWN
+        assert settings.about(result_of("a", -0.1, tokens=100), "B").length is None
+        assert settings.alternatives == 0  # for the sake of the sureness alone
+
+
+def result_of(name: str, logprob: float | None, tokens: int | None = 1) -> Result:
+    logprobs = None if logprob is None else {"content": [{"token": "B", "logprob": logprob}]}
+    usage = None if tokens is None else WireUsage(9, tokens)
+    return Result(MODELS[name], "member", "ok", completion("B", logprobs=logprobs, usage=usage))

@@ -12,11 +12,12 @@ FILE: dict[str, Any] = {
     "provenance": {"date": "2026-01-31", "rows": 100, "checksum": "sha256:" + "0" * 64},
     "scores": {"a": {"answer_span": {"knots": [[0.0, 0.3], [1.0, 0.9]]}}},
     "sureness_from": "answer_span",
+    "lengths": {"b": {"typical": 100, "spread": 0.5}},
     "teams": [
         {
             "members": {
                 "a": {**MEMBER, "sureness": 0.5, "by_category": {"law": -0.5}},
-                "b": MEMBER,
+                "b": {**MEMBER, "length": -0.25},
             },
             "none_of_these": 1.0,
             "posterior": {"knots": [[0.0, 0.0], [1.0, 0.5]]},
@@ -67,6 +68,17 @@ def test_a_feature_is_how_much_surer_a_member_is_than_usual(tmp_path: Path) -> N
         assert unknown is None
 
 
+def test_a_length_is_told_in_deviations_of_its_logarithm(tmp_path: Path) -> None:
+    weights = read_weights(written(tmp_path))
+    assert weights.electorate(["b"])["b"].length == -0.25
+    # ln(200/100) / 0.5
+    assert weights.length("b", 200) == pytest.approx(1.386294, abs=1e-6)
+    assert weights.length("b", 100) == pytest.approx(0, abs=1e-9)
+    assert weights.length("b", None) is None
+    assert weights.length("b", 0) is None
+    assert weights.length("a", 200) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -83,6 +95,16 @@ def test_a_feature_is_how_much_surer_a_member_is_than_usual(tmp_path: Path) -> N
             id="no-calibration",
         ),
         pytest.param(
+            {"lengths": {}},
+            "'b' has a length, and `lengths` does not say what is usual",
+            id="no-length",
+        ),
+        pytest.param(
+            {"lengths": {"b": {"typical": 9, "spread": 0}}},
+            "lengths.b.spread: Input should be greater than 0",
+            id="no-spread",
+        ),
+        pytest.param(
             {"held_out": {"posterior": []}},
             "`held_out.posterior` is not about each team but the last",
             id="held-out",
@@ -93,7 +115,12 @@ def test_a_feature_is_how_much_surer_a_member_is_than_usual(tmp_path: Path) -> N
             id="held-out-right",
         ),
         pytest.param(
-            {"scores": {"d": {}, **FILE["scores"]}}, "'d', who is in no team", id="stranger"
+            {"scores": {"d": {}, **FILE["scores"]}}, "`scores` has 'd', who is in no", id="stranger"
+        ),
+        pytest.param(
+            {"lengths": {"d": {"typical": 9, "spread": 1}, **FILE["lengths"]}},
+            "`lengths` has 'd', who is in no team",
+            id="length-of-a-stranger",
         ),
     ],
 )
