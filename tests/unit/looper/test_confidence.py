@@ -181,6 +181,13 @@ class TestScores:
         assert played.done.confidence == pytest.approx(0.9)
         assert ticks > 100
 
+    @timeless
+    async def test_long_answers_are_read_in_time_that_jumps(self) -> None:
+        """In an evaluation, whose clock runs ahead of real work, they are read at once."""
+        long = sure("x" * 40_000, 0.9, pieces=["x"] * 40_000)
+        played = await play(confidence(), {"small": long})
+        assert played.done.confidence == pytest.approx(0.9)
+
     async def test_a_threshold_of_zero_accepts_everything(self) -> None:
         """An explicit 0 is 0."""
         played = await play(confidence(threshold=0), {"small": sure("no", 0.0)})
