@@ -262,6 +262,73 @@ async def test_made_up_ids_never_cost_anything(stack: Stack) -> None:
     assert stack.simulator.count() == 2
 
 
+async def test_only_results_are_read_of_what_comes_back(stack: Stack) -> None:
+    """A client that has cut or changed its conversation goes on with the run as it was; `tools` hold as they come."""
+    _, _, first = await ask(stack, ASKED)
+    *_, one, two = answered(ASKED, first)["messages"]
+    other = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+    messages = [{"role": "user", "content": "Something else."}, one, two]
+    status, _, second = await ask(stack, {**ASKED, "messages": messages, "tools": [other]})
+
+    assert status == 200
+    assert [call["function"]["name"] for call in calls_of(second)] == ["other"]
+    for call in stack.simulator.calls[2:]:
+        assert QUESTION["content"].encode() in call.body
+        assert b"Something else." not in call.body
+        assert call.parsed["tools"] == [other]
+
+
+async def test_results_with_something_said_behind_them_begin_a_run(stack: Stack) -> None:
+    """What a client adds is never lost: the conversation as it comes is answered, and the old run is left alone."""
+    _, _, first = await ask(stack, ASKED)
+    body = answered(ASKED, first)
+    said = {"role": "user", "content": "And be brief."}
+    status, _, _ = await ask(stack, {**body, "messages": [*body["messages"], said]})
+    assert status == 200
+    assert all(b"And be brief." in call.body for call in stack.simulator.calls[2:])
+
+    status, _, _ = await ask(stack, body)
+    assert status == 200
+
+
+async def test_results_are_what_tools_make_them(stack: Stack) -> None:
+    """Parts, images and a megabyte of text reach the agent that asked byte for byte, and no other."""
+    _, _, first = await ask(stack, ASKED)
+    body = answered(ASKED, first)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    body["messages"][-2]["content"] = [{"type": "text", "text": "{fence} {0} %s"}, image]
+    body["messages"][-1]["content"] = "x" * 1_000_000
+    status, _, _ = await ask(stack, body)
+    assert status == 200
+
+    sent = {call.model: call.parsed["messages"] for call in stack.simulator.calls[2:4]}
+    assert sent["long"][-1]["content"] == body["messages"][-2]["content"]
+    assert sent["short"][-1]["content"] == body["messages"][-1]["content"]
+
+
+@pytest.mark.parametrize("without", [{"tools": None}, {"tool_choice": "none"}], ids=str)
+async def test_a_backend_that_calls_without_tools_is_not_heard(
+    stack: Stack, without: dict[str, Any]
+) -> None:
+    """A client that offers none is never shown a call: what is said beside one counts, and nothing is no answer."""
+    for name, content in (("long", "by long"), ("short", None), ("final", None)):
+        stack.simulator.script(name, hallucinated(content))
+    body = {**ASKED, **without}
+    status, headers, answer = await ask(stack, body)
+
+    assert (status, headers["x-looper-outcome"]) == (200, "fallback")
+    (choice,) = answer["choices"]
+    assert choice["finish_reason"] == "stop"
+    assert choice["message"] == {"role": "assistant", "content": "by long"}
+
+
+def hallucinated(content: str | None) -> dict[str, Any]:
+    """A reply with a call that nobody has asked for."""
+    function = {"name": "lookup", "arguments": "{}"}
+    call = {"id": "call_0", "type": "function", "function": function}
+    return {"content": content, "tool_calls": [call]}
+
+
 async def test_others_ids_are_an_ordinary_request(stack: Stack) -> None:
     """A conversation with calls that another provider's ids name begins a run of its own."""
     call = {
