@@ -190,7 +190,7 @@ def _early(found: Calibrated) -> Iterator[str]:
         for most in sorted({*_ERRORS, alike}):
             note = ", as often as the whole team is wrong" if most == alike else ""
             yield f"  {most:g}{note}: {_ending(found.team, shares(stages, most))}"
-    if found.weights.held_out:
+    if found.report.advice == "cascade":
         yield f"proposed: `max_accepted_error: {alike:g}`, or less"
 
 
@@ -206,11 +206,12 @@ def _ending(team: Team, ends: Sequence[tuple[float, float]]) -> str:
 
 
 def _without(categories: Sequence[str]) -> str:
-    """Why some categories count for nothing."""
-    shown = ", ".join(categories[:_SHOWN]) + (", …" if len(categories) > _SHOWN else "")
+    """Which categories count for nothing, and why."""
+    shown = ", ".join(categories[:_SHOWN])
+    more = f" and {len(categories) - _SHOWN} more" if len(categories) > _SHOWN else ""
     return (
-        f"{len(categories)} categories of the data make no difference, as they are no bands of the"
-        f" projection that the decision names as `category`: {shown}"
+        f"categories that make no difference, as no band of the decision's `category` is called so:"
+        f" {shown}{more}"
     )
 
 

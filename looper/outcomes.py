@@ -75,8 +75,9 @@ class Outcomes:
         return Outcomes(rows, self.checksum)
 
     def categories_beside(self, categories: Collection[str]) -> tuple[str, ...]:
-        """The categories of questions, other than these."""
-        return tuple(sorted({row.category for row in self.rows} - {"", *categories}))
+        """The categories of questions, other than these; none, if all questions are of one."""
+        found = {row.category for row in self.rows}
+        return tuple(sorted(found - {"", *categories})) if len(found) > 1 else ()
 
     def renamed(self, names: Mapping[str, str]) -> "Outcomes":
         """The same with other names for some models."""

@@ -439,11 +439,15 @@ def test_categories_are_those_that_requests_can_have(tmp_path: Path) -> None:
     team = "type: ratings, models: [a, b, large]"
     with_none, output = calibrated(tmp_path, team, rows)
     assert with_none.categories == set()
-    assert "2 categories of the data make no difference" in output
+    assert (
+        "no difference, as no band of the decision's `category` is called so: physics, statute"
+        in output
+    )
     with_one, output = calibrated(tmp_path, f"{team}, category: field", rows)
     assert with_one.categories == {"statute"}
-    assert "1 categories of the data make no difference" in output
-    assert "physics" in output
+    assert "is called so: physics\n" in output
+    alike = [{**row, "category": "physics"} for row in rows]
+    assert "physics" not in calibrated(tmp_path, team, alike)[1]
 
 
 def test_stages_are_fitted_in_the_order_in_which_they_are_asked(tmp_path: Path) -> None:
@@ -460,6 +464,7 @@ def test_what_everybody_costs_is_said(tmp_path: Path) -> None:
     assert "points beside the best member, at 101 % of its cost" in output
     assert "stopping at never" in output
     assert "advice: do not cascade" in output
+    assert "proposed" not in output
 
 
 def test_without_costs_no_thresholds_are_chosen(tmp_path: Path) -> None:
@@ -486,7 +491,8 @@ def test_what_ends_early_is_measured_and_proposed(tmp_path: Path) -> None:
         assert len(only.sure) == len(rows)
     assert "what ends early by everybody's vote" in output
     assert re.search(r"0\.1: \d+ % at a\+b, from 0\.\d+ on", output)
-    assert re.search(r"proposed: `max_accepted_error: 0\.\d+`", output)
+    assert weights.advice == "cascade"
+    assert "proposed: `max_accepted_error: 0." in output
 
 
 def test_scores_without_a_method_of_theirs_choose_nothing(tmp_path: Path) -> None:
