@@ -358,6 +358,7 @@ class Fusion:
         """The answer, written up; if that fails before its first word, the best of the panel in its place."""
         outcome: Outcome = "ok" if analysis is not None and panel.complete else "degraded"
         vote = panel.vote
+        run.trace.shown("final model", panel.shown)
         drafts = [
             answering(
                 request,

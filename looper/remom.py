@@ -312,6 +312,7 @@ class _Team:
         references = None
         if before is not None:
             references = References.of(before, self._config, self._random())
+            self._run.trace.shown("proposers", references.shown)
         return [self._draft(model, references) for model in self._proposers(breadth)]
 
     def _proposers(self, breadth: int) -> Iterator[Model]:
@@ -363,6 +364,7 @@ class _Team:
         """The last round, written up as one answer; if that fails, the answer that the vote is for."""
         references = References.of(vote, self._config, self._random())
         writer = self._writer()
+        self._run.trace.shown("synthesis", references.shown)
         draft = answering(
             self._request,
             writer,
@@ -384,6 +386,7 @@ class _Team:
         """The answer that the writer chooses of those it was shown; if it chooses none, the vote decides."""
         references = References.of(vote, self._config, self._random()).answers()
         writer = self._writer()
+        self._run.trace.shown("judge", references.shown)
         draft = private(
             self._request,
             writer,

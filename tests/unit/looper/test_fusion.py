@@ -263,6 +263,17 @@ class TestPrompts:
             assert [number for number, _ in blocks] == ["1", "2", "3"]
             assert sorted(text for _, text in blocks) == sorted(DRAFTS.values())
 
+    async def test_the_trace_says_who_was_which_number(self) -> None:
+        """Judge and final model know numbers only; whoever reads the trace knows whose drafts they were."""
+        client = script()
+        run = run_of(client)
+        await events_of(client, run=run)
+        drafts = list(DRAFTS.values())
+        for role, reader in (("judge", "judge"), ("final", "final model")):
+            order = [str(drafts.index(draft)) for draft in order_of(client.role(role).prompt)]
+            told = f"the {reader} read the answers of calls {', '.join(order)}, in this order"
+            assert told in run.trace.notes
+
     async def test_the_fence_differs_from_run_to_run(self) -> None:
         """A mark that was seen once is of no use to the next candidate."""
         client = ScriptedClient({})
