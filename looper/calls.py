@@ -113,9 +113,18 @@ class Result:
 
     @property
     def message(self) -> Reply | None:
-        if self.completion is None or not self.completion.choices:
-            return None
-        return self.completion.choices[0].message
+        return None if self._choice is None else self._choice.message
+
+    @property
+    def finish(self) -> str | None:
+        """How the answer ended, by its backend's word."""
+        return None if self._choice is None else self._choice.finish_reason
+
+    @property
+    def _choice(self) -> Choice | None:
+        """The first one, which is the answer; some backends send none."""
+        choices = self.completion.choices if self.completion is not None else []
+        return choices[0] if choices else None
 
 
 def usable(completion: Completion) -> bool:

@@ -606,8 +606,8 @@ def _value(result: Result, climb: Climb) -> Value | None:
     """What an answer says. A text that ends where the client wants it to end is no silence."""
     value = value_of(result, climb.run.terms.contract)
     wanted = climb.run.terms.contract is None and climb.request.output_limit is not None
-    cut = result.completion is not None and result.completion.choices[0].finish_reason == "length"
-    return TEXT if value is None and wanted and cut and result.text.strip() else value
+    cut = result.finish == "length" and bool(result.text.strip())
+    return TEXT if value is None and wanted and cut else value
 
 
 def _is_unsolvable(candidates: Sequence[Candidate]) -> bool:

@@ -54,8 +54,7 @@ def value_of(result: Result, contract: Contract[Any] | None) -> Value | None:
 
 def _was_cut(result: Result) -> bool:
     """Whether an answer ended before its end: for want of tokens, or by a provider's filter."""
-    ends = ("length", "content_filter")
-    return result.completion is not None and result.completion.choices[0].finish_reason in ends
+    return result.finish in ("length", "content_filter")
 
 
 def _call(call: dict[str, Any]) -> tuple[str, str]:

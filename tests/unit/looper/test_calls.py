@@ -290,6 +290,13 @@ class TestResult:
         assert successes([a, failed, b, unusable]) == [a, b]
 
 
+@pytest.mark.parametrize("came", [None, Completion(choices=[])], ids=["nothing", "no-choices"])
+def test_what_says_nothing_has_no_end(came: Completion | None) -> None:
+    """Some backends send no choice at all, and that is no mistake of ours."""
+    result = Result(model("m"), "candidate", "unusable", came)
+    assert (result.message, result.finish, result.text) == (None, None, "")
+
+
 def test_a_failed_call_says_no_more_than_its_kind() -> None:
     """The text of an exception may land in a log, so nothing of an upstream's is in it."""
     assert str(CallFailed(Failure.STATUS, status=429, retry_after=5)) == "status 429"
