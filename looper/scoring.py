@@ -191,13 +191,15 @@ def answer_tokens(choice: Choice, which: TokenFilter = "tool_call_args") -> list
 def span_tokens(
     choice: Choice, value: object, contract: Contract[Any] | None = None
 ) -> list[Token]:
-    """The tokens that spell `value`, an answer as its contract extracts it, where it does; all of the answer's if it
-    stands nowhere as it is.
+    """The tokens that spell `value`, an answer as its contract extracts it, where it does; if it does not stand there
+    as it is (1/2 for 0.5), those of the line; all of the answer's if nobody knows where.
     """
     reply = choice.message or choice.delta or Reply()
     text = visible(reply.content or "")
     begins = None if contract is None or reply.tool_calls else contract.begins(text)
     place = None if reply.tool_calls else _place(value, text, begins)
+    if place is None and begins is not None:
+        place = _line(text, begins)
     tokens = answer_tokens(choice)
     if place is None:
         return tokens
@@ -270,6 +272,15 @@ def _place(value: object, text: str, begins: int | None) -> tuple[int, int] | No
     if begins is None:
         return next(iter(list(_mentions(value, text, 0))[::-1]), None)
     return next(_mentions(value, text, begins), None)
+
+
+_LINE = re.compile(r"[^\n]{0,200}?:[\s*_`]{0,12}\n\s{0,12}[^\n]{1,200}|[^\n]{0,200}")
+
+
+def _line(text: str, begins: int) -> tuple[int, int] | None:
+    """The line from an offset on; the next one with it, if the value only stands there."""
+    found = _LINE.match(text, begins)
+    return found.span() if found else None
 
 
 def _mentions(value: object, text: str, begins: int) -> Iterator[tuple[int, int]]:

@@ -338,6 +338,26 @@ class TestSpan:
         found = span_tokens(choice(text, pieces), value, contract)
         assert [token.logprob for token in found] == [-0.4]
 
+    @pytest.mark.parametrize(
+        ("pieces", "counted"),
+        [
+            ([("Half of it.\n", -3.0), ("ANSWER: ", -0.1), ("1/2", -0.4), ("\nas I said", -3.0)], 2),
+            ([("Half.\n", -3.0), ("**ANSWER:**\n\n", -0.1), ("1/2", -0.4), ("\nas I said", -3.0)], 2),
+            ([("So ", -3.0), ("\\boxed{", -0.1), ("\\frac{1}{2}", -0.4), ("}.", -0.2), ("\nQED", -3.0)], 3),
+        ],
+    )  # fmt: skip
+    def test_a_value_in_another_form_is_its_line(
+        self, pieces: list[tuple[str, float]], counted: int
+    ) -> None:
+        """A fraction is no decimal, but it stands where the contract reads it, and not all over the answer."""
+        contract = NumberConfig(type="number").build()
+        text = "".join(piece for piece, _ in pieces)
+        value = contract.extract(text)
+        assert value == Fraction(1, 2)
+        found = span_tokens(choice(text, pieces), value, contract)
+        assert len(found) == counted
+        assert answer_span(found) == pytest.approx(math.exp(-0.4))
+
     def test_a_value_is_found_as_the_contract_writes_it(self) -> None:
         """Where nobody knows the place, a capital letter is no article."""
         pieces = [("It is", -3.0), (" A", -0.4), (", a", -3.0), (" good one", -3.0)]
