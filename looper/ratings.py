@@ -79,6 +79,9 @@ class RatingsConfig(Round, Weighing):
             raise ValueError("a model is named twice: `samples` asks each model more than once")
         if (self.aggregate == "judge") != (self.judge_model is not None):
             raise ValueError("`judge_model` and `aggregate: judge` go together")
+        unheeded = sorted(self.model_fields_set & {"rubric", "rating_weight", "recheck_within"})
+        if unheeded and self.judge_model is None:
+            raise ValueError(f"`{unheeded[0]}` goes with `aggregate: judge`")
         if self.escalate_below is not None and not self.escalate_to:
             raise ValueError("`escalate_below` needs `escalate_to`")
         most = len(self.models) * self.samples + len(self.escalate_to)

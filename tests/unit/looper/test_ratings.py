@@ -640,6 +640,8 @@ class TestConfig:
             {"models": ["a"], "aggregate": "judge"},
             {"models": ["a"], "judge_model": "j"},
             {"models": ["a"], "escalate_below": 0.5},
+            {"models": ["a"], "rubric": "Colours count."},
+            {"models": ["a"], "recheck_within": 0},
             {"models": ["a"], "escalate_to": ["a"]},
             {"models": ["a"], "escalate_to": ["b"], "aggregate": "similarity"},
             {"models": ["a"], "stop": "posterior>=1.5"},
