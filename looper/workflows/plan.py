@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from itertools import islice
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -304,7 +305,8 @@ class Planned(Setting):
         return plan
 
 
-def planned_type(pool: Collection[str], bounds: Bounds) -> type[Planned]:
+@lru_cache(maxsize=64)
+def planned_type(pool: tuple[str, ...], bounds: Bounds) -> type[Planned]:
     """The type of plans that choose from these models, within these bounds."""
     return type("Planned", (Planned,), {"__module__": __name__, "pool": pool, "bounds": bounds})
 

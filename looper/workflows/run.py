@@ -59,8 +59,6 @@ class Workflows:
 
     def __init__(self, config: WorkflowSettings) -> None:
         self._config = config
-        labels = [f"m{number}" for number in range(1, len(config.models or ()) + 1)]
-        self._type = planned_type(labels, config.bounds)
 
     async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
         """The answer of a team that works by a plan. Raises a LooperError if there is none."""
@@ -112,15 +110,16 @@ class Workflows:
         """The planner's plan; if it writes none that can be used, all models solve the task, each by itself."""
         config = self._config
         pool = [run.models[name] for name in config.models or ()]
-        run.ledger.plan(
-            1 + len(pool) + 1
-        )  # room for doing without a plan; what is beyond it, for asking again
+        bounds = config.bounds_of(run.ledger.limits.calls)
+        type = planned_type(tuple(label for label, _ in labelled(pool)), bounds)
+        # Room for the planner, and for doing without a plan; what is beyond it, for asking again.
+        run.ledger.plan(1 + len(pool) + 1)
         draft = private(
             request,
             run.models[planner.model],
             "planner",
             instruction=to_plan(
-                pool, config.bounds, planner.prompt, tools="tools" in request.needs
+                pool, bounds, planner.prompt, tools=request.offers_tools and run.pauses is not None
             ),
             schema=json_schema(Planned),
             output=planner.max_output,
@@ -128,7 +127,7 @@ class Workflows:
         if planner.reasoning_effort is not None:
             effort = {"reasoning_effort": planner.reasoning_effort}
             draft = replace(draft, members={**draft.members, **effort})
-        plan = await run.ask_json(draft, self._type, until=run.deadline.share(_PLANNER_SHARE))
+        plan = await run.ask_json(draft, type, until=run.deadline.share(_PLANNER_SHARE))
         if plan is None:
             run.trace.note("the planner gave no plan that can be used: every model solves the task")
             return Board(fallback(config.models or ()), config.final, degraded=True)

@@ -98,9 +98,13 @@ class WorkflowSettings(Setting):
 
     @property
     def bounds(self) -> Bounds:
-        """What a plan may take: of the calls, the planner has made one or two."""
-        taken = 0 if self.mode == "static" else 2
-        return Bounds(self.max_steps, max(1, self.max_calls - taken))
+        """What the operator's plan may take."""
+        return Bounds(self.max_steps, self.max_calls)
+
+    def bounds_of(self, calls: int | None) -> Bounds:
+        """What a planner's plan may take of so many calls, one or two of which the planner itself has made."""
+        most = self.max_calls if calls is None else min(calls, self.max_calls)
+        return Bounds(self.max_steps, max(2, most - 2))
 
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for at, step in enumerate(self.steps):

@@ -548,6 +548,18 @@ class TestPlanner:
 
         assert client.names == ["p", "p", "a", "f"]
 
+    async def test_a_plan_is_held_to_what_the_budget_has(self) -> None:
+        """The planner is told how much it may spend, and a plan that takes more is none."""
+        large, small = (plan(step("dig", *["m1"] * count)) for count in (5, 4))
+        client = client_of(p=in_turn(large, small))
+        events = await events_of(client, dynamic(), run=run_of(client, calls=7))
+
+        first, again = client.calls_of("p")
+        assert "at most 4 models over all steps" in first.prompt
+        assert "the plan takes 6 calls, and at most 5 are allowed" in again.prompt
+        assert client.names == ["p", "p", *["a"] * 4, "f"]
+        assert done_of(events).outcome == "ok"
+
     async def test_nothing_is_asked_before_the_plan_is_checked(self) -> None:
         """No step of a plan begins that has a fault anywhere."""
         bad = plan(step("good", "m1"), step("bad", "m2", needs=["good", "ghost"]))
