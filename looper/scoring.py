@@ -137,7 +137,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
     def read(self) -> Token:
         data = self.token.encode("utf-8", "replace") if self.bytes is None else bytes(self.bytes)
-        return Token(data, min(0.0, self.logprob), self._gap())
+        return Token(data, _within_reason(self.logprob), self._gap())
 
     def _gap(self) -> float | None:
         beside = self.top_logprobs or []
@@ -146,13 +146,21 @@ class _Entry(msgspec.Struct, frozen=True):
         said = [each.logprob for each in beside]
         if not any(self._is(each) for each in beside):
             said.append(self.logprob)
-        best = sorted(said, reverse=True)
+        best = sorted(map(_within_reason, said), reverse=True)
         return best[0] - best[1] if len(best) > 1 else None
 
     def _is(self, other: _Alternative) -> bool:
         """Whether an alternative is this token: pieces of several characters may be shown by the same text."""
         known = self.bytes is not None and other.bytes is not None
         return self.bytes == other.bytes if known else self.token == other.token
+
+
+_IMPOSSIBLE = -10_000.0
+"""Less than what backends say of a token that cannot be."""
+
+
+def _within_reason(logprob: float) -> float:
+    return max(_IMPOSSIBLE, min(0.0, logprob))
 
 
 class _Logprobs(msgspec.Struct, frozen=True):

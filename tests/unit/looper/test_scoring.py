@@ -234,6 +234,16 @@ class TestTokens:
         (token,) = tokens_of(msgspec.Raw(b'{"content": [{"token": "a", "logprob": 0.01}]}'))
         assert token.logprob == 0
 
+    def test_what_cannot_be_is_as_unlikely_as_can_be(self) -> None:
+        """Numbers that no model means end no run: beside the largest of them others can still be added up."""
+        entry = (
+            '{"token": "a", "logprob": -1e308, "top_logprobs": [{"token": "b", "logprob": 1e308}]}'
+        )
+        found = tokens_of(msgspec.Raw(f'{{"content": [{entry}, {entry}]}}'.encode()))
+        assert avg_logprob(found) == 0
+        assert margin(found) == pytest.approx(1)
+        assert answer_span(found) == 0
+
 
 class TestAnswerTokens:
     def test_thoughts_do_not_count(self) -> None:
