@@ -358,6 +358,8 @@ class Confidence:
         graded = replace(self._weighed(each, method, found.score), unsolvable=found.unsolvable)
         bar = self._config.bar_for(each.result.model.name, method)
         run.trace.score(each.result, graded.worth, _verdict(graded, bar.at))
+        if graded.score is not None:
+            run.trace.measure(each.result, method, graded.score)
         return graded
 
     def _weighed(self, each: Candidate, method: str, score: float | None) -> Candidate:
@@ -422,6 +424,8 @@ class Confidence:
         scored = self._weighed(each, method, score)
         bar = self._config.bar_for(each.result.model.name, method).at
         run.trace.score(each.result, scored.worth, _verdict(scored, bar))
+        if scored.score is not None:
+            run.trace.measure(each.result, method, scored.score)
         return scored
 
     def _hopeless(self, draft: Draft, run: Run) -> Callable[[Gathering], bool] | None:

@@ -142,6 +142,7 @@ class _Call(msgspec.Struct, frozen=True):
     usage: _Tokens = _Tokens()
     cost_microusd: float | None = None
     seconds: float | None = None
+    measured: dict[str, float] = {}
 
     @property
     def chars(self) -> int:
@@ -175,7 +176,16 @@ def _recorded(line: bytes) -> Question:
         chars={name: call.chars for name, call in said.items()},
         cost={n: c.cost_microusd / 1e6 for n, c in said.items() if c.cost_microusd is not None},
         latency={name: call.seconds for name, call in said.items() if call.seconds is not None},
+        scores=_by_method({name: call.measured for name, call in said.items()}),
     )
+
+
+def _by_method(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    methods = {method for scores in measured.values() for method in scores}
+    return {
+        method: {name: scores[method] for name, scores in measured.items() if method in scores}
+        for method in methods
+    }
 
 
 def _rows(path: Path, text: bytes) -> Iterable[Question]:

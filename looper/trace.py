@@ -15,6 +15,7 @@ _WHOLE = ("single", "candidate", "panel", "member")
 _MAX_CALLS = 256
 _MAX_NOTES = 64
 _MAX_ATTEMPTS = 16
+_DIGITS = 6
 
 
 @dataclass(slots=True)
@@ -32,6 +33,8 @@ class CallRecord:
     number: int = 0
     span: str | None = None
     score: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    """By method: the score as it was measured, before anybody said what it is worth."""
     verdict: str | None = None
     usage: Usage | None = None
     cost: Decimal | None = None
@@ -89,9 +92,17 @@ class Trace:
 
     def score(self, result: Result, score: float | None, verdict: str | None = None) -> None:
         """How a call's answer was judged: 0..1, None for unknown; and in a word of ours what followed from it."""
-        if result.number is not None and result.number < len(self.calls):
-            record = self.calls[result.number]
+        if (record := self._of(result)) is not None:
             record.score, record.verdict = score, verdict
+
+    def measure(self, result: Result, method: str, score: float) -> None:
+        """A score of a call's answer as it was measured: what it is worth can be found out of many such."""
+        if (record := self._of(result)) is not None:
+            record.measured[method] = round(score, _DIGITS)
+
+    def _of(self, result: Result) -> CallRecord | None:
+        known = result.number is not None and result.number < len(self.calls)
+        return self.calls[result.number] if known and result.number is not None else None
 
     @contextmanager
     def call(self, draft: Draft) -> Iterator[CallRecord]:
@@ -161,7 +172,8 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "reason": record.reason,
         "status": record.status,
         "span": record.span,
-        "score": None if record.score is None else round(record.score, 6),
+        "score": None if record.score is None else round(record.score, _DIGITS),
+        "measured": record.measured or None,
         "verdict": record.verdict,
         "usage": None if record.usage is None else record.usage.to_dict(),
         "cost_microusd": None if record.cost is None else float(round(record.cost, 3)),

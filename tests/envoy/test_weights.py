@@ -97,8 +97,14 @@ async def stack() -> AsyncIterator[Stack]:
             "chain": decision(
                 type="confidence", stages=[["alpha", "beta"], "gamma"], max_accepted_error=0.1
             ),
+            "sure": decision(
+                type="confidence",
+                stages=["alpha", "gamma"],
+                confidence_method="avg_logprob",
+                max_accepted_error=0.1,
+            ),
         },
-        "entrypoints": {"vote": "vote", "chain": "chain"},
+        "entrypoints": {"vote": "vote", "chain": "chain", "sure": "sure"},
         "debug": True,
         "trace": {"record": "full"},
     }
@@ -110,8 +116,15 @@ async def stack() -> AsyncIterator[Stack]:
 
 
 def _speaker(name: str) -> Any:
-    def speak(request: dict[str, Any]) -> str:
-        return f"ANSWER: {BANK[request['messages'][0]['content']].answers[name]}"
+    """Knows its answer to each question, and is surer of those that are right."""
+    chance = random.Random(name)
+
+    def speak(request: dict[str, Any]) -> dict[str, Any]:
+        question = BANK[request["messages"][0]["content"]]
+        text = f"ANSWER: {question.answers[name]}"
+        usual = -0.15 if question.answers[name] == question.gold else -1.2
+        token = {"token": text, "logprob": usual - 0.1 * chance.random(), "top_logprobs": []}
+        return {"content": text, "logprobs": {"content": [token]}}
 
     return speak
 
@@ -328,6 +341,42 @@ async def test_too_little_data_always_escalates(
     now = await generation(stack)
     await put(stack, "chain.json", kept)
     await until_another(stack, now)
+
+
+async def test_a_raw_score_is_measured_before_it_is_relied_on(
+    stack: Stack, calibrated: dict[str, str]
+) -> None:
+    """A chain by probabilities of tokens escalates always, and records what it measured; that is what makes it stop."""
+    texts = [text for text in BANK if text != TRICKY][:90]
+    records = []
+    for some in _in_tens(texts):
+        async with asyncio.TaskGroup() as group:
+            asked = [group.create_task(ask(stack, "sure", text)) for text in some]
+        for text, said in zip(some, asked, strict=True):
+            assert set(said.result().verdicts) == {"alpha", "gamma"}
+            record = await run_of(stack, said.result().facts["run"])
+            records.append({**record, "gold": BANK[text].gold})
+    data = stack.folder / "sure.jsonl"
+    data.write_text("".join(json.dumps(record) + "\n" for record in records))
+    file, before = stack.processor.config, await generation(stack)
+    arguments = ("--data", data, "--decision", "sure.team", "-o", stack.folder / "sure.json")
+    report = await command(stack, "calibrate", file, *arguments)
+    assert "what ends early by `avg_logprob`" in report
+    edit(file, lambda config: with_weights(config, sure="sure.json"))
+    await until_another(stack, before)
+
+    knots = json.loads((stack.folder / "sure.json").read_text())["scores"]["alpha"]["avg_logprob"]
+    ended = []
+    for text in texts[:15]:
+        climbed = await ask(stack, "sure", text)
+        if set(climbed.verdicts) == {"alpha"}:
+            (call,) = climbed.facts["trace"]["calls"]
+            worth = _on_the_line(knots["knots"], call["measured"]["avg_logprob"])
+            assert climbed.confidence == pytest.approx(worth, abs=1e-6)
+            ended.append(text)
+    easy = [text for text in texts[:15] if BANK[text].answers["alpha"] == BANK[text].gold]
+    assert set(ended) <= set(easy)
+    assert len(ended) >= len(easy) / 2
 
 
 @pytest.mark.parametrize(

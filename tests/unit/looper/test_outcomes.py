@@ -13,7 +13,7 @@ RECORD: dict[str, Any] = {
     "options": 4,
     "calls": [
         {"model": "small", "role": "member", "state": "ok", "at": 0.1, "seconds": 1.5, "answer": "B",
-         "text": "It is B.", "cost_microusd": 12.5},
+         "text": "It is B.", "cost_microusd": 12.5, "measured": {"margin": 0.4}},
         {"model": "other", "role": "member", "state": "failed", "at": 0.1, "reason": "status", "status": 500},
         {"model": "judge", "role": "judge", "state": "ok", "at": 1.7, "text": "{}"},
     ],
@@ -35,6 +35,7 @@ def test_a_runs_record_with_what_is_right_is_an_outcome(tmp_path: Path) -> None:
     assert row.latency == {"small": 1.5}
     assert row.cost == {"small": 12.5 / 1e6}
     assert row.chars == {"small": 8}
+    assert row.scores == {"margin": {"small": 0.4}}
     assert row.tokens("small") == 2
     assert row.is_right("small")
     assert not row.is_right("other")
