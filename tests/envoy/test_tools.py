@@ -390,6 +390,31 @@ async def test_after_a_restart(tmp_path: Path, has_key: bool) -> None:
     assert (status, stack.simulator.count()) == (200, 2 + 2 + 3)
 
 
+@pytest.mark.parametrize("asks", ["workers", "final"])
+async def test_a_client_that_leaves_with_its_calls_may_come_back(stack: Stack, asks: str) -> None:
+    """Once a client can know all calls, the run waits for it, whether or not it has heard the end of the stream."""
+    body: dict[str, Any] = {**ASKED, "stream": True}
+    if asks == "final":
+        _, _, first = await ask(stack, body)
+        body = answered(body, first)
+    heard, finish = b"", b'"finish_reason":"tool_calls"'
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=body, headers={"x-user": "me"}
+    ) as response:
+        async for bit in response.content.iter_any():
+            heard += bit
+            if finish in heard:
+                break
+        response.close()
+    ids = list(dict.fromkeys(OURS.findall(heard.decode())))
+    assert len(ids) == {"workers": 2, "final": 1}[asks]
+    said = {"role": "assistant", "content": None}
+    results = [{"role": "tool", "tool_call_id": id, "content": "Ottawa"} for id in ids]
+    status, _, _ = await ask(stack, {**ASKED, "messages": [*body["messages"], said, *results]})
+
+    assert status == 200
+
+
 async def test_a_run_expires() -> None:
     """After `ttl` the answers of tools are 410, and no model is asked."""
     state = {"type": "memory", "ttl": "300ms"}
