@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from extproc.config import Config
+from extproc.decisions.engine import told_by
 from extproc.decisions.projections import PartitionConfig, ProjectionConfig
 from extproc.decisions.recipe import Decision, Recipe
 from looper.aggregate import Weights
@@ -35,6 +36,8 @@ class Team:
     stages: Stages
     categories: frozenset[str]
     is_chain: bool
+    told_by: str | None = None
+    """Under which key a run's record has its category."""
 
     @property
     def members(self) -> list[str]:
@@ -63,7 +66,7 @@ def calibrate(
     name, team = _chosen(dict(_teams(config)), decision)
     models = {model.name: model for model in config.models}
     members = [models[each] for each in team.members]
-    recorded = _by_name(read_outcomes(data), members)
+    recorded = _by_name(read_outcomes(data, team.told_by), members)
     if silent := [each for each in team.members if not any(r.answer(each) for r in recorded.rows)]:
         raise CannotCalibrate(f"the data has no answer of {', '.join(silent)}")
     outcomes = recorded.within(team.categories)
@@ -89,9 +92,16 @@ def _teams(config: Config) -> Iterator[tuple[str, Team]]:
     for recipe, settings in config.recipes.items():
         for decision in settings.decisions:
             if stages := stages_of(decision, models):
-                categories = frozenset(_categories(decision, settings))
-                is_chain = isinstance(decision.algorithm, ConfidenceConfig)
-                yield f"{recipe}.{decision.name}", Team(stages, categories, is_chain)
+                yield f"{recipe}.{decision.name}", _team(decision, settings, stages)
+
+
+def _team(decision: Decision, recipe: Recipe, stages: Stages) -> Team:
+    is_chain = isinstance(decision.algorithm, ConfidenceConfig)
+    name = decision.algorithm.category if isinstance(decision.algorithm, Weighing) else None
+    if name is None:
+        return Team(stages, frozenset(), is_chain)
+    projection = recipe.projections[name]
+    return Team(stages, frozenset(_bands(projection)), is_chain, told_by(name, projection))
 
 
 def stages_of(decision: Decision, models: Mapping[str, Model]) -> Stages:
@@ -108,12 +118,6 @@ def stages_of(decision: Decision, models: Mapping[str, Model]) -> Stages:
         case _:
             stages = []
     return tuple(tuple(dict.fromkeys(stage)) for stage in stages if stage)
-
-
-def _categories(decision: Decision, recipe: Recipe) -> Iterator[str]:
-    """What a decision's weights may hang on: the bands of the projection that it names."""
-    if isinstance(decision.algorithm, Weighing) and decision.algorithm.category is not None:
-        yield from _bands(recipe.projections[decision.algorithm.category])
 
 
 def _bands(projection: ProjectionConfig) -> tuple[str, ...]:

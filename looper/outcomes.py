@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
@@ -107,8 +107,10 @@ def _renamed(row: Question, names: Mapping[str, str]) -> Question:
 _decoder = msgspec.json.Decoder(Question)
 
 
-def read_outcomes(paths: Iterable[Path]) -> Outcomes:
+def read_outcomes(paths: Iterable[Path], category: str | None = None) -> Outcomes:
     """Read JSONL files, gzipped or not: outcomes, or records of runs with `gold` added to them.
+
+    `category` is the key under which a run's record has one, if nobody has added that too.
 
     Raises OutcomesError for the first line that is none.
     """
@@ -121,7 +123,7 @@ def read_outcomes(paths: Iterable[Path]) -> Outcomes:
         except (OSError, EOFError) as error:
             raise OutcomesError(f"{path}: cannot be read: {error}") from None
         digest.update(text)
-        rows += _rows(path, text)
+        rows += _rows(path, text, category)
     if not rows:
         raise OutcomesError("no outcomes in the data")
     return Outcomes(rows, f"sha256:{digest.hexdigest()}")
@@ -163,13 +165,16 @@ class _Record(msgspec.Struct, frozen=True):
 _record_decoder = msgspec.json.Decoder(_Record)
 
 
-def _recorded(line: bytes) -> Question:
+_facts = msgspec.json.Decoder(dict[str, Any])
+
+
+def _recorded(line: bytes, category: str | None) -> Question:
     """A run's record as a question: what each member said in the end, what it took, and what it cost."""
     record = _record_decoder.decode(line)
     said = {call.model: call for call in record.calls if call.answer is not None}
     return Question(
         id=record.run,
-        category=record.category,
+        category=record.category or _told(line, category),
         options=record.options,
         gold=record.gold,
         answers={name: call.answer or "" for name, call in said.items()},
@@ -180,6 +185,11 @@ def _recorded(line: bytes) -> Question:
     )
 
 
+def _told(line: bytes, key: str | None) -> str:
+    found = None if key is None else _facts.decode(line).get(key)
+    return found if isinstance(found, str) else ""
+
+
 def _by_method(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     methods = {method for scores in measured.values() for method in scores}
     return {
@@ -188,12 +198,12 @@ def _by_method(measured: Mapping[str, Mapping[str, float]]) -> dict[str, dict[st
     }
 
 
-def _rows(path: Path, text: bytes) -> Iterable[Question]:
+def _rows(path: Path, text: bytes, category: str | None) -> Iterable[Question]:
     for number, line in enumerate(text.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            row = _recorded(line) if b'"calls":' in line else _decoder.decode(line)
+            row = _recorded(line, category) if b'"calls":' in line else _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise OutcomesError(f"{path}:{number}: {error}") from None
         if row.gold is None and row.correct is None:

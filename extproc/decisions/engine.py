@@ -8,7 +8,15 @@ from hashlib import blake2b
 from typing import Self
 
 from extproc.decisions.namespace import Namespace
-from extproc.decisions.projections import Partition, Projected, Projections, Readings, Score
+from extproc.decisions.projections import (
+    Partition,
+    PartitionConfig,
+    Projected,
+    ProjectionConfig,
+    Projections,
+    Readings,
+    Score,
+)
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.decisions.rules import Truths, holds, names
 from extproc.signals import Egress, Subject
@@ -64,6 +72,11 @@ def told_as(projection: Partition | Score) -> str:
             return f"{_SHAPE}.{projection.name}"
         case Score():
             return f"{_BAND}.{projection.name}"
+
+
+def told_by(name: str, projection: ProjectionConfig) -> str:
+    """The same, of a projection as it is written."""
+    return f"{_SHAPE if isinstance(projection, PartitionConfig) else _BAND}.{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -450,6 +450,24 @@ def test_categories_are_those_that_requests_can_have(tmp_path: Path) -> None:
     assert "physics" not in calibrated(tmp_path, team, alike)[1]
 
 
+def test_records_of_runs_say_what_the_request_was_taken_for(tmp_path: Path) -> None:
+    """The band that the processor found is the category, and nobody has to add it."""
+    rows = in_fields({"a": 0.7, "b": 0.7, "large": 0.7})
+    records = [
+        {
+            "run": str(at),
+            "gold": "A",
+            "shape.field": row["category"] if row["category"] == "statute" else "chat",
+            "calls": [{"model": name, "answer": said} for name, said in row["answers"].items()],
+        }
+        for at, row in enumerate(rows)
+    ]
+    team = "type: ratings, models: [a, b, large], category: field"
+    weights, output = calibrated(tmp_path, team, records)
+    assert weights.categories == {"statute", "chat"}
+    assert "no difference" not in output
+
+
 def test_stages_are_fitted_in_the_order_in_which_they_are_asked(tmp_path: Path) -> None:
     """The cheap stage is asked first, wherever it stands; its team is who has been asked until then."""
     chain = "type: confidence, stages: [large, [a, b]], escalation_order: cost"

@@ -66,3 +66,20 @@ def test_records_and_outcomes_may_stand_together(tmp_path: Path) -> None:
         "q",
         RECORD["run"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("added", "category"),
+    [({}, "law"), ({"category": "history"}, "history"), ({"shape.task": 3}, "")],
+    ids=["projected", "added", "nonsense"],
+)
+def test_a_category_is_what_the_decision_took_the_request_for(
+    tmp_path: Path, added: dict[str, Any], category: str
+) -> None:
+    """By the projection that it names, unless somebody knows better."""
+    path = tmp_path / "runs.jsonl"
+    path.write_text(json.dumps({**RECORD, "gold": "B", "shape.task": "law", **added}))
+    (row,) = read_outcomes([path], "shape.task").rows
+    assert row.category == category
+    (row,) = read_outcomes([path]).rows
+    assert row.category == added.get("category", "")
