@@ -145,7 +145,8 @@ async def _repaired(
 ) -> list[Event] | None:
     """Have the model that broke the contract mend its answer, once, if the plan leaves a call for it."""
     run.trace.note("the answer broke its contract: its model is asked to mend it")
-    repair = replace(draft.again(said, _REPAIR.format(violation)), role="repair", stream=False)
+    again = draft.again(said, _REPAIR.format(violation))
+    repair = replace(again.without_tools(), role="repair", stream=False)
     result = await run.ask(repair, until=until)
     if result.state != "ok":
         return None

@@ -61,6 +61,11 @@ class Draft:
             extra=True,
         )
 
+    def without_tools(self) -> "Draft":
+        """The same for an answer that is to be a text."""
+        armed = {"tool_choice": "none"} if "tools" in self.members else {}
+        return replace(self, members={**self.members, **armed}, tools=False)
+
     def unsuitable(self) -> str | None:
         """Why the model cannot take this; None if it can, as far as is known."""
         return self.model.lacks(self.needs, self.input_tokens)

@@ -10,6 +10,7 @@ _INSTRUCTIONS = 1000
 """Tokens, generously, of what we say around the evidence, a judge's analysis included."""
 
 _ANSWER = 4096
+_MARK_OF_OTHERS = "***"
 
 
 def room(request: ChatRequest, reader: Model) -> int | None:
@@ -32,7 +33,9 @@ def fenced(
 
     `notes`, one for each text, stand outside the fences: they are ours.
     """
-    cut = texts if room is None else fit_all(texts, room)
+    # Who has read evidence knows the mark, and can be made to write it.
+    unmarked = [text.replace(fence, _MARK_OF_OTHERS) for text in texts]
+    cut = unmarked if room is None else fit_all(unmarked, room)
     said = notes or [""] * len(texts)
     return "\n\n".join(
         f"[{label} {number} {fence}]{note}\n{text}\n[end of {label} {number} {fence}]"

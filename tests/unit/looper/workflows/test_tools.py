@@ -625,6 +625,22 @@ async def test_the_contract_holds_after_a_pause() -> None:
     assert contract.extract(second.message["content"]) == "B"
 
 
+async def test_a_repair_calls_no_tools() -> None:
+    """A final model that is asked to mend its answer gives one, or the best of the others stands in."""
+    team = agentic(
+        config(step("one", "a")), a="ANSWER: B", f=in_turn("neither", calling("1", content="A"))
+    )
+    contract = ChoiceConfig.model_validate({"type": "choice", "values": ["A", "B"]}).build()
+    team.terms = Terms(contract)
+    turn = await team.turn(ASKED)
+
+    assert (turn.ids, turn.message["content"], turn.finish) == ([], "A", "stop")
+    first, repair = team.client.calls_of("f")
+    assert (first.role, repair.role) == ("final", "repair")
+    assert "tool_choice" not in first.body
+    assert repair.body["tool_choice"] == "none"
+
+
 async def test_the_budget_is_the_whole_runs() -> None:
     """Calls of earlier turns count, and who could not be asked again has no tools to call."""
     calls = in_turn(calling("1"), calling("2", content="by a"))
