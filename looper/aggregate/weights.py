@@ -15,7 +15,15 @@ from looper.settings import Name, Probability, Setting
 
 _LARGEST = 4 << 20
 
-Method = Literal["avg_logprob", "margin", "hybrid", "answer_span", "self_verify", "verifier"]
+Method = Literal[
+    "avg_logprob",
+    "margin",
+    "hybrid",
+    "answer_span",
+    "self_verify",
+    "verifier",
+    "automix_entailment",
+]
 """What a raw score is made of; named as in `confidence_method`."""
 
 Advice = Literal["vote", "cascade", "use one model", "do not cascade"]

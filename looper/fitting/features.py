@@ -14,7 +14,7 @@ from looper.calibration import Calibration
 from looper.fitting.isotonic import calibrate
 from looper.fitting.logit import Floats
 from looper.outcomes import Question
-from looper.scoring import from_mean
+from looper.scoring import ALTERNATIVES, from_mean
 
 METHODS: tuple[Method, ...] = (
     "answer_span",
@@ -22,9 +22,10 @@ METHODS: tuple[Method, ...] = (
     "hybrid",
     "margin",
     "verifier",
+    "automix_entailment",
     "self_verify",
 )
-"""The best to weigh words by first."""
+"""The best to weigh words by first. In a vote only what tokens say counts, as nobody grades its answers."""
 
 _ENOUGH = 50
 """Answers of a member from which on something is measured of them."""
@@ -97,7 +98,7 @@ class Sureness:
         cls, rows: Sequence[Question], members: Sequence[str], usual: Mapping[str, float]
     ) -> "Sureness":
         scores = calibrations(rows, members)
-        known = {method for each in scores.values() for method in each}
+        known = {method for each in scores.values() for method in each} & ALTERNATIVES.keys()
         return cls(next((each for each in METHODS if each in known), None), scores, usual)
 
     def features(self, rows: Sequence[Question], members: Sequence[str]) -> Floats:

@@ -14,7 +14,9 @@ import pytest
 from click.testing import CliRunner
 from msgspec import structs
 
+from extproc.config import load_config
 from looper.aggregate import Ballot, decide, read_weights
+from looper.confidence import ConfidenceConfig
 from looper.fitting import splits
 from looper.fitting.calibrate import TooFew, calibrate_team, costs_of
 from looper.fitting.cascade import Stage, frontier, run
@@ -313,8 +315,6 @@ def command(*arguments: str | Path) -> Any:
 
 
 def test_calibrate_writes_a_file_that_the_configuration_can_name(tmp_path: Path) -> None:
-    from extproc.config import load_config
-
     config = tmp_path / "looper.yaml"
     config.write_text(CONFIG.replace("WEIGHTS", ""))
     data = recorded(tmp_path, plain({"a": 0.8, "bee": 0.8, "c": 0.8}))
@@ -511,6 +511,33 @@ def test_what_ends_early_is_measured_and_proposed(tmp_path: Path) -> None:
     assert re.search(r"0\.1: \d+ % at a\+b, from 0\.\d+ on", output)
     assert weights.advice == "cascade"
     assert "proposed: `max_accepted_error: 0." in output
+
+
+@pytest.mark.parametrize("method", ["verifier", "self_verify", "automix_entailment"])
+def test_what_a_verifier_said_ends_chains_and_sways_no_vote(tmp_path: Path, method: str) -> None:
+    """Nobody grades answers for a vote, so that weights for grades would be weights for nothing."""
+    rows = in_fields({"a": 0.7, "large": 0.9})
+    for row in rows:
+        row["scores"] = {method: {"a": 0.9 if row["answers"]["a"] == "A" else 0.2}}
+    asked = {"verifier": "verifier_model: b, "}
+    asked["automix_entailment"] = "automix_verifier: {url: 'http://v.test', timeout: 1s}, "
+    chain = (
+        f"type: confidence, stages: [a, large], confidence_method: {method}, {asked.get(method, '')}"
+        "max_accepted_error: 0.1"
+    )
+    weights, output = calibrated(tmp_path, chain, rows)
+    assert weights.sureness_from is None
+    assert not any(each.sureness for team in weights.teams for each in team.members.values())
+    assert set(weights.held_out) == {"posterior", method}
+    assert f"what ends early by `{method}`" in output
+    config = tmp_path / "looper.yaml"
+    config.write_text(DECISIONS.replace("ALGORITHM", f"{chain}, weights: weights.json"))
+    (algorithm,) = (
+        decision.algorithm
+        for decision in load_config(config).recipes["general"].decisions
+        if isinstance(decision.algorithm, ConfidenceConfig)
+    )
+    assert 0.5 < algorithm.bar_for("a", method).at < 1
 
 
 def test_scores_without_a_method_of_theirs_choose_nothing(tmp_path: Path) -> None:
