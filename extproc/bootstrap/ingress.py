@@ -169,7 +169,7 @@ def _grpc_service() -> core.GrpcService:
         envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=CLUSTER),
         retry_policy=core.RetryPolicy(
             retry_on="unavailable,cancelled,reset,connect-failure,refused-stream",
-            num_retries=8,
+            num_retries=12,
             retry_back_off=core.BackoffStrategy(
                 base_interval=seconds(0.1), max_interval=seconds(1)
             ),
