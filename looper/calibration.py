@@ -21,7 +21,7 @@ class Accepted(Setting):
     """Of recorded answers that scored at least `score`: how many there are, and how many of them are wrong."""
 
     score: float
-    answers: Annotated[int, Field(ge=1)]
+    answers: Annotated[int, Field(ge=1, le=1_000_000)]
     wrong: Annotated[int, Field(ge=0)]
 
     @model_validator(mode="after")

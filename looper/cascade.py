@@ -217,9 +217,7 @@ class ConfidenceSettings(Round, Weighing):
         if self.max_accepted_error is None:
             return Bar(SURE if calibration is not None else math.inf)
         if model in self.calibration:
-            return Bar(
-                threshold_for(self.calibration[model].accepted, self.max_accepted_error), raw=True
-            )
+            return Bar(self._chosen_for[model], raw=True)
         named = (stage.models for stage in self.stages)
         return Bar(
             max((self.enough(method, each) for each in named if model in each), default=math.inf)
@@ -251,6 +249,12 @@ class ConfidenceSettings(Round, Weighing):
             inline = any(name in self.calibration for name in stage.models)
             if not inline and self.enough(method, asked) == ALWAYS_ESCALATE:
                 yield stage.called
+
+    @cached_property
+    def _chosen_for(self) -> Mapping[str, float]:
+        """The same for each model of `calibration`."""
+        most = self.max_accepted_error or 0.0
+        return {name: threshold_for(each.accepted, most) for name, each in self.calibration.items()}
 
     @cached_property
     def _chosen(self) -> Mapping[str, tuple[float, ...]]:

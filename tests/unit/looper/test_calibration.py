@@ -1,4 +1,5 @@
 import math
+import random
 from typing import Any
 
 import pytest
@@ -126,6 +127,18 @@ def stage(*answers: tuple[float, bool]) -> HeldOut:
     )
 
 
+def _right(one: float, other: float) -> float:
+    """How probably a second stage that is so sure is right, on a question of which the first was so sure."""
+    return float(other ** (1.2 - one))
+
+
+def _wrong(low: float, high: float) -> float:
+    """What is wrong of what a second stage accepts, of the questions that the first does not: the mean over both."""
+    cells = [(at + 0.5) / 60 for at in range(60)]
+    rights = [_right(low * one, high + (1 - high) * other) for one in cells for other in cells]
+    return 1 - sum(rights) / len(rights)
+
+
 class TestHeldOut:
     def test_equal_scores_stand_together(self) -> None:
         """A threshold takes all of them or none, and every step has some answers more."""
@@ -151,6 +164,26 @@ class TestHeldOut:
         second = stage(*[(0.9, True)] * 200, *[(0.9, True), (0.9, False)] * 50)
         assert list(thresholds_for([second], 0.25)) == [0.9]  # a sixth is wrong
         assert list(thresholds_for([first, second], 0.25)) == [0.9, ALWAYS_ESCALATE]  # a half is
+
+    def test_the_promise_is_kept_in_nine_of_ten_data_sets(self) -> None:
+        """At either stage, of what comes there, where the truth is known: the second errs more on what is hard."""
+        chance = random.Random(0)
+        kept, broken = [0, 0], [0, 0]
+        for _ in range(300):
+            surely = [(chance.random(), chance.random()) for _ in range(400)]
+            first = stage(*((one, chance.random() < one) for one, _ in surely))
+            second = stage(
+                *((other, chance.random() < _right(one, other)) for one, other in surely)
+            )
+            low, high = thresholds_for([first, second], 0.2)
+            # Of what is accepted at the first stage, (1 - low) / 2 is wrong.
+            for at, wrong in enumerate(((1 - low) / 2, _wrong(min(low, 1), high))):
+                if (low, high)[at] < 1:
+                    kept[at] += wrong <= 0.2
+                    broken[at] += wrong > 0.2
+        assert broken[0] <= 0.15 * (kept[0] + broken[0])
+        assert broken[1] <= 0.15 * (kept[1] + broken[1])
+        assert min(kept) > 50  # and it accepts something
 
     def test_silence_is_never_accepted(self) -> None:
         """However low a threshold comes out to be."""
