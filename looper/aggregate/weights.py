@@ -202,6 +202,12 @@ def read_weights(path: Path) -> Weights:
     try:
         with path.open("rb") as file:
             data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise WeightsError(
+            [
+                f"{path}: cannot be read: No such file; leave `weights` out until `looper calibrate` has written it"
+            ]
+        ) from None
     except OSError as error:
         raise WeightsError([f"{path}: cannot be read: {error.strerror}"]) from None
     if len(data) > _LARGEST:

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from extproc.config import load_config
-from looper.simulate import SimulatedModel, Simulator
+from looper.simulate import SimulatedModel, Simulator, Status
 from looper.sse import DONE, EventReader
 from tests.envoy.test_runs import run_of
 from tests.fakes.stack import Stack, run_stack
@@ -175,6 +175,13 @@ async def test_a_verdict_that_cannot_be_used_is_unknown(rig: Rig, verdict: Any) 
     said = await ask(rig)
     assert (said.text, said.run["outcome"]) == ("second", "degraded")
     assert [call[2] for call in said.calls if call[0] == "candidate"] == ["unknown", "unknown"]
+
+
+async def test_an_answer_of_which_nothing_is_known_is_still_one(rig: Rig) -> None:
+    """Where the next stage is down, it is what the client gets."""
+    rig.stack.simulator.fault("large", Status(status=500))
+    said = await ask(rig)
+    assert (said.text, said.run["outcome"]) == ("first", "degraded")
 
 
 async def test_a_verifier_with_errors_is_unknown(rig: Rig) -> None:

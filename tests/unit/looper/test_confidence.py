@@ -11,7 +11,7 @@ from looper.chat import ChatRequest, Completion
 from looper.confidence import Confidence, ConfidenceConfig
 from looper.contract import ChoiceConfig, Terms
 from looper.errors import InvalidField, LooperError
-from looper.events import Delta, Done, Event, Finish, Progress
+from looper.events import Delta, Done, Event, Finish, Grounds, Progress
 from looper.models import Model
 from looper.run import Deadline, Run
 from tests.fakes.clock import timeless
@@ -234,6 +234,7 @@ class TestScores:
         played = await play(pattern, script)
         assert played.text == "yes"
         assert played.done.confidence == pytest.approx(0.9)
+        assert played.done.grounds == Grounds("avg_logprob", 0.7)
 
     @pytest.mark.parametrize(
         ("token_filter", "names"), [("tool_call_args", ["small"]), ("all", ["small", "large"])]

@@ -13,7 +13,7 @@ from looper.budget import Budget, Ledger
 from looper.chat import ChatRequest
 from looper.contract import ChoiceConfig, NumberConfig, Terms
 from looper.errors import InvalidField, LooperError
-from looper.events import Delta, Done, Event, Finish, Progress, Speaker
+from looper.events import Delta, Done, Event, Finish, Grounds, Progress, Speaker
 from looper.models import Model
 from looper.ratings import Ratings, RatingsConfig
 from looper.run import Deadline, Run
@@ -326,6 +326,21 @@ class TestEscalation:
         played = await play(ratings(escalate_below=0.7, escalate_to=["large"]), script)
         assert "large" not in played.client.names
 
+    @pytest.mark.parametrize(
+        ("settings", "enough"),
+        [
+            ({}, None),
+            ({"escalate_to": ["large"]}, 0.7),
+            ({"escalate_to": ["large"], "escalate_below": 0.4}, 0.4),
+        ],
+    )
+    async def test_what_would_have_been_enough_is_told(
+        self, settings: dict[str, Any], enough: float | None
+    ) -> None:
+        """With the confidence, and by which measure; where nobody else could be asked, nothing hangs on it."""
+        played = await play(ratings(**settings), dict.fromkeys(PEERS, "ANSWER: A"))
+        assert played.done.grounds == Grounds("posterior", enough)
+
     async def test_what_was_measured_to_be_enough_is(self) -> None:
         """Weights say from which confidence on nobody stronger is asked, unless the decision does."""
         member = {"weight": 1.0, "rating": 0.7}
@@ -387,7 +402,7 @@ class TestSimilarity:
         }  # fmt: skip
         played = await play(ratings("alpha", "beta", "gamma", "delta"), script, contract=None)
         assert played.text() in (script["alpha"], script["delta"])
-        assert played.done.confidence is None
+        assert (played.done.confidence, played.done.grounds) == (None, None)
 
     async def test_likeness_may_be_asked_for_under_a_contract(self) -> None:
         """`aggregate: similarity` compares words, whatever they say."""
