@@ -8,7 +8,7 @@ from functools import partial
 from math import isfinite
 from typing import Any, Literal
 
-from looper.aggregate import similarity
+from looper.aggregate import Ballot, decide, similarity
 from looper.calls import Result
 from looper.cascade import MEANS, SURE, ConfidenceSettings, Stage, no_threshold
 from looper.chat import ChatRequest
@@ -94,6 +94,38 @@ class ConfidenceConfig(ConfidenceSettings):
                 yield f"min_successful_responses: {stage.name or f'stage {at + 1}'} has fewer, and is never enough"
         if self.verifier_model in {name for stage in self.stages for name in stage.models}:
             yield f"verifier_model: {self.verifier_model} grades answers of its own"
+
+    def doubts_beside(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """Which stages are asked for nothing but their word: by then nobody can be sure enough, though all agree."""
+        asked: list[str] = []
+        for stage in self.in_order(models)[:-1]:
+            asked += [model for model, _ in stage.voters for _ in range(self.samples)]
+            most, bar = self._most(asked, contract, models)
+            if most < bar:
+                yield (
+                    f"stages: with {stage.called} the team is at most {most:.2f} sure, though all agree,"
+                    f" and {bar:g} is enough: the next stage is always asked"
+                )
+
+    def _most(
+        self, asked: Sequence[str], contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> tuple[float, float]:
+        """How sure these are if they agree, as far as that is known beforehand, and how sure is enough."""
+        if self.confidence_method == "agreement":
+            share = agreement(len(asked), len(asked))
+            return share or 0.0, SURE if self.threshold is None else self.threshold
+        compares = contract is not None and contract.comparable
+        electorate = self.electorate(
+            asked, models, options=contract.options if contract is not None else None
+        )
+        known = self.category is None and self.max_accepted_error is None and electorate.steady
+        if self.confidence_method != "auto" or not compares or not known:
+            return 1.0, 0.0
+        ballots = [Ballot(name, True, share=1 / asked.count(name)) for name in asked]
+        verdict = decide(ballots, electorate, lambda one, other: one == other)
+        return verdict.confidence, self.bar_for_pool(asked).at
 
     def build(self) -> "Confidence":
         return Confidence(self)

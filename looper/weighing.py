@@ -105,8 +105,7 @@ _MOST_VOTERS = 8
 def is_idle(name: str, members: Sequence[str], electorate: Electorate) -> bool:
     """Whether the answer is the same with and without a voter, whatever the other voters say."""
     others = [each for each in members if each != name and electorate[each].votes]
-    unsteady = any(electorate[each].sureness or electorate[each].length for each in members)
-    if not others or len(others) >= _MOST_VOTERS or unsteady:
+    if not others or len(others) >= _MOST_VOTERS or not electorate.steady:
         return False
     weight = electorate[name].weight
     weights = [electorate[each].weight for each in others]

@@ -71,6 +71,11 @@ class Electorate:
         """Sorts members from the best to the worst: by rating, then in declared order."""
         return -self[member].rating, self._declared.get(member, len(self.voters))
 
+    @property
+    def steady(self) -> bool:
+        """Whether a member's word always counts for the same."""
+        return not any(voter.sureness or voter.length for voter in self.voters.values())
+
     def rating(self, member: str) -> float:
         """How often a member is right; of one that nothing is known of, as often as the worst known one."""
         if member in self.voters:

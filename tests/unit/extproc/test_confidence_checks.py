@@ -146,10 +146,37 @@ class TestIdleMembers:
         (problem,) = problems(algorithm)
         assert "`min_successful_responses` is more than" in problem
 
+    @pytest.mark.parametrize(
+        ("stages", "settings", "told"),
+        [
+            (["small", "large"], {}, "with small the team is at most 0.65 sure"),
+            ([["small", "third"], "large"], {}, None),
+            (
+                ["small", "other", "large"],
+                {"confidence_method": "agreement"},
+                "with small the team is at most 0.67",
+            ),
+            ([["small", "other"], "large"], {"confidence_method": "agreement"}, None),
+            (["small", "large"], {"confidence_method": "agreement", "samples": 2}, None),
+            (["small", "large"], {"threshold": 0.6}, None),
+            (["small", "large"], {"confidence_method": "margin", "threshold": 0.9}, None),
+        ],
+    )
+    def test_a_stage_that_is_never_sure(
+        self, stages: Any, settings: dict[str, Any], told: str | None
+    ) -> None:
+        """Where not even agreement is enough the next stage is always asked, which is dearer than asking it at once."""
+        found = doubted({"type": "confidence", "stages": stages, **settings}, contract=CHOICE)
+        assert [told is not None and told in each for each in found] == [True] * (told is not None)
+
     def test_a_stage_that_is_never_enough(self) -> None:
         """It is asked for nothing but what it adds to the next one."""
         stages = ["small", ["other", "third"]]
-        settings: Any = {"min_successful_responses": 2, "confidence_method": "agreement"}
+        settings: Any = {
+            "min_successful_responses": 2,
+            "confidence_method": "margin",
+            "threshold": 0.9,
+        }
         (found,) = doubted({"type": "confidence", "stages": stages, **settings})
         assert found == "stage 1 has fewer, and is never enough"
 
