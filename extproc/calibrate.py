@@ -35,7 +35,8 @@ class Team:
 
     stages: Stages
     categories: frozenset[str]
-    is_chain: bool
+    method: str | None
+    """By which a chain is sure of an answer; None for what is no chain."""
     told_by: str | None = None
     """Under which key a run's record has its category."""
 
@@ -96,12 +97,13 @@ def _teams(config: Config) -> Iterator[tuple[str, Team]]:
 
 
 def _team(decision: Decision, recipe: Recipe, stages: Stages) -> Team:
-    is_chain = isinstance(decision.algorithm, ConfidenceConfig)
-    name = decision.algorithm.category if isinstance(decision.algorithm, Weighing) else None
+    algorithm = decision.algorithm
+    method = algorithm.confidence_method if isinstance(algorithm, ConfidenceConfig) else None
+    name = algorithm.category if isinstance(algorithm, Weighing) else None
     if name is None:
-        return Team(stages, frozenset(), is_chain)
+        return Team(stages, frozenset(), method)
     projection = recipe.projections[name]
-    return Team(stages, frozenset(_bands(projection)), is_chain, told_by(name, projection))
+    return Team(stages, frozenset(_bands(projection)), method, told_by(name, projection))
 
 
 def stages_of(decision: Decision, models: Mapping[str, Model]) -> Stages:
@@ -169,13 +171,14 @@ def said(found: Calibrated) -> Iterator[str]:
     )
     if (cascade := report.cascade) is not None:
         at = ", ".join(_accepting(each) for each in cascade.accept_at)
+        by = "" if found.team.method in (None, "auto") else "with `confidence_method: auto`, "
         yield (
-            f"stopping at {at}: {_points(cascade.beyond_best)} points beside the best member"
+            f"{by}stopping at {at}: {_points(cascade.beyond_best)} points beside the best member"
             f"{_at(cascade.cost_of_best)}"
         )
     elif len(found.team.stages) > 1:
         yield f"what answers cost is not known: no thresholds are chosen, and {SURE:g} holds"
-    if found.team.is_chain:
+    if found.team.method is not None:
         yield from _early(found)
     yield f"advice: {report.advice}"
     if report.dominant and report.advice == "vote":

@@ -480,7 +480,7 @@ def test_what_everybody_costs_is_said(tmp_path: Path) -> None:
     chain = "type: confidence, stages: [a, large]"
     _, output = calibrated(tmp_path, chain, in_fields({"a": 0.3, "large": 0.95}))
     assert "points beside the best member, at 101 % of its cost" in output
-    assert "stopping at never" in output
+    assert "\nstopping at never" in output
     assert "advice: do not cascade" in output
     assert "proposed" not in output
 
@@ -530,6 +530,7 @@ def test_what_a_verifier_said_ends_chains_and_sways_no_vote(tmp_path: Path, meth
     assert not any(each.sureness for team in weights.teams for each in team.members.values())
     assert set(weights.held_out) == {"posterior", method}
     assert f"what ends early by `{method}`" in output
+    assert "with `confidence_method: auto`, stopping at" in output
     config = tmp_path / "looper.yaml"
     config.write_text(DECISIONS.replace("ALGORITHM", f"{chain}, weights: weights.json"))
     (algorithm,) = (
