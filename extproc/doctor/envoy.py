@@ -197,6 +197,10 @@ def _models(dump: Dump, config: Config, sides: _Sides) -> Iterator[Finding]:
             yield _route(model.name, side, routes, dump, longest_run(config))
         for route in sides.routes("egress", model.name)[:1]:
             yield from _breaker(model.name, route, dump, most.get(model.name, 0))
+    # Verifiers are called by us alone.
+    for verifier in config.upstreams()[len(config.models) :] if "egress" in sides.tables else ():
+        routes = sides.routes("egress", verifier.name)
+        yield _route(verifier.name, "egress", routes, dump, longest_run(config))
 
 
 def _route(model: str, side: str, routes: list[Route], dump: Dump, longest: float) -> Finding:

@@ -185,6 +185,25 @@ def test_a_way_to_a_model_that_is_no_good_is_named(
     assert doubts(seen) == {expected: "fail"}
 
 
+def test_a_verifier_needs_a_way_out_and_no_way_in() -> None:
+    """It is called by the processor alone, by the route that its own name has."""
+    chain = (
+        "{type: confidence, stages: [a, b], confidence_method: automix_entailment, threshold: 0.5, "
+        'automix_verifier: {url: "http://v", timeout: 1s}}'
+    )
+    config = parse_config(
+        TEXT.replace("{type: ratings, models: [a, b], samples: 3}", chain), "looper.yaml"
+    )
+    name = config.upstreams()[-1].name
+    version = generation(config)
+    with_a_way = dump(routes=[*ROUTES, route(name, cluster="b")], version=version)
+    found = {(each.about, each.check): each.state for each in examine_envoy(with_a_way, config)}
+    assert found[name, "egress route"] == "ok"
+    assert (name, "ingress route") not in found
+    without = examine_envoy(dump(version=version), config)
+    assert [each.about for each in without if each.state == "fail"] == [name]
+
+
 def test_another_generation_is_a_warning() -> None:
     """It may be on its way."""
     assert set(doubts(dump(version="0" * 12)).values()) == {"warn"}
