@@ -103,7 +103,7 @@ class States:
             raise _mismatch()
         if sorted(ids) != sorted(paused.calls):
             raise _mismatch()
-        return Waiting(state, paused)
+        return Waiting(state, stored, paused)
 
     def _state(self, ids: Sequence[str]) -> str:
         """The one state that all of these ids belong to."""
@@ -134,14 +134,7 @@ class States:
         A client that has its answer may be gone before the work has returned, which then is cancelled. Raises
         StateBusy and StateExpired, and what the work raises.
         """
-        match await self._store.claim(waiting.state, holder):
-            case "gone":
-                raise _expired()
-            case "busy":
-                after = max(1, round(self._settings.lease.total_seconds()))
-                raise StateBusy("Another request is going on with this run.", retry_after=after)
-            case "held":
-                pass
+        await self._claim(waiting, holder)
         try:
             async with asyncio.TaskGroup() as group:
                 renewing = group.create_task(self._renew(waiting.state, holder))
@@ -151,6 +144,21 @@ class States:
             raise failed.exceptions[0] from None
         finally:
             await asyncio.shield(self._let_go(waiting, holder, left()))
+
+    async def _claim(self, waiting: "Waiting", holder: str) -> None:
+        """Have the run as it was found. Raises StateExpired, and StateBusy if somebody has it or has had it since."""
+        match await self._store.claim(waiting.state, holder):
+            case "gone":
+                raise _expired()
+            case "busy":
+                raise _busy(round(self._settings.lease.total_seconds()))
+            case "held":
+                now = await self._store.get(waiting.state)
+        if now is None:
+            raise _expired()
+        if now != waiting.stored:  # a turn that failed in between was not free
+            await self._store.release(waiting.state, holder, now)
+            raise _busy(1)
 
     async def _renew(self, state: str, holder: str) -> None:
         """Claim it again and again. A lease is short, so that what a dead process held is free soon."""
@@ -172,6 +180,7 @@ class Waiting(msgspec.Struct, frozen=True):
     """A paused run that was found."""
 
     state: str
+    stored: bytes
     paused: Paused
 
 
@@ -220,6 +229,11 @@ def answers_ours(ids: Sequence[str]) -> bool:
 
 def _expired() -> StateExpired:
     return StateExpired("The run that these tools were called for is over or has expired.")
+
+
+def _busy(seconds: int) -> StateBusy:
+    text = "Another request is going on with this run."
+    return StateBusy(text, retry_after=max(1, seconds))
 
 
 def _mismatch() -> StateMismatch:

@@ -753,6 +753,27 @@ class TestWhoMayGoOn:
 
         assert (await team.turn(body, owner="me")).message["content"] == "the answer"
 
+    async def test_who_found_a_run_before_a_turn_failed_looks_again(self) -> None:
+        """Between finding and having a run another turn may have cost something, which must not be forgotten."""
+        team, turn = await self.paused(
+            a=in_turn(calling("1", "2"), refused(500), "by a"),
+            f=in_turn(refused(500), "the answer"),
+        )
+        body = with_results(ASKED, turn)
+        early = await team.states.find(turn.ids, "m", "me")
+        with pytest.raises(LooperError):
+            await team.turn(body, owner="me")
+        asked = len(team.client.asked)
+
+        async def never() -> None:
+            raise AssertionError
+
+        with pytest.raises(StateBusy) as caught:
+            await team.states.hold(early, "late", never, lambda: None)
+        assert caught.value.retry_after == 1
+        assert (await team.turn(body, owner="me")).message["content"] == "the answer"
+        assert len(team.client.asked) == asked + 2
+
     async def test_a_run_of_another_version_is_outdated(self) -> None:
         """What cannot be read any more, as a whole, in a part or in a step, is no mistake of ours."""
         store = MemoryStore(MemoryState())
