@@ -109,9 +109,14 @@ class Crew:
     def may_use_tools(self, agent: Agent) -> bool:
         """Whether an agent may call the client's tools: if there are any, if it can, if the run can wait and go on."""
         run, able = self._run, self._run.models[agent.model].capabilities
-        can_wait = run.pauses is not None and self._request.offers_tools
-        can_go_on = agent.turns < self._config.max_tool_turns and run.ledger.has_spare_calls
-        return can_wait and can_go_on and (able is None or "tools" in able)
+        can_call = self._request.offers_tools and (able is None or "tools" in able)
+        if not can_call or run.pauses is None or agent.turns >= self._config.max_tool_turns:
+            return False
+        if not run.ledger.has_spare_calls:
+            run.trace.note(
+                f"{self._board.name(agent.id)} has no tools: no call is left to go on with"
+            )
+        return run.ledger.has_spare_calls
 
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)
@@ -182,7 +187,7 @@ class Crew:
         draft = replace(draft, agent=self._board.name(agent.id))
         async with self._turn:
             read = None
-            if self.may_call():
+            if self._has_call(draft):
                 read = await self._run.ask_json(draft, Verdict, until=self._by(step, until))
         agent.verdict = None if read is None else read.verdict
         agent.reasons = [] if read is None else read.reasons
@@ -209,10 +214,15 @@ class Crew:
 
     async def _ask(self, draft: Draft, step: Step, until: float) -> Result:
         async with self._turn:
-            if not self.may_call():
+            if not self._has_call(draft):
                 error = CallFailed(Failure.BUDGET, reason="max_calls", attempts=0)
                 return Result(draft.model, draft.role, "not_started", error=error)
             return await self._run.ask(draft, until=self._by(step, until))
+
+    def _has_call(self, draft: Draft) -> bool:
+        if not self.may_call():
+            self._run.trace.note(f"max_calls leaves no call for {draft.agent}")
+        return self.may_call()
 
     def may_call(self) -> bool:
         """Whether the plan's bound on calls has room for one more, beside the one that the final stage takes."""

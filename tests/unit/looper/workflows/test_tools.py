@@ -665,6 +665,10 @@ async def test_room_is_kept_for_the_steps_to_come() -> None:
         body, turn = await team.answer(body, turn)
 
     assert team.client.names == ["a", "a", "a", "b", "f"]
+    assert team.runs[-1].trace.notes == [
+        f"{agent} has no tools: no call is left to go on with"
+        for agent in ("one.1", "two.1", "final")
+    ]
 
 
 async def test_max_calls_counts_all_turns() -> None:

@@ -305,9 +305,11 @@ class TestFailures:
         """Revisions stop where the bound on calls begins; the final stage always has its call."""
         client = client_of(v=FAIL)
         config = static(step("one", "a", "b"), verifier("check", "one"), max_calls=5)
-        events = await events_of(client, config)
+        run = run_of(client)
+        events = await events_of(client, config, run=run)
 
         assert len(client.asked) == 5
+        assert "max_calls leaves no call for one.2" in run.trace.notes
         assert text_of(events) == "the answer"
 
     @timeless
