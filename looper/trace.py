@@ -16,6 +16,8 @@ _MAX_CALLS = 256
 _MAX_NOTES = 64
 _MAX_ATTEMPTS = 16
 _DIGITS = 6
+_MEASURED = 9
+"""Digits of what others are to be calibrated by: a steep curve makes more of a difference than there was."""
 
 
 @dataclass(slots=True)
@@ -98,7 +100,7 @@ class Trace:
     def measure(self, result: Result, method: str, score: float) -> None:
         """A score of a call's answer as it was measured: what it is worth can be found out of many such."""
         if (record := self._of(result)) is not None:
-            record.measured[method] = round(score, _DIGITS)
+            record.measured[method] = round(score, _MEASURED)
 
     def _of(self, result: Result) -> CallRecord | None:
         known = result.number is not None and result.number < len(self.calls)
