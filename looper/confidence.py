@@ -369,6 +369,9 @@ class Confidence:
         """The candidates with their scores. Who says nothing has none."""
         if self._method(climb.run) in ("posterior", "agreement"):
             return list(candidates)
+        for each in candidates:
+            if each.value is None and each.result.state == "ok":
+                climb.run.trace.score(each.result, None, "silent")
         async with asyncio.TaskGroup() as group:
             tasks = [
                 None if each.value is None else group.create_task(self._scored(climb, each, until))

@@ -277,6 +277,12 @@ class TestUnknown:
         assert played.text == "yes"
         assert played.verdicts[0] == ("small", None, "unknown")
 
+    async def test_silence_is_told_from_the_unknown(self) -> None:
+        """Who refuses has no score, and the trace says why."""
+        script: dict[str, Step] = {"small": completion(refusal="no"), "large": sure("yes", 0.9)}
+        played = await play(confidence(), script)
+        assert played.verdicts[0] == ("small", None, "silent")
+
     async def test_what_is_unknown_stays_eligible(self) -> None:
         """When the next stage is down, the answer that nobody could judge is the best there is."""
         played = await play(confidence(), {"small": completion("hm"), "large": refused(500)})
