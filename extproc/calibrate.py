@@ -10,8 +10,8 @@ from extproc.decisions.engine import told_by
 from extproc.decisions.projections import PartitionConfig, ProjectionConfig
 from extproc.decisions.recipe import Decision, Recipe
 from looper.aggregate import Weights
-from looper.cascade import SURE
 from looper.confidence import ConfidenceConfig
+from looper.confidence.settings import SURE
 from looper.fitting.calibrate import Interval, Report, TooFew, calibrate_team, costs_of
 from looper.fitting.cascade import NEVER
 from looper.fitting.gates import as_wrong_as, shares

@@ -1,21 +1,22 @@
-"""A chain of stages as it is written: who is in each, in which order they are asked, and when an answer will do."""
+"""A chain as it is written: when an answer will do, whom it asks, and what is hardly meant."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from looper.aggregate import Ballot, decide
 from looper.calibration import ALWAYS_ESCALATE, Calibration, threshold_for, thresholds_for
+from looper.confidence.stage import Order, Stage, ordered, plain_stage
+from looper.contract import Contract
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT
 from looper.fanout import Round
 from looper.models import Model
-from looper.scoring import ALTERNATIVES, TokenFilter
-from looper.settings import Name, Probability, Setting, SomeTime
+from looper.scoring import ALTERNATIVES, TokenFilter, agreement
+from looper.settings import Probability, Setting, SomeTime
 from looper.verify import AutomixVerifier
 from looper.weighing import Weighing
 
@@ -30,52 +31,12 @@ Method = Literal[
     "automix_entailment",
     "agreement",
 ]
-Order = Literal["declared", "size", "cost", "automix"]
 
 SURE = 0.7
 """The threshold of what is a probability by itself, unless another one is given."""
 
-
-def _plain_stage(value: object) -> object:
-    match value:
-        case str():
-            return {"models": [value]}
-        case list():
-            return {"models": value}
-        case _:
-            return value
-
-
-class Stage(Setting):
-    """`small`, `[small, other]`, or `{name: cheap, models: [small, other], prompts: ["", "Think step by step."]}`"""
-
-    name: Name | None = Field(
-        default=None, description="default: the models' names, with + between"
-    )
-    models: tuple[str, ...] = Field(min_length=1, max_length=4)
-    prompts: tuple[str, ...] = Field(
-        default=("",),
-        min_length=1,
-        max_length=4,
-        description="what each model is told beside the conversation; each prompt is a voter of its own",
-    )
-
-    @model_validator(mode="after")
-    def _diverse(self) -> Self:
-        if len(set(self.models)) < len(self.models):
-            raise ValueError("a model is named twice: `prompts` ask one model in several ways")
-        if len(set(self.prompts)) < len(self.prompts):
-            raise ValueError("a prompt stands twice")
-        return self
-
-    @property
-    def called(self) -> str:
-        return self.name or "+".join(self.models)
-
-    @property
-    def voters(self) -> Iterator[tuple[str, str]]:
-        """Each model with each prompt."""
-        return ((model, prompt) for model in self.models for prompt in self.prompts)
+MEANS = ("avg_logprob", "margin", "hybrid")
+"""Scores that are a mean over tokens, so that they can be told before the end."""
 
 
 class HybridWeights(Setting):
@@ -110,7 +71,7 @@ class Bar:
 class ConfidenceSettings(Round, Weighing):
     """Everything that can be said of a chain."""
 
-    stages: tuple[Annotated[Stage, BeforeValidator(_plain_stage)], ...] = Field(
+    stages: tuple[Annotated[Stage, BeforeValidator(plain_stage)], ...] = Field(
         min_length=1, max_length=4
     )
     escalation_order: Order = "declared"
@@ -187,7 +148,29 @@ class ConfidenceSettings(Round, Weighing):
             raise ValueError(no_threshold(method))
         return self
 
-    # What an answer is accepted by...
+    # What an answer is scored by...
+
+    def method_for(self, contract: Contract[Any] | None) -> str:
+        """How sure an answer is, where the contract decides on it: by vote if its values compare."""
+        votes = contract is not None and contract.comparable
+        return "posterior" if self.confidence_method == "auto" and votes else self.confidence_method
+
+    def token_method_for(self, contract: Contract[Any] | None) -> str:
+        """What an answer is scored by as long as nobody is asked."""
+        method = self.method_for(contract)
+        return "hybrid" if method == "auto" else method
+
+    def grades(self, contract: Contract[Any] | None) -> bool:
+        """Whether somebody may be asked how good an answer is."""
+        asking = ("auto", "self_verify", "verifier", "automix_entailment")
+        return self.method_for(contract) in asking
+
+    def alternatives_for(self, contract: Contract[Any] | None) -> int | None:
+        """How many alternatives beside each token are needed; None if no probabilities are."""
+        needed = (ALTERNATIVES.get(self.token_method_for(contract)), self.alternatives)
+        return max((each for each in needed if each is not None), default=None)
+
+    # ... when it will do...
 
     def accepts_raw(self, method: str) -> bool:
         """Whether there is a way to accept an answer by a raw score of this method."""
@@ -215,12 +198,15 @@ class ConfidenceSettings(Round, Weighing):
         if self.threshold is not None:
             return Bar(self.threshold)
         if self.max_accepted_error is None:
-            return Bar(SURE if calibration is not None else math.inf)
+            return Bar(SURE if calibration is not None else ALWAYS_ESCALATE)
         if model in self.calibration:
             return Bar(self._chosen_for[model], raw=True)
         named = (stage.models for stage in self.stages)
         return Bar(
-            max((self.enough(method, each) for each in named if model in each), default=math.inf)
+            max(
+                (self.enough(method, each) for each in named if model in each),
+                default=ALWAYS_ESCALATE,
+            )
         )
 
     def bar_for_pool(self, asked: Sequence[str]) -> Bar:
@@ -267,20 +253,13 @@ class ConfidenceSettings(Round, Weighing):
             for method, stages in self.weights.held_out.items()
         }
 
-    @property
-    def needed_alternatives(self) -> int | None:
-        """How many alternatives beside each token a score needs; None if it needs no probabilities."""
-        method = "hybrid" if self.confidence_method == "auto" else self.confidence_method
-        needed = (ALTERNATIVES.get(method), self.alternatives)
-        return max((each for each in needed if each is not None), default=None)
-
-    # ... and whom it asks
+    # ... whom it asks...
 
     def in_order(self, models: Mapping[str, Model]) -> list[Stage]:
         """The stages as they are asked."""
         return ordered(self.stages, self.escalation_order, self.cost_quality_tradeoff, models)
 
-    def named(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for at, stage in enumerate(self.stages):
             for index, name in enumerate(stage.models):
                 yield ("stages", at, "models", index), name
@@ -290,7 +269,11 @@ class ConfidenceSettings(Round, Weighing):
             yield ("verifier_model",), self.verifier_model
         yield from self.substitute_members()
 
-    def calls(self) -> Iterator[PlannedCall]:
+    def planned(self) -> tuple[PlannedCall, ...]:
+        """Every stage, and whoever grades its answers."""
+        return tuple(self._calls())
+
+    def _calls(self) -> Iterator[PlannedCall]:
         """Every stage's candidates, and whoever grades them, who may be asked once more, as may who was given up."""
         for at, stage in enumerate(self.stages):
             sure = at == 0 and self.escalation_order == "declared" and not self.start_stage_by
@@ -314,9 +297,67 @@ class ConfidenceSettings(Round, Weighing):
             yield PlannedCall((grader,), "verifier", 1, PRIVATE_OUTPUT, "perhaps")
             yield PlannedCall((grader,), "verifier", 2, PRIVATE_OUTPUT, "spare")
 
+    # ... and what is hardly meant
 
-MEANS = ("avg_logprob", "margin", "hybrid")
-"""Scores that are a mean over tokens, so that they can be told before the end."""
+    def bands(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What a run wants to know of the request, by the names that rules use."""
+        for band in self.start_stage_by:
+            yield ("start_stage_by", band), band
+
+    def problems(
+        self, contract: Contract[Any] | None
+    ) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        """What is missing beside the contract of the decision."""
+        votes = contract is not None and contract.comparable
+        if self.confidence_method == "auto" and not votes and not self.accepts_raw("hybrid"):
+            yield ("confidence_method",), no_threshold("auto` without a comparable `contract")
+
+    def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
+        """What is no error, but hardly meant."""
+        if self.threshold == 0 and len(self.stages) > 1:
+            yield "threshold: at 0 every answer is accepted, and no further stage is asked"
+        if never := list(self.never_enough(models)):
+            yield (
+                f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
+                " and what comes there is always escalated"
+            )
+        for at, stage in enumerate(self.stages):
+            if len(list(stage.voters)) * self.samples < self.min_successful_responses:
+                yield f"min_successful_responses: {stage.name or f'stage {at + 1}'} has fewer, and is never enough"
+        if self.verifier_model in {name for stage in self.stages for name in stage.models}:
+            yield f"verifier_model: {self.verifier_model} grades answers of its own"
+
+    def doubts_beside(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """Which stages are asked for nothing but their word: by then nobody can be sure enough, though all agree."""
+        asked: list[str] = []
+        for stage in self.in_order(models)[:-1]:
+            asked += [model for model, _ in stage.voters for _ in range(self.samples)]
+            most, bar = self._most(asked, contract, models)
+            if most < bar:
+                yield (
+                    f"stages: with {stage.called} the team is at most {most:.2f} sure, though all agree,"
+                    f" and {bar:g} is enough: the next stage is always asked"
+                )
+
+    def _most(
+        self, asked: Sequence[str], contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> tuple[float, float]:
+        """How sure these are if they agree, as far as that is known beforehand, and how sure is enough."""
+        if self.confidence_method == "agreement":
+            share = agreement(len(asked), len(asked))
+            return share or 0.0, SURE if self.threshold is None else self.threshold
+        compares = contract is not None and contract.comparable
+        electorate = self.electorate(
+            asked, models, options=contract.options if contract is not None else None
+        )
+        known = self.category is None and self.max_accepted_error is None and electorate.steady
+        if self.confidence_method != "auto" or not compares or not known:
+            return 1.0, 0.0
+        ballots = [Ballot(name, True, share=1 / asked.count(name)) for name in asked]
+        verdict = decide(ballots, electorate, lambda one, other: one == other)
+        return verdict.confidence, self.bar_for_pool(asked).at
 
 
 def no_threshold(method: str) -> str:
@@ -326,74 +367,3 @@ def no_threshold(method: str) -> str:
         "or `weights` or `calibration` for every stage but the last; `looper calibrate FILE --data OUTCOMES.jsonl` "
         "measures them, and until then `max_accepted_error` escalates always"
     )
-
-
-# --- The order of stages ----------------------------------------------------------------------------
-
-
-def ordered(
-    stages: Sequence[Stage], order: Order, tradeoff: float, models: Mapping[str, Model]
-) -> list[Stage]:
-    """Stages as they are asked. What is unknown of a stage puts it last; equals stay as they are declared."""
-    match order:
-        case "declared":
-            return list(stages)
-        case "size":
-            return sorted(stages, key=lambda stage: _last_if_unknown(_size(stage, models)))
-        case "cost":
-            return sorted(stages, key=lambda stage: _last_if_unknown(_cost(stage, models)))
-        case "automix":
-            return _by_tradeoff(stages, tradeoff, models)
-
-
-def _last_if_unknown(value: Decimal | float | None) -> tuple[bool, Decimal | float]:
-    return value is None, value or 0
-
-
-def _size(stage: Stage, models: Mapping[str, Model]) -> int | None:
-    """Of a stage's largest model."""
-    sizes = [models[name].param_size for name in stage.models]
-    known = [size for size in sizes if size is not None]
-    return max(known) if len(known) == len(sizes) else None
-
-
-def _cost(stage: Stage, models: Mapping[str, Model]) -> Decimal | None:
-    """Input and output of everybody who is asked."""
-    prices = [models[name].price for name in stage.models]
-    known = [price.input + price.output for price in prices if price is not None]
-    return sum(known, Decimal(0)) * len(stage.prompts) if len(known) == len(prices) else None
-
-
-def _rating(stage: Stage, models: Mapping[str, Model]) -> float | None:
-    """Of a stage's best model."""
-    known = [rating for name in stage.models if (rating := models[name].known_rating) is not None]
-    return max(known, default=None)
-
-
-def _by_tradeoff(
-    stages: Sequence[Stage], tradeoff: float, models: Mapping[str, Model]
-) -> list[Stage]:
-    """The best first or the cheapest first, or something between: each on a scale of the stages' own.
-
-    The more `tradeoff` leans to cost, the earlier comes a cheaper stage: of two stages, once the cheaper one is first
-    it stays so.
-    """
-    costs = _scaled([_cost(stage, models) for stage in stages])
-    ratings = _scaled([_rating(stage, models) for stage in stages])
-    prices = dict(zip(stages, zip(costs, ratings, strict=True), strict=True))
-
-    def place(stage: Stage) -> tuple[bool, float]:
-        cost, rating = prices[stage]
-        if cost is None or rating is None:
-            return True, 0.0
-        return False, tradeoff * cost - (1 - tradeoff) * rating
-
-    return sorted(stages, key=place)
-
-
-def _scaled(values: Sequence[Decimal | float | None]) -> list[float | None]:
-    """From 0, the lowest, to 1, the highest."""
-    known = [float(value) for value in values if value is not None]
-    low, high = min(known, default=0.0), max(known, default=0.0)
-    spread = (high - low) or 1.0
-    return [None if value is None else (float(value) - low) / spread for value in values]

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from looper.aggregate import Weights
-from looper.cascade import Stage, ordered
 from looper.confidence import ConfidenceConfig
+from looper.confidence.stage import Stage, ordered
 from looper.contract import ChoiceConfig, TextConfig
 from looper.models import Model
 from tests.fakes.models import model
