@@ -106,7 +106,7 @@ def rated(ratings: Mapping[str, float | None], options: int | None = None) -> El
     """
     known = [rating for rating in ratings.values() if rating is not None]
     lowest = min(known, default=_NO_RATING)
-    sure = {name: _inside(lowest if rating is None else rating) for name, rating in ratings.items()}
+    sure = {name: inside(lowest if rating is None else rating) for name, rating in ratings.items()}
     others = math.log(max(2, options or _OPTIONS) - 1)
     weights = {name: logit(rating) + others for name, rating in sure.items()}
     voting = peers(sure)
@@ -134,6 +134,6 @@ def logit(probability: float) -> float:
     return math.log(probability) - math.log1p(-probability)
 
 
-def _inside(rating: float) -> float:
+def inside(rating: float) -> float:
     """A rating that leaves a doubt either way."""
     return max(_LEAST_RATING, min(1 - _LEAST_RATING, rating))

@@ -3,6 +3,7 @@
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from statistics import fmean
 
 import numpy as np
@@ -55,16 +56,17 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class CascadeCheck:
-    """A cascade on questions that its thresholds were not chosen on. `saved` is a part of the best member's cost."""
+    """A cascade on questions that its thresholds were not chosen on."""
 
     accept_at: tuple[float, ...]
     beyond_best: Interval
-    cost_of_best: float
+    cost_of_best: float | None
+    """What it takes, as a part of the best member's cost; None where that costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found of a team. `teams` are those of the stages."""
+    """What was found of a team."""
 
     rows: int
     ratings: Mapping[str, float]
@@ -74,7 +76,7 @@ class Report:
     cascade: CascadeCheck | None
     advice: Advice
     cost_of_best: float | None = None
-    """What it takes to ask everybody, as a part of the best member's cost."""
+    """What it takes to ask everybody, as a part of the best member's cost; None where that is unknown, or nothing."""
 
     @property
     def dominant(self) -> bool:
@@ -126,8 +128,14 @@ def calibrate_team(
     return weights.model_copy(update={"advice": report.advice}), report
 
 
-def _cost_of_all(costs: Costs, team: Team, best: str) -> float:
-    return float(sum(costs[name].sum() for name in team.members) / costs[best].sum())
+def _cost_of_all(costs: Costs, team: Team, best: str) -> float | None:
+    return part_of(sum(float(costs[name].sum()) for name in team.members), costs[best])
+
+
+def part_of(spent: float, costs: Floats) -> float | None:
+    """What was spent as a part of what these cost; None where they cost nothing."""
+    whole = float(costs.sum())
+    return spent / whole if whole else None
 
 
 def _teams(
@@ -176,7 +184,7 @@ def _cascade(
     return CascadeCheck(
         plan.accept_at,
         interval(right.astype(float) - single),
-        float(cost.mean() / costs[best].mean()),
+        part_of(float(cost.sum()), costs[best]),
     )
 
 
@@ -226,9 +234,10 @@ def _report(
 def _advice(check: Check, cascade: CascadeCheck | None, stages: int) -> Advice:
     """A team has to be better than its best member; a cascade no worse and cheaper, or surely better."""
     if cascade is not None:
-        better = cascade.beyond_best
-        cheaper = better.mean >= 0 and cascade.cost_of_best < 1
-        pays = cheaper or (better.low > 0 and cascade.cost_of_best <= _HARDLY_DEARER)
+        better, cost = cascade.beyond_best, cascade.cost_of_best
+        cost = inf if cost is None else cost
+        cheaper = better.mean >= 0 and cost < 1
+        pays = cheaper or (better.low > 0 and cost <= _HARDLY_DEARER)
         return "cascade" if pays else "do not cascade"
     if stages > 1 and check.beyond_best.mean <= 0:
         return "do not cascade"

@@ -60,10 +60,7 @@ def run(stages: Sequence[Stage], accept_at: Sequence[float]) -> Plan:
 
 
 def frontier(stages: Sequence[Stage]) -> list[Plan]:
-    """The best thresholds for many prices of a right answer, the cheapest cascade first.
-
-    A threshold above 1 is one that nothing reaches.
-    """
+    """The best thresholds for many prices of a right answer, the cheapest cascade first."""
     dearest = float(stages[-1].cost.mean()) or 1.0
     found = {}
     accept_at = [NEVER] * (len(stages) - 1)

@@ -50,7 +50,8 @@ def _bins(scored: Sequence[tuple[float, bool]]) -> list[_Bin]:
             bins.append([])
         bins[-1] += equal
     if len(bins) > 1 and len(bins[-1]) < size // 2:
-        bins[-2] += bins.pop()
+        rest = bins.pop()
+        bins[-1] += rest
     return [_Bin(each) for each in bins]
 
 

@@ -51,8 +51,15 @@ class Design:
         return given
 
     def only(self, members: Flags) -> "Design":
-        """The same with the others silent; `members` may be given question by question."""
-        return replace(self, said=self.said * np.atleast_2d(members)[:, None, :])
+        """The same with the others silent; `members` may be given question by question.
+
+        Where only they gave the right answer, nobody gives it.
+        """
+        said = self.said * np.atleast_2d(members)[:, None, :]
+        nobody = said.shape[1]
+        given = np.pad(np.any(said, axis=2), ((0, 0), (0, 1)))
+        right = np.where(given[np.arange(len(self.right)), self.right], self.right, nobody)
+        return replace(self, said=said, right=right)
 
 
 def design(

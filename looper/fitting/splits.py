@@ -21,7 +21,7 @@ import click
 
 from looper.aggregate import UNKNOWN, Ballot, Electorate, Features, Verdict, Weights, decide, rated
 from looper.aggregate.weights import TeamWeights
-from looper.fitting.calibrate import Costs, calibrate_team, costs_of
+from looper.fitting.calibrate import Costs, calibrate_team, costs_of, part_of
 from looper.fitting.features import score
 from looper.outcomes import Outcomes, OutcomesError, Question, read_outcomes
 
@@ -77,7 +77,7 @@ def measure(data: Outcomes, experiment: Experiment, seed: int) -> Split:
     costs = costs_of(unseen, members, experiment.prices)
     answers = list(_answers(data, seen, unseen, ratings, experiment))
     right = fmean(row.is_right(who) for row, (who, _) in zip(unseen, answers, strict=True))
-    cost = None if costs is None else _spent(answers, costs) / float(costs[best].sum())
+    cost = None if costs is None else part_of(_spent(answers, costs), costs[best])
     return Split(right, accuracy(unseen, best), cost)
 
 

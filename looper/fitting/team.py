@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from looper.aggregate import MemberWeights, TeamWeights
-from looper.aggregate.electorate import PEER, logit, peers
+from looper.aggregate.electorate import PEER, inside, logit, peers
 from looper.calibration import Calibration
 from looper.fitting.features import Lengths, Sureness, lengths, long
 from looper.fitting.logit import Design, Fit, Flags, Floats, design, fit, posteriors, scaled, scores
@@ -46,7 +46,7 @@ def measured(rows: Sequence[Question], team: Team) -> dict[str, float]:
     for name, count in right.items():
         known = name in team.ratings
         prior, weight = (team.ratings[name], _PRIOR_ROWS) if known else (mean, _FEW_ROWS)
-        found[name] = (count + weight * prior) / (len(rows) + weight)
+        found[name] = inside((count + weight * prior) / (len(rows) + weight))
     return found
 
 
