@@ -262,12 +262,22 @@ class Exchange:
             waiting,
             holder,
             lambda: self._loop(request, work),
-            lambda: None if self._facts.get("outcome") in ANSWERED else self._spent(work),
+            lambda: self._left(work),
         )
 
-    def _spent(self, work: Work) -> Spent:
-        """What a run has taken over all its turns."""
-        return work.spent if self._pause is None else self._pause.spent
+    def _left(self, work: Work) -> Spent | None:
+        """What a run has taken over all its turns, if it can be gone on with from where this turn began.
+
+        It cannot if the turn has answered, or if its client has left and may have heard of the calls that are next.
+        """
+        if (pause := self._pause) is None:
+            return work.spent
+        left = pause.kept and self._facts.get("outcome") == "abandoned"
+        return None if left or self._has_answered else pause.spent
+
+    @property
+    def _has_answered(self) -> bool:
+        return self._facts.get("outcome") in ANSWERED
 
     async def _loop(self, request: ChatRequest, work: Work) -> None:
         """Have a team answer; if too many are at work already, its stand-in, or nobody."""
@@ -413,6 +423,8 @@ class Exchange:
     async def _fail(self, error: LooperError) -> None:
         """Tell the client what went wrong: as a status if nothing was said yet, else in the stream."""
         self._facts |= _said_of(error)
+        if self._pause is not None and not self._has_answered:
+            await self._pause.withdraw()
         if self._reply is not None:
             await self._reply.fail(error)
         else:

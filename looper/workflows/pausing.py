@@ -130,7 +130,7 @@ class States:
         """Do some work while nobody else has the run.
 
         In the end the run can be had again, with what is `left` of it: what it has spent by then. None says that it has
-        answered, and cannot be had again.
+        answered, or waits for other calls by now, and cannot be had again.
         A client that has its answer may be gone before the work has returned, which then is cancelled. Raises
         StateBusy and StateExpired, and what the work raises.
         """
@@ -147,25 +147,39 @@ class States:
 
     async def _claim(self, waiting: "Waiting", holder: str) -> None:
         """Have the run as it was found. Raises StateExpired, and StateBusy if somebody has it or has had it since."""
-        match await self._store.claim(waiting.state, holder):
-            case "gone":
-                raise _expired()
-            case "busy":
-                raise _busy(round(self._settings.lease.total_seconds()))
-            case "held":
-                now = await self._store.get(waiting.state)
+        as_found = False
+        try:
+            claim = await self._store.claim(waiting.state, holder)
+            now = await self._store.get(waiting.state) if claim == "held" else None
+            as_found = now == waiting.stored
+        finally:  # a store that was not heard to the end may have given it to us
+            if not as_found:
+                await asyncio.shield(self._give_back(waiting.state, holder))
+        if claim == "busy":
+            raise self._held()
         if now is None:
             raise _expired()
-        if now != waiting.stored:  # a turn that failed in between was not free
-            await self._store.release(waiting.state, holder, now)
+        if not as_found:  # a turn that failed in between was not free
             raise _busy(1)
 
+    async def _give_back(self, state: str, holder: str) -> None:
+        with suppress(StateUnavailable):  # then the lease ends by itself
+            await self._store.release(state, holder)
+
     async def _renew(self, state: str, holder: str) -> None:
-        """Claim it again and again. A lease is short, so that what a dead process held is free soon."""
+        """Claim it again and again. A lease is short, so that what a dead process held is free soon.
+
+        Raises StateBusy if another one has it: whoever stood still for too long has lost it.
+        """
         while True:
             await asyncio.sleep(self._settings.lease.total_seconds() / 3)
             with suppress(StateUnavailable):
-                await self._store.claim(state, holder)
+                if await self._store.claim(state, holder) == "busy":
+                    raise self._held()
+
+    def _held(self) -> StateBusy:
+        """Another one has the run: for no longer than a lease, if it is dead."""
+        return _busy(round(self._settings.lease.total_seconds()))
 
     async def _let_go(self, waiting: "Waiting", holder: str, spent: Spent | None) -> None:
         with suppress(StateUnavailable):  # then its lease ends by itself
@@ -198,6 +212,8 @@ class Pause:
         self._ledger = ledger
         self._began = began
         self._calls: list[str] = []
+        self.kept = False
+        """Whether the run waits here now: its client may have heard of the calls."""
 
     def call(self) -> str:
         """An id for a call of a tool."""
@@ -215,6 +231,14 @@ class Pause:
         """Keep what the run needs to go on. Before that the client must not learn that it may."""
         paused = Paused(self._origin, self.spent, self._calls, msgspec.Raw(work))
         await self._store.put(self._state, msgspec.json.encode(paused))
+        self.kept = True
+
+    async def withdraw(self) -> None:
+        """Have nobody go on from here: the client is told of an error, and can at most try its turn again."""
+        holder = secrets.token_hex(16)
+        with suppress(StateUnavailable):  # then it ends with its time
+            if self.kept and await self._store.claim(self._state, holder) == "held":
+                await self._store.finish(self._state, holder)
 
 
 def digest(identity: str | None) -> str | None:

@@ -26,7 +26,7 @@ return redis.call('DEL', KEYS[1], KEYS[2])
 """
 _RELEASE = """
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[1], ARGV[2], 'XX', 'KEEPTTL')
+if ARGV[2] then redis.call('SET', KEYS[1], ARGV[2], 'XX', 'KEEPTTL') end
 return redis.call('DEL', KEYS[2])
 """
 
@@ -88,8 +88,9 @@ class RedisStore:
             case _:
                 return "gone"
 
-    async def release(self, id: str, holder: str, state: bytes) -> None:
-        await self._run(_RELEASE, id, holder, self._seal.close(id, state))
+    async def release(self, id: str, holder: str, state: bytes | None = None) -> None:
+        changed = () if state is None else (self._seal.close(id, state),)
+        await self._run(_RELEASE, id, holder, *changed)
 
     async def finish(self, id: str, holder: str) -> None:
         await self._run(_FINISH, id, holder)

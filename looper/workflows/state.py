@@ -28,8 +28,8 @@ class Store(Protocol):
         """Have a state for oneself until the lease ends. Whoever has it may claim it again, and has it for longer."""
         ...
 
-    async def release(self, id: str, holder: str, state: bytes) -> None:
-        """Let others have a state that is held, as it is now. It is kept for as long as it was to be kept before."""
+    async def release(self, id: str, holder: str, state: bytes | None = None) -> None:
+        """Let others have a state that is held, as it is now; None: as it was. It is kept no longer than before."""
         ...
 
     async def finish(self, id: str, holder: str) -> None:
@@ -159,11 +159,12 @@ class MemoryStore:
         kept.holder, kept.lease = holder, self._now() + self._settings.lease.total_seconds()
         return "held"
 
-    async def release(self, id: str, holder: str, state: bytes) -> None:
+    async def release(self, id: str, holder: str, state: bytes | None = None) -> None:
         kept = self._find(id)
         if kept is not None and kept.holder == holder:
-            self._bytes += len(state) - len(kept.state)
-            kept.state, kept.holder = state, None
+            now = kept.state if state is None else state
+            self._bytes += len(now) - len(kept.state)
+            kept.state, kept.holder = now, None
 
     async def finish(self, id: str, holder: str) -> None:
         kept = self._find(id)

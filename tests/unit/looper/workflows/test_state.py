@@ -87,6 +87,17 @@ class TestEveryStore:
         assert await store.claim("one", "you") == "held"
         assert await store.get("one") == b"mine"
 
+    async def test_it_can_be_let_go_as_it_was(self, store: Store) -> None:
+        """Whoever has it and did nothing with it need not know what it is."""
+        await store.put("one", b"state")
+        await store.claim("one", "me")
+        await store.release("one", "you")
+        assert await store.claim("one", "you") == "busy"
+        await store.release("one", "me")
+
+        assert await store.claim("one", "you") == "held"
+        assert await store.get("one") == b"state"
+
     async def test_letting_go_of_it_does_not_prolong_it(self, store: Store) -> None:
         """It is kept as long as it was to be when it was put, and not brought back after that."""
         await store.put("one", b"state")

@@ -1,7 +1,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -12,7 +12,14 @@ from looper.answer import Whole
 from looper.budget import Budget, Ledger
 from looper.chat import ChatRequest, Usage
 from looper.contract import ChoiceConfig, Terms
-from looper.errors import LooperError, StateBusy, StateExpired, StateMismatch, StateOutdated
+from looper.errors import (
+    LooperError,
+    StateBusy,
+    StateExpired,
+    StateMismatch,
+    StateOutdated,
+    StateUnavailable,
+)
 from looper.events import Delta, Done, Event, Finish, Progress
 from looper.models import Model
 from looper.run import Deadline, Heartbeat, Pattern, Run, drive
@@ -20,7 +27,7 @@ from looper.workflows import WorkflowsConfig
 from looper.workflows.pausing import Origin as From
 from looper.workflows.pausing import Pause, Spent, States, answers_ours
 from looper.workflows.saved import load, tool_results
-from looper.workflows.state import MemoryState, MemoryStore
+from looper.workflows.state import Claim, MemoryState, MemoryStore
 from looper.workflows.tools import ONLY_ONE
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
@@ -725,6 +732,35 @@ async def test_a_pause_ends_its_turn_properly() -> None:
     assert kinds == [Progress, Delta, Finish, Done]
 
 
+async def _caught(work: Coroutine[Any, Any, object]) -> Exception | None:
+    try:
+        await work
+    except Exception as error:
+        return error
+    return None
+
+
+class SlowStore(MemoryStore):
+    """Answers late, or not at all, from a moment on: what was asked of it is done first."""
+
+    hangs: str = ""
+
+    async def get(self, id: str) -> bytes | None:
+        state = await super().get(id)
+        await self._answer("get")
+        return state
+
+    async def claim(self, id: str, holder: str) -> Claim:
+        claim = await super().claim(id, holder)
+        await self._answer("claim")
+        return claim
+
+    async def _answer(self, what: str) -> None:
+        if self.hangs == what:
+            await asyncio.sleep(2)
+            raise StateUnavailable("too late")
+
+
 class TestWhoMayGoOn:
     async def paused(self, **steps: Step) -> tuple[Agentic, Turn]:
         steps = {"a": in_turn(calling("1", "2"), "by a"), **steps}
@@ -777,6 +813,49 @@ class TestWhoMayGoOn:
         assert caught.value.retry_after == 1
         assert (await team.turn(body, owner="me")).message["content"] == "the answer"
         assert len(team.client.asked) == asked + 2
+
+    @pytest.mark.parametrize("where", ["claim", "get"])
+    @pytest.mark.parametrize("leaves", [True, False], ids=["left", "store-fails"])
+    @timeless
+    async def test_who_gives_up_while_having_a_run_does_not_keep_it(
+        self, where: str, leaves: bool
+    ) -> None:
+        """Whether its client leaves in that moment or the store fails, others need not wait for the lease to end."""
+        store = SlowStore(MemoryState())
+        team = agentic(config(step("one", "a")), a=in_turn(calling("1"), "by a"))
+        team.states = States(MemoryState(), store)
+        turn = await team.turn(ASKED)
+        waiting = await team.states.find(turn.ids, "m", None)
+
+        async def never() -> None:
+            raise AssertionError
+
+        store.hangs = where
+        with pytest.raises((TimeoutError, StateUnavailable)):
+            async with asyncio.timeout(1 if leaves else None):
+                await team.states.hold(waiting, "me", never, lambda: None)
+        store.hangs = ""
+
+        assert await store.claim(waiting.state, "you") == "held"
+
+    @timeless
+    async def test_who_has_lost_a_run_stops(self) -> None:
+        """A process that stood still for longer than its lease finds that another one goes on, and leaves it alone."""
+        store = MemoryStore(MemoryState())
+        team = agentic(config(step("one", "a")), a=in_turn(calling("1"), After(60, "by a")))
+        team.states = States(MemoryState(), store)
+        turn = await team.turn(ASKED)
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            losing = group.create_task(_caught(team.turn(with_results(ASKED, turn))))
+            await asyncio.sleep(1)
+            id = turn.ids[0][5:17]
+            store._kept[id].holder = "another one"
+        assert isinstance(losing.result(), StateBusy)
+        assert asyncio.get_running_loop().time() - began < 6
+        assert team.client.running == []
+
+        assert await store.claim(id, "a third one") == "busy"
 
     async def test_a_run_of_another_version_is_outdated(self) -> None:
         """What cannot be read any more, as a whole, in a part or in a step, is no mistake of ours."""
