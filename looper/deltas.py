@@ -23,7 +23,7 @@ def bits(choice: Choice) -> Iterator[Delta]:
     if reply.refusal:
         yield Delta("refusal", reply.refusal, at)
     if reply.tool_calls:
-        calls = [{"index": index, **_told(call)} for index, call in enumerate(reply.tool_calls)]
+        calls = [{"index": index, **call} for index, call in enumerate(reply.tool_calls)]
         yield Delta("tool_calls", calls, at)
     if logprobs := _logprobs(choice.logprobs):
         yield Delta("logprobs", logprobs, at)
@@ -37,23 +37,8 @@ def _logprobs(raw: msgspec.Raw) -> dict[str, Any] | None:
         return None
 
 
-_SAID_IN_BITS = {"function": "arguments", "custom": "input"}
-"""What a call is of, and what of that comes a bit at a time."""
-
-
-def _told(call: dict[str, Any]) -> dict[str, Any]:
-    """A call whose arguments are text, as clients expect it."""
-    function = call.get("function")
-    if not isinstance(function, dict) or isinstance(function.get("arguments"), str | None):
-        return call
-    return {**call, "function": {**function, "arguments": _as_text(function["arguments"])}}
-
-
-def _as_text(said: object) -> str:
-    """What a tool is given. Some backends send the object itself in place of its JSON."""
-    if said is None or isinstance(said, str):
-        return said or ""
-    return msgspec.json.encode(said).decode()
+GIVEN = {"function": "arguments", "custom": "input"}
+"""What a call is of, and what its tool is given, which comes a bit at a time."""
 
 
 def merge_tool_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
@@ -61,13 +46,12 @@ def merge_tool_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) 
     index = delta.get("index", 0)
     call = calls.setdefault(index, {})
     for key, value in delta.items():
-        if key in _SAID_IN_BITS and isinstance(value, dict):
-            name = _SAID_IN_BITS[key]
-            called = call.setdefault(key, {name: ""})
-            called[name] += _as_text(value.get(name))
-            called |= {
-                each: part for each, part in value.items() if part is not None and each != name
-            }
+        if key in GIVEN and isinstance(value, dict):
+            given = GIVEN[key]
+            called = call.setdefault(key, {given: ""})
+            called[given] += value.get(given) or ""
+            said = {name: part for name, part in value.items() if part is not None}
+            called |= {name: part for name, part in said.items() if name != given}
         elif key != "index" and value is not None:
             call[key] = value
 

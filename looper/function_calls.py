@@ -1,6 +1,6 @@
 """A backend's calls of tools in the one form in which they are read: those of OpenAI's older API are of functions.
 
-There are servers, too, that write the arguments as the object that they are the text of.
+There are servers, too, that write what a tool is given as the object that it is the text of.
 """
 
 import secrets
@@ -10,13 +10,22 @@ import msgspec
 
 from looper.calls import CallFailed, Failure
 from looper.chat import Choice, Completion, Reply
+from looper.deltas import GIVEN
 
 _replace = msgspec.structs.replace
 
 
+_Given = str | dict[str, Any] | list[Any] | None
+
+
 class _Function(msgspec.Struct, frozen=True):
     name: str | None = None
-    arguments: str | dict[str, Any] | list[Any] | None = None
+    arguments: _Given = None
+
+
+class _Custom(msgspec.Struct, frozen=True):
+    name: str | None = None
+    input: _Given = None
 
 
 class _Call(msgspec.Struct, frozen=True):
@@ -25,6 +34,7 @@ class _Call(msgspec.Struct, frozen=True):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class FunctionCalls:
@@ -76,12 +86,13 @@ def _ends_older(choice: Choice) -> bool:
 
 
 def _sound(call: dict[str, Any]) -> dict[str, Any]:
-    """A call whose index is a number, and whose arguments are a text. Raises ValidationError."""
+    """A call whose index is a number, and what its tool is given a text. Raises ValidationError."""
     read = msgspec.convert(call, _Call)
     if read.index is None:
         call = {name: value for name, value in call.items() if name != "index"}
-    arguments = read.function and read.function.arguments
-    if arguments is None or isinstance(arguments, str):
-        return call
-    text = msgspec.json.encode(arguments).decode()
-    return {**call, "function": {**call["function"], "arguments": text}}
+    for kind, name in GIVEN.items():
+        given = (call.get(kind) or {}).get(name)
+        if not isinstance(given, str | None):
+            text = msgspec.json.encode(given).decode()
+            call = {**call, kind: {**call[kind], name: text}}
+    return call

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from looper.chat import ChatRequest, Completion, Reply
-from looper.deltas import merge_tool_call
+from looper.deltas import GIVEN, merge_tool_call
 from looper.dialects import Dialect
 from looper.events import Delta
 from looper.run import Pauses
@@ -61,17 +61,14 @@ def as_said(
 def as_shown(call: ToolCall, id: str, index: int) -> ToolCall:
     """A call as the client sees it: under an id of ours, with nothing of a vendor's in it."""
     ((type, called),) = _called(call).items()
-    empty = "input" if type == "custom" else "arguments"
-    return {"index": index, "id": id, "type": type, type: {empty: "", **called}}
+    return {"index": index, "id": id, "type": type, type: {GIVEN[type]: "", **called}}
 
 
 def _called(call: Mapping[str, Any]) -> dict[str, Any]:
     """Which tool a call names, and what it tells it; of a bit of a call, what of that is in it."""
-    type, parts = "function", ("name", "arguments")
-    if call.get("type") == "custom" or "custom" in call:
-        type, parts = "custom", ("name", "input")
+    type = "custom" if call.get("type") == "custom" or "custom" in call else "function"
     said = call.get(type) or {}
-    return {type: {part: said[part] for part in parts if said.get(part)}}
+    return {type: {part: said[part] for part in ("name", GIVEN[type]) if said.get(part)}}
 
 
 class Outgoing:

@@ -15,10 +15,12 @@ from pydantic import TypeAdapter
 from looper.algorithms import AlgorithmConfig
 from looper.answer import Whole
 from looper.budget import Budget, Ledger
+from looper.calls import CallFailed
 from looper.chat import ChatRequest, Completion
 from looper.contract import ContractConfig, Terms
 from looper.errors import LooperError
 from looper.events import Done
+from looper.function_calls import FunctionCalls
 from looper.run import Deadline, Run
 from tests.fakes.models import ScriptedClient, Step, model, refused
 
@@ -78,10 +80,18 @@ choices = st.fixed_dictionaries({
     "finish_reason": st.sampled_from([None, "stop", "length", "content_filter", "tool_calls"]),
     "logprobs": st.none() | st.just([1]) | st.fixed_dictionaries({"content": st.lists(tokens, max_size=20)}),
 })  # fmt: skip
-answers = st.builds(
-    lambda choice: msgspec.json.decode(json.dumps({"choices": [choice]}), type=Completion), choices
-)
-steps = answers | st.just(refused(500))
+
+
+def read(choice: dict[str, Any]) -> Step:
+    """What the egress client makes of an answer."""
+    completion = msgspec.json.decode(json.dumps({"choices": [choice]}), type=Completion)
+    try:
+        return FunctionCalls().read(completion)
+    except CallFailed as error:
+        return error
+
+
+steps = st.builds(read, choices) | st.just(refused(500))
 CHAIN = {"type": "confidence", "stages": [["a", "b"], "large"], "threshold": 0.8}
 TEAM = {"type": "ratings", "models": ["a", "b"]}
 ALGORITHMS = [

@@ -84,17 +84,6 @@ class TestGathering:
             {"id": "c", "type": "custom", "custom": {"name": "py", "input": "1+1"}}
         ]
 
-    def test_arguments_that_are_an_object_become_its_text(self) -> None:
-        """A backend that does not write them as text is understood; clients expect text."""
-        said: dict[str, Any] = {"name": "f", "arguments": {"x": [1, "é"]}}
-        piece = chunk(tool_calls=[{"index": 0, "id": "c", "function": said}])
-        text = {"name": "f", "arguments": '{"x":[1,"é"]}'}
-        (delta,) = bits(piece.choices[0])
-        assert delta.value[0]["function"] == text
-        message = gathered([piece]).choices[0].message
-        assert message is not None
-        assert message.tool_calls == [{"id": "c", "function": text}]
-
     def test_probabilities_are_strung_together_and_counted(self) -> None:
         """Tokens come with the chunks, and how many came is known at any time."""
         token = {"token": "a", "logprob": -0.1}

@@ -138,6 +138,13 @@ def test_arguments_are_a_text(arguments: object, text: str, older: bool) -> None
     assert call["function"] == {"name": "f", "arguments": text}
 
 
+def test_what_a_custom_tool_is_given_is_a_text() -> None:
+    """It is where functions have arguments, and as some servers write it."""
+    custom = {"type": "custom", "custom": {"name": "py", "input": ["1+1"]}}
+    (call,) = calls_in(read({"message": {"tool_calls": [custom]}}))
+    assert call == {"type": "custom", "custom": {"name": "py", "input": '["1+1"]'}}
+
+
 def test_a_call_is_as_it_came() -> None:
     """Members of a vendor's own are kept, and an index that is null is none."""
     own = {
@@ -157,6 +164,8 @@ def test_a_call_is_as_it_came() -> None:
         pytest.param({"function": "f"}, id="function"),
         pytest.param({"function": {"name": 1}}, id="name"),
         pytest.param({"function": {"arguments": 1}}, id="arguments"),
+        pytest.param({"custom": "f"}, id="custom"),
+        pytest.param({"custom": {"input": 1}}, id="input"),
         pytest.param({"index": "0"}, id="index"),
         pytest.param({"id": 1}, id="id"),
     ],
