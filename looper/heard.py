@@ -30,7 +30,7 @@ class Heard:
         self._reported = completion.usage.read() if completion.usage else self._reported
         for choice in completion.choices:
             self._begun = True
-            self._weight += sum(map(weigh, _words(choice)))
+            self._weight += written(choice)
 
     def broke_off(self, seen: int) -> None:
         """The call has failed when so many bytes of an unstreamed answer had come, which nobody can read."""
@@ -51,8 +51,12 @@ class Heard:
 _BYTES_PER_TOKEN = 4
 
 
+def written(choice: Choice) -> float:
+    """About how many tokens a model has written, for the client or not."""
+    return sum(map(weigh, _words(choice)))
+
+
 def _words(choice: Choice) -> Iterator[str]:
-    """Everything that a model has written, for the client or not."""
     reply = choice.message or choice.delta or Reply()
     yield from filter(None, (reply.content, reply.thought, reply.refusal))
     for call in reply.tool_calls or ():

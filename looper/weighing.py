@@ -18,7 +18,9 @@ from looper.aggregate import (
     read_weights,
 )
 from looper.calls import Result
+from looper.chat import Choice
 from looper.contract import Contract
+from looper.heard import written
 from looper.models import Model
 from looper.scoring import ALTERNATIVES, token_score
 from looper.settings import Setting
@@ -83,6 +85,12 @@ class Weighing(Setting):
         """How many alternatives beside each token a member's word is weighed by; None if no probabilities count."""
         return ALTERNATIVES.get(self.weights.sureness_from or "") if self.weights else None
 
+    def token_score(
+        self, method: str, choice: Choice, value: object, contract: Contract[Any] | None
+    ) -> float | None:
+        """What an answer's tokens say by this method."""
+        return token_score(method, choice, value, contract)
+
     def about(
         self, result: Result, value: object, contract: Contract[Any] | None = None
     ) -> Features:
@@ -90,11 +98,11 @@ class Weighing(Setting):
         weights, completion, name = self.weights, result.completion, result.model.name
         if weights is None or completion is None or value is None:
             return UNKNOWN
-        usage, method = completion.usage, weights.sureness_from
-        length = weights.length(name, usage.completion_tokens if usage else None)
+        choice, usage, method = completion.choices[0], completion.usage, weights.sureness_from
+        length = weights.length(name, (usage and usage.completion_tokens) or written(choice))
         if method is None:
             return Features(length=length)
-        score = token_score(method, completion.choices[0], value, contract)
+        score = self.token_score(method, choice, value, contract)
         return Features(weights.feature(name, method, score), length)
 
 

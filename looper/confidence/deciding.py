@@ -2,7 +2,7 @@
 
 from looper.aggregate import similarity
 from looper.confidence.climb import Climb, Ranking, by_score
-from looper.confidence.grading import grounds_of
+from looper.confidence.grading import grounds_of, verdict
 from looper.confidence.settings import SURE, ConfidenceSettings
 from looper.events import Grounds
 from looper.failures import why_no_answer
@@ -67,10 +67,10 @@ class Deciding:
         if not vote.verdict.groups:
             return None
         bar = self._config.bar_for_pool([each.draft.model.name for each in climb.pool])
-        worth = vote.verdict.confidence
+        worth, grounds = vote.verdict.confidence, grounds_of("posterior", bar.at)
         passes = worth >= bar.at
-        _note(vote, worth, f"accepted at {bar.at:g}" if passes else f"below {bar.at:g}", climb.run)
-        return _ranking(climb, vote, worth, grounds_of("posterior", bar.at)) if passes else None
+        _note(vote, worth, verdict(passes, grounds), climb.run)
+        return _ranking(climb, vote, worth, grounds) if passes else None
 
     def _by_agreement(self, climb: Climb) -> Ranking | None:
         vote = self._vote(climb)
@@ -78,19 +78,19 @@ class Deciding:
         if share is None:
             return None
         bar = SURE if self._config.threshold is None else self._config.threshold
-        passes = share >= bar
-        _note(vote, share, f"accepted at {bar:g}" if passes else f"below {bar:g}", climb.run)
-        return _ranking(climb, vote, share, grounds_of("agreement", bar)) if passes else None
+        passes, grounds = share >= bar, Grounds("agreement", bar)
+        _note(vote, share, verdict(passes, grounds), climb.run)
+        return _ranking(climb, vote, share, grounds) if passes else None
 
 
-def _note(vote: Vote, sure: float, verdict: str, run: Run) -> None:
+def _note(vote: Vote, sure: float, followed: str, run: Run) -> None:
     """Put in the trace what the vote came to: of each answer that says what the leader does, and of the others."""
     leading = {id(each) for each in next(vote.groups(), [])}
     for each, value in zip(vote.results, vote.values, strict=True):
         if value is None:
             run.trace.score(each, None, "silent")
         elif id(each) in leading:
-            run.trace.score(each, sure, verdict)
+            run.trace.score(each, sure, followed)
         else:
             run.trace.score(each, vote.probability(value), "other")
 

@@ -14,7 +14,7 @@ from looper.deltas import Gathering
 from looper.drafts import Draft
 from looper.events import Grounds
 from looper.run import Run
-from looper.scoring import answer_tokens, at_best, mean_score, token_score
+from looper.scoring import answer_tokens, at_best, mean_score
 from looper.verify import UNKNOWN, Grade, entailment, grade
 
 _MANY = 256 << 10
@@ -61,10 +61,7 @@ class Grading:
             if found.score is not None:
                 break
         graded = replace(self._weighed(each, method, found.score), unsolvable=found.unsolvable)
-        bar = self._config.bar_for(each.result.model.name, method)
-        run.trace.score(each.result, graded.worth, _verdict(graded, bar.at))
-        if graded.score is not None:
-            run.trace.measure(each.result, method, graded.score)
+        _note(graded, method, run)
         return graded
 
     def _weighed(self, each: Candidate, method: str, score: float | None) -> Candidate:
@@ -73,7 +70,8 @@ class Grading:
         score, name = round(score, _DIGITS), each.result.model.name
         worth = self._config.worth(name, method, score)
         bar = self._config.bar_for(name, method)
-        enough = self._config.worth(name, method, bar.at) if bar.raw else bar.at
+        comes_to = bar.raw and isfinite(bar.at)
+        enough = self._config.worth(name, method, bar.at) if comes_to else bar.at
         return replace(
             each,
             score=score,
@@ -106,15 +104,7 @@ class Grading:
         if each.result.completion is None:
             return None
         choice = each.result.completion.choices[0]
-        score = partial(
-            token_score,
-            method,
-            choice,
-            each.value,
-            contract,
-            which=self._config.token_filter,
-            weights=self._config.hybrid_weights.shares,
-        )
+        score = partial(self._config.token_score, method, choice, each.value, contract)
         many = memoryview(choice.logprobs).nbytes > _MANY
         return await asyncio.to_thread(score) if many else score()
 
@@ -123,10 +113,7 @@ class Grading:
         method = self._config.token_method_for(run.terms.contract)
         score = await self._token_score(each, method, run.terms.contract)
         scored = self._weighed(each, method, score)
-        bar = self._config.bar_for(each.result.model.name, method).at
-        run.trace.score(each.result, scored.worth, _verdict(scored, bar))
-        if scored.score is not None:
-            run.trace.measure(each.result, method, scored.score)
+        _note(scored, method, run)
         return scored
 
     def hopeless(self, draft: Draft, run: Run) -> Callable[[Gathering], bool] | None:
@@ -171,12 +158,24 @@ def is_unsolvable(candidates: Sequence[Candidate]) -> bool:
     return bool(said) and all(each.unsolvable for each in said)
 
 
-def _verdict(each: Candidate, bar: float) -> str:
+def _note(each: Candidate, method: str, run: Run) -> None:
+    """Put in the trace what a candidate is worth, what followed from it, and the score as it was measured."""
+    run.trace.score(each.result, each.worth, _verdict(each))
+    if each.score is not None:
+        run.trace.measure(each.result, method, each.score)
+
+
+def _verdict(each: Candidate) -> str:
     if each.unsolvable and not each.passes:
         return "unsolvable"
-    if each.score is None:
-        return "unknown"
-    return f"accepted at {bar:g}" if each.passes else f"below {bar:g}"
+    return "unknown" if each.grounds is None else verdict(each.passes, each.grounds)
+
+
+def verdict(passes: bool, grounds: Grounds) -> str:
+    """What followed from a score, in words of ours."""
+    if grounds.threshold is None:
+        return "never enough"
+    return f"accepted at {grounds.threshold:g}" if passes else f"below {grounds.threshold:g}"
 
 
 def grounds_of(method: str, enough: float) -> Grounds:

@@ -9,13 +9,14 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from looper.aggregate import Ballot, decide
 from looper.calibration import ALWAYS_ESCALATE, Calibration, threshold_for, thresholds_for
+from looper.chat import Choice
 from looper.confidence.stage import Order, Stage, ordered, plain_stage
 from looper.contract import Contract
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT
 from looper.fanout import Round
 from looper.models import Model
-from looper.scoring import ALTERNATIVES, TokenFilter, agreement
+from looper.scoring import ALTERNATIVES, TokenFilter, agreement, token_score
 from looper.settings import Probability, Setting, SomeTime
 from looper.verify import AutomixVerifier
 from looper.weighing import Weighing
@@ -160,6 +161,13 @@ class ConfidenceSettings(Round, Weighing):
         method = self.method_for(contract)
         return "hybrid" if method == "auto" else method
 
+    def token_score(
+        self, method: str, choice: Choice, value: object, contract: Contract[Any] | None
+    ) -> float | None:
+        """What an answer's tokens say by this method, in a vote as by itself."""
+        shares = self.hybrid_weights.shares
+        return token_score(method, choice, value, contract, which=self.token_filter, weights=shares)
+
     def grades(self, contract: Contract[Any] | None) -> bool:
         """Whether somebody may be asked how good an answer is."""
         asking = ("auto", "self_verify", "verifier", "automix_entailment")
@@ -226,19 +234,23 @@ class ConfidenceSettings(Round, Weighing):
         team = self.weights.teams.index(self.weights.team(asked))
         return chosen[team] if team < len(chosen) else ALWAYS_ESCALATE
 
-    def never_enough(self, models: Mapping[str, Model]) -> Iterator[str]:
+    def never_enough(self, method: str, models: Mapping[str, Model]) -> Iterator[str]:
         """The stages but the last whose answers are never accepted, as nothing shows that so few are wrong."""
-        method = "posterior" if self.confidence_method == "auto" else self.confidence_method
         asked: tuple[str, ...] = ()
         for stage in self.in_order(models)[:-1] if self.max_accepted_error is not None else ():
             asked = (*asked, *stage.models)
-            inline = any(name in self.calibration for name in stage.models)
-            if not inline and self.enough(method, asked) == ALWAYS_ESCALATE:
+            votes = method == "posterior"
+            bars = (
+                [self.bar_for_pool(asked)]
+                if votes
+                else [self.bar_for(n, method) for n in stage.models]
+            )
+            if all(bar.at == ALWAYS_ESCALATE for bar in bars):
                 yield stage.called
 
     @cached_property
     def _chosen_for(self) -> Mapping[str, float]:
-        """The same for each model of `calibration`."""
+        """For each model of `calibration` what `max_accepted_error` comes to, as a raw score."""
         most = self.max_accepted_error or 0.0
         return {name: threshold_for(each.accepted, most) for name, each in self.calibration.items()}
 
@@ -316,11 +328,6 @@ class ConfidenceSettings(Round, Weighing):
         """What is no error, but hardly meant."""
         if self.threshold == 0 and len(self.stages) > 1:
             yield "threshold: at 0 every answer is accepted, and no further stage is asked"
-        if never := list(self.never_enough(models)):
-            yield (
-                f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
-                " and what comes there is always escalated"
-            )
         for at, stage in enumerate(self.stages):
             if len(list(stage.voters)) * self.samples < self.min_successful_responses:
                 yield f"min_successful_responses: {stage.name or f'stage {at + 1}'} has fewer, and is never enough"
@@ -331,6 +338,11 @@ class ConfidenceSettings(Round, Weighing):
         self, contract: Contract[Any] | None, models: Mapping[str, Model]
     ) -> Iterator[str]:
         """Which stages are asked for nothing but their word: by then nobody can be sure enough, though all agree."""
+        if never := list(self.never_enough(self.token_method_for(contract), models)):
+            yield (
+                f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
+                " and what comes there is always escalated"
+            )
         asked: list[str] = []
         for stage in self.in_order(models)[:-1]:
             asked += [model for model, _ in stage.voters for _ in range(self.samples)]

@@ -236,6 +236,33 @@ class TestScores:
         assert played.done.confidence == pytest.approx(0.9)
         assert played.done.grounds == Grounds("avg_logprob", 0.7)
 
+    async def test_what_was_enough_is_a_probability_too(self) -> None:
+        """A raw score that `max_accepted_error` comes to is told as what it is worth, as the answer's score is."""
+        accepted = [{"score": 0.6, "answers": 100, "wrong": 2}]
+        small = {"knots": [[0.0, 0.0], [1.0, 1.0]], "accepted": accepted}
+        large = {"knots": [[0.4, 0.5], [0.6, 0.9]], "accepted": accepted}
+        pattern = confidence(
+            confidence_method="avg_logprob",
+            calibration={"small": small, "large": large},
+            max_accepted_error=0.1,
+        )
+        played = await play(pattern, {"small": sure("no", 0.5), "large": sure("yes", 0.7)})
+        assert played.verdicts == [("small", 0.5, "below 0.6"), ("large", 0.9, "accepted at 0.9")]
+        assert played.done.grounds == Grounds("avg_logprob", 0.9)
+
+    async def test_nothing_is_said_to_be_enough_where_nothing_is(self) -> None:
+        """A calibration without outcomes shows of no score that it is."""
+        knots = {"knots": [[0.0, 0.0], [1.0, 0.9]]}
+        pattern = confidence(
+            confidence_method="avg_logprob",
+            calibration={"small": knots, "large": knots},
+            max_accepted_error=0.1,
+        )
+        played = await play(pattern, {"small": sure("no", 0.5), "large": sure("yes", 1.0)})
+        assert played.done.outcome == "degraded"
+        assert [verdict for _, _, verdict in played.verdicts] == ["never enough"] * 2
+        assert played.done.grounds == Grounds("avg_logprob", None)
+
     @pytest.mark.parametrize(
         ("token_filter", "names"), [("tool_call_args", ["small"]), ("all", ["small", "large"])]
     )

@@ -9,10 +9,11 @@ from pydantic import ValidationError
 from looper.aggregate import Weights
 from looper.confidence import ConfidenceConfig
 from looper.confidence.stage import Stage, ordered
-from looper.contract import ChoiceConfig, TextConfig
+from looper.contract import ChoiceConfig, Contract, TextConfig
 from looper.models import Model
 from tests.fakes.models import model
 
+CHOICE = ChoiceConfig(type="choice", values=("A", "B")).build()
 KNOTS = {"knots": [[0.0, 0.1], [1.0, 0.9]]}
 
 
@@ -199,9 +200,8 @@ class TestThreshold:
     def test_auto_needs_one_unless_answers_compare(self) -> None:
         """`auto` votes under a contract whose values compare; under another one it has a raw score, and no default."""
         auto = config(confidence_method="auto")
-        choice = ChoiceConfig(type="choice", values=("A", "B")).build()
         text = TextConfig(type="text", max_chars=9).build()
-        assert list(auto.problems(choice)) == []
+        assert list(auto.problems(CHOICE)) == []
         for contract in (None, text):
             ((path, problem),) = auto.problems(contract)
             assert path == ("confidence_method",)
@@ -304,13 +304,32 @@ class TestHeldOut:
     def test_what_is_never_enough_is_told(self) -> None:
         """A stage that always escalates is hardly meant."""
         models = {name: model(name) for name in ("small", "large")}
-        never = config(confidence_method="auto", weights=measured(), max_accepted_error=0.05)
-        (told,) = never.warnings(models)
-        assert "answers of small" in told
-        enough = config(confidence_method="auto", weights=measured(), max_accepted_error=0.1)
-        assert list(enough.warnings(models)) == []
-        (told,) = config(confidence_method="auto", max_accepted_error=0.1).warnings(models)
-        assert "always escalated" in told
+
+        def told(contract: Contract[Any] | None = CHOICE, **settings: Any) -> list[str]:
+            found = config(confidence_method="auto", **settings)
+            return list(found.doubts_beside(contract, models))
+
+        (never,) = told(weights=measured(), max_accepted_error=0.05)
+        assert "answers of small" in never
+        assert told(weights=measured(), max_accepted_error=0.1) == []
+        (never,) = told(max_accepted_error=0.1)
+        assert "always escalated" in never
+
+    def test_what_is_never_enough_goes_by_what_the_contract_has_scored(self) -> None:
+        """Where answers do not compare nobody votes, and thresholds for votes help nothing."""
+        models = {name: model(name) for name in ("small", "large")}
+        found = config(confidence_method="auto", weights=measured(), max_accepted_error=0.1)
+        (never,) = found.doubts_beside(None, models)
+        assert "answers of small" in never
+
+    def test_a_calibration_that_shows_nothing_is_never_enough(self) -> None:
+        """Knots say what a score is worth, and not how many answers are wrong of what is accepted."""
+        models = {name: model(name) for name in ("small", "large")}
+        found = config(
+            confidence_method="avg_logprob", calibration={"small": KNOTS}, max_accepted_error=0.1
+        )
+        (never,) = found.doubts_beside(None, models)
+        assert "answers of small" in never
 
 
 def measured() -> Weights:

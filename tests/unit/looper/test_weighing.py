@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from looper.aggregate import UNKNOWN
 from looper.calls import Result
 from looper.chat import WireUsage
+from looper.confidence import ConfidenceConfig
 from looper.ratings import RatingsConfig
 from looper.weighing import Weighing
 from tests.fakes.models import completion, model
@@ -94,6 +95,30 @@ class TestSureness:
         assert Weighing().about(result_of("a", -0.1), "B") == UNKNOWN
         assert Weighing().alternatives is None
 
+    def test_is_scored_as_its_chain_scores(self, tmp_path: Path) -> None:
+        """Scores that a chain recorded were weighted by its settings, and so are those that its votes count with."""
+        hybrid = {"a": {"hybrid": {"knots": [[0.0, 0.1], [1.0, 0.9]]}}}
+        (tmp_path / "weights.json").write_text(
+            json.dumps({**WEIGHTS, "scores": hybrid, "sureness_from": "hybrid"})
+        )
+        beside = [{"token": "B", "logprob": -0.1}, {"token": "C", "logprob": -2.4}]
+        entry = {"token": "B", "logprob": -0.1, "top_logprobs": beside}
+        answer = completion("B", logprobs={"content": [entry]})
+        found = [
+            ConfidenceConfig.model_validate(
+                {
+                    "type": "confidence",
+                    "stages": ["a", "b"],
+                    "weights": "weights.json",
+                    "hybrid_weights": {"logprob_weight": share, "margin_weight": 1 - share},
+                },
+                context={"folder": tmp_path},
+            ).about(Result(MODELS["a"], "candidate", "ok", answer), "B")
+            for share in (0.0, 0.5, 1.0)
+        ]
+        low, middle, high = (each.sure or 0.0 for each in found)
+        assert low < middle < high
+
 
 class TestLength:
     def test_is_what_the_backend_counted(self, tmp_path: Path) -> None:
@@ -102,9 +127,19 @@ class TestLength:
         said = result_of("b", None, tokens=100)
         assert settings.about(said, "B").length == pytest.approx(1.386294, abs=1e-6)
         assert settings.about(said, None) == UNKNOWN
-        assert settings.about(result_of("b", None, tokens=None), "B") == UNKNOWN
         assert settings.about(result_of("a", -0.1, tokens=100), "B").length is None
         assert settings.alternatives == 0  # for the sake of the sureness alone
+
+    @pytest.mark.parametrize("tokens", [None, 0])
+    def test_is_what_can_be_seen_where_nobody_counted(
+        self, tmp_path: Path, tokens: int | None
+    ) -> None:
+        """As in a record of the run, whose lengths the weights were fitted to."""
+        settings = weighing(tmp_path, {**WEIGHTS, "lengths": {"b": {"typical": 50, "spread": 0.5}}})
+        usage = None if tokens is None else WireUsage(9, tokens)
+        answer = completion("word " * 80, usage=usage)
+        said = Result(MODELS["b"], "member", "ok", answer)
+        assert settings.about(said, "B").length == pytest.approx(1.386294, abs=1e-6)
 
 
 def result_of(name: str, logprob: float | None, tokens: int | None = 1) -> Result:
