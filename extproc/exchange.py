@@ -293,18 +293,7 @@ class Exchange:
                 await self._route(request, stand_in, {**facts, "outcome": "overload"}, decision)
                 return
             run = self._begin(asked, work)
-            answering = Answering(
-                request=asked,
-                run=run,
-                decision=decision,
-                facts={**facts, "run": run.id},
-                send=self._channel.send,
-                log=self._facts,
-                outflow=runtime.outflow,
-                max_bytes=runtime.config.limits.max_answer_bytes,
-                debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
-            )
-            self._answering = answering
+            self._answering = answering = self._answering_with(asked, run, work)
             stack.push(partial(self._remember, answering))
             self._facts |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
@@ -312,6 +301,20 @@ class Exchange:
             await self._channel.begin()
             emit = for_client(request, self._reply.add, run.trace)
             await drive(work.pattern, asked, run, emit, heartbeat=heartbeat)
+
+    def _answering_with(self, request: ChatRequest, run: Run, work: Work) -> Answering:
+        runtime = self._runtime
+        return Answering(
+            request=request,
+            run=run,
+            decision=work.decision,
+            facts={**work.facts, "run": run.id},
+            send=self._channel.send,
+            log=self._facts,
+            outflow=runtime.outflow,
+            max_bytes=runtime.config.limits.max_answer_bytes,
+            debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
+        )
 
     def _remember(
         self,

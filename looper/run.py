@@ -266,9 +266,8 @@ async def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead |
         return NotRead("it has no content.")
     if result.state != "ok":
         return None
-    if (
-        len(result.text) > _INLINE
-    ):  # whoever wrote that much may have written what takes long to read
+    if len(result.text) > _INLINE:
+        # Whoever wrote that much may have written what takes long to read.
         read = await asyncio.to_thread(read_json, result.text, type)
     else:
         read = read_json(result.text, type)

@@ -72,6 +72,11 @@ class Agent(msgspec.Struct):
             return "working"
         return "done" if self.reply is not None or self.verdict is not None else "failed"
 
+    def waits(self, said: msgspec.Raw, calls: list[dict[str, Any]]) -> None:
+        """It has called tools, with this message, and goes on when the client has told what came of them."""
+        self.history.append(said)
+        self.pending = calls
+
     def fails(self) -> None:
         """It will say nothing more; a revision that failed leaves its answer as it was."""
         self.revising, self.over = False, True

@@ -102,8 +102,7 @@ class Crew:
         reply = completion.choices[0].message or Reply()
         dialect = self._run.models[agent.model].dialect
         texts = {"content": reply.content, "reasoning_content": reply.reasoning_content}
-        agent.history.append(as_said(texts, calls, dialect))
-        agent.pending = calls
+        agent.waits(as_said(texts, calls, dialect), calls)
         return True
 
     def may_use_tools(self, agent: Agent) -> bool:
@@ -230,16 +229,11 @@ class Crew:
 
     def _by(self, step: Step, until: float) -> float:
         """When a call of this step has to be over."""
-        timeout = (
-            step.timeout
-            if isinstance(step, TimedStep) and step.timeout
-            else self._config.step_timeout
-        )
-        return (
-            until
-            if timeout is None
-            else min(until, self._run.deadline.now() + timeout.total_seconds())
-        )
+        own = step.timeout if isinstance(step, TimedStep) else None
+        timeout = own or self._config.step_timeout
+        if timeout is None:
+            return until
+        return min(until, self._run.deadline.now() + timeout.total_seconds())
 
     def results(self) -> list[Result]:
         """The answers that could be published, the best first."""

@@ -47,9 +47,8 @@ def _check_size(prompt: str) -> str:
 def _tuple(value: object) -> object:
     if not isinstance(value, list | tuple):
         raise ValueError("must be a list")
-    if (
-        len(value) > _LONGEST_LIST
-    ):  # no list may be so long, and all that is wrong in it takes long to say
+    if len(value) > _LONGEST_LIST:
+        # No list may be so long, and all that is wrong in it takes long to say.
         raise ValueError(f"is a list of {len(value)}, and no list has more than {_LONGEST_LIST}")
     return tuple(value)
 

@@ -231,14 +231,11 @@ async def _keeping(
                 case Delta(kind="content" | "reasoning_content" as kind):
                     said[kind].append(event.value)
                 case Finish() if calls.ids:
-                    agent.pending = calls.calls
                     texts = {kind: "".join(bits) for kind, bits in said.items()}
                     dialect = run.models[agent.model].dialect
-                    agent.history.append(as_said(texts, agent.pending, dialect))
+                    agent.waits(as_said(texts, calls.calls, dialect), calls.calls)
                     board.agents[FINAL] = agent
-                    owners = [(FINAL, call["id"]) for call in agent.pending]
-                    waiting = dict(zip(calls.ids, owners, strict=True))
-                    await _keep(board, request, run, pauses, waiting)
+                    await _keep(board, request, run, pauses, calls.owners(FINAL))
                     event = Finish("tool_calls", event.choice)
                 case Finish(reason="tool_calls"):
                     event = Finish("stop", event.choice)

@@ -51,7 +51,7 @@ class Saved(msgspec.Struct, frozen=True):
 
     @property
     def models(self) -> set[str]:
-        """The models that the run may still ask."""
+        """The models of its plan, whose answers it has or may still ask for."""
         return {name for step in self.steps for name in step["models"]} | {self.final["model"]}
 
     def board(self) -> Board:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -81,6 +82,7 @@ class Outgoing:
         self._more = False
         self._calls: dict[int, ToolCall] = {}
         self.ids: list[str] = []
+        """What the client has for them, in their order."""
 
     def rewrite(self, delta: Delta) -> Iterator[Delta]:
         """What the client gets of a bit: nothing of a second call, if it takes one at a time."""
@@ -106,10 +108,15 @@ class Outgoing:
         (type,) = called = _called(call)
         return {"index": index, "id": self.ids[-1], "type": type, **called}
 
-    @property
+    @cached_property
     def calls(self) -> list[ToolCall]:
-        """What has been called, in the order of `ids`."""
+        """What has been called, now that the answer is complete, in the order of `ids`."""
         return with_ids(self._calls.values())
+
+    def owners(self, agent: str) -> dict[str, tuple[str, str]]:
+        """By the id that the client has: whose call it was, which is this agent's, and its own id."""
+        own = [(agent, call["id"]) for call in self.calls]
+        return dict(zip(self.ids, own, strict=True))
 
 
 def relaxed(request: ChatRequest) -> dict[str, bytes]:
