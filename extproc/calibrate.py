@@ -47,13 +47,16 @@ class Team:
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
-    """A decision's weights, and what was found. `ignored` are categories of the data that it does not know."""
+    """A decision's weights, and what was found. `ignored` are categories of the data that it does not know, `partial`
+    is how many of its runs ended before everybody had answered.
+    """
 
     decision: str
     team: Team
     weights: Weights
     report: Report
     ignored: tuple[str, ...]
+    partial: int
 
 
 class CannotCalibrate(ValueError):
@@ -70,7 +73,8 @@ def calibrate(
     recorded = _by_name(read_outcomes(data, team.told_by), members)
     if silent := [each for each in team.members if not any(r.answer(each) for r in recorded.rows)]:
         raise CannotCalibrate(f"the data has no answer of {', '.join(silent)}")
-    outcomes = recorded.within(team.categories)
+    outcomes = recorded.of_all(team.members).within(team.categories)
+    partial = len(recorded.rows) - len(outcomes.rows)
     prices = {
         each.name: (float(price.input), float(price.output))
         for each in members
@@ -83,8 +87,10 @@ def calibrate(
             outcomes, team.stages, ratings, costs, decision=name, today=today
         )
     except TooFew as error:
-        raise CannotCalibrate(str(error)) from None
-    return Calibrated(name, team, weights, report, recorded.categories_beside(team.categories))
+        more = f"; {_left_out(partial)}" if partial else ""
+        raise CannotCalibrate(f"{error}{more}") from None
+    ignored = recorded.categories_beside(team.categories)
+    return Calibrated(name, team, weights, report, ignored, partial)
 
 
 def _teams(config: Config) -> Iterator[tuple[str, Team]]:
@@ -156,9 +162,7 @@ def _by_name(outcomes: Outcomes, models: Sequence[Model]) -> Outcomes:
 def said(found: Calibrated) -> Iterator[str]:
     """What was found, line by line."""
     report = found.report
-    yield f"{report.rows} questions"
-    if found.ignored:
-        yield _without(found.ignored)
+    yield from _questions(found)
     for name, rating in sorted(report.ratings.items(), key=lambda each: -each[1]):
         role = "votes" if name in report.voting else "fills silence"
         yield f"  {name}: right in {100 * rating:.1f} %, {role}"
@@ -188,6 +192,15 @@ def said(found: Calibrated) -> Iterator[str]:
         )
 
 
+def _questions(found: Calibrated) -> Iterator[str]:
+    """What of the data counts."""
+    yield f"{found.report.rows} questions"
+    if found.partial:
+        yield _left_out(found.partial)
+    if found.ignored:
+        yield _without(found.ignored)
+
+
 def _early(found: Calibrated) -> Iterator[str]:
     """How much of what is asked ends before the last stage, for some shares that may be wrong of it."""
     alike = as_wrong_as(found.report.check.accuracy.mean)
@@ -210,6 +223,12 @@ def _ending(team: Team, ends: Sequence[tuple[float, float]]) -> str:
         )
         or "nothing"
     )
+
+
+def _left_out(runs: int) -> str:
+    """Why some records count for nothing."""
+    why = "nobody knows what the others would have said"
+    return f"{runs} left out, as the run ended before everybody had answered: {why}"
 
 
 def _without(categories: Sequence[str]) -> str:

@@ -15,6 +15,9 @@ from looper.refusals import Refusal
 Answering = Literal[
     "single", "candidate", "member", "panel", "proposer", "worker", "synthesis", "final", "repair"
 ]
+Voice = Literal["candidate", "member", "panel", "proposer"]
+"""What those are asked for whose answers are weighed with each other's."""
+
 Private = Literal["judge", "verifier", "planner", "summary", "label"]
 Role = Answering | Private
 """What a call is for, in statistics. Answers of answering stages may be published, those of private ones never are."""

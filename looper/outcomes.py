@@ -2,12 +2,15 @@
 
 import gzip
 import hashlib
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
+
+from looper.calls import Voice
 
 V = TypeVar("V")
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -23,7 +26,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One question. Every mapping is by model; a model that is left out was not asked, or said nothing.
 
     `answers` are canonical: equal texts are one answer, and a blank one is silence. `correct` says who was right;
-    without it that is who gave `gold`.
+    without it that is who gave `gold`. `asked` says who was heard, where that may not be everybody.
     """
 
     id: str = ""
@@ -32,6 +35,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     gold: str | None = None
     prompt_chars: Count = 0
     answers: dict[str, str]
+    asked: frozenset[str] | None = None
     correct: dict[str, Annotated[int, msgspec.Meta(ge=0, le=1)]] | None = None
     chars: dict[str, Count] = {}
     logprob: dict[str, float] = {}
@@ -69,6 +73,11 @@ class Outcomes:
     def models(self) -> list[str]:
         return sorted({model for row in self.rows for model in row.answers})
 
+    def of_all(self, models: Collection[str]) -> "Outcomes":
+        """The questions that all of these were heard about: of who was not, nobody knows what it would have said."""
+        rows = [row for row in self.rows if row.asked is None or row.asked.issuperset(models)]
+        return Outcomes(rows, self.checksum)
+
     def within(self, categories: Collection[str]) -> "Outcomes":
         """The same, but that no question is of any other category than these."""
         rows = [row if row.category in categories else _plain(row) for row in self.rows]
@@ -95,6 +104,7 @@ def _renamed(row: Question, names: Mapping[str, str]) -> Question:
     return msgspec.structs.replace(
         row,
         answers=new(row.answers),
+        asked=None if row.asked is None else frozenset(names.get(each, each) for each in row.asked),
         correct=None if row.correct is None else new(row.correct),
         chars=new(row.chars),
         logprob=new(row.logprob),
@@ -120,7 +130,7 @@ def read_outcomes(paths: Iterable[Path], category: str | None = None) -> Outcome
         try:
             data = path.read_bytes()
             text = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise OutcomesError(f"{path}: cannot be read: {error}") from None
         digest.update(text)
         rows += _rows(path, text, category)
@@ -139,12 +149,24 @@ class _Call(msgspec.Struct, frozen=True):
     """A call of a run's record, as far as it is an answer."""
 
     model: str
+    role: str = "member"
+    state: str = "ok"
     answer: str | None = None
     text: str = ""
     usage: _Tokens = _Tokens()
     cost_microusd: float | None = None
     seconds: float | None = None
     measured: dict[str, float] = {}
+
+    @property
+    def heard(self) -> bool:
+        """Whether it came to an end of its own, even if to a bad one."""
+        return self.state not in ("cancelled", "not_started")
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it counts in a vote."""
+        return self.state == "ok" and self.answer is not None
 
     @property
     def chars(self) -> int:
@@ -171,13 +193,15 @@ _facts = msgspec.json.Decoder(dict[str, Any])
 def _recorded(line: bytes, category: str | None) -> Question:
     """A run's record as a question: what each member said in the end, what it took, and what it cost."""
     record = _record_decoder.decode(line)
-    said = {call.model: call for call in record.calls if call.answer is not None}
+    voices = [call for call in record.calls if call.role in get_args(Voice)]
+    said = {call.model: call for call in voices if call.speaks}
     return Question(
         id=record.run,
         category=record.category or _told(line, category),
         options=record.options,
         gold=record.gold,
         answers={name: call.answer or "" for name, call in said.items()},
+        asked=frozenset(call.model for call in voices if call.heard),
         chars={name: call.chars for name, call in said.items()},
         cost={n: c.cost_microusd / 1e6 for n, c in said.items() if c.cost_microusd is not None},
         latency={name: call.seconds for name, call in said.items() if call.seconds is not None},

@@ -1,6 +1,7 @@
 """What is no error in a configuration, but hardly meant."""
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from extproc.config.load import Loaded
 from extproc.config.model import Config
@@ -14,6 +15,7 @@ from extproc.yaml_source import Path as YamlPath
 from extproc.yaml_source import in_words
 from looper import algorithms
 from looper.algorithms import AlgorithmConfig
+from looper.calls import Voice
 from looper.chat import Capability
 from looper.fanout import Round
 from looper.models import Model
@@ -112,14 +114,11 @@ def _of_algorithm(decision: Decision, models: dict[str, Model]) -> Iterator[Doub
             yield ("algorithm", "weights"), text
 
 
-_VOICES = ("candidate", "member", "panel", "proposer")
-
-
 def _voices(algorithm: AlgorithmConfig) -> Iterator[str]:
     """Whose answers are weighed, without those who only stand in for somebody."""
     stand_ins = algorithm.substitutes if isinstance(algorithm, Round) else ()
     for call in algorithm.planned():
-        if call.role in _VOICES:
+        if call.role in get_args(Voice):
             yield from (name for name in call.models if name not in stand_ins)
 
 

@@ -63,7 +63,7 @@ class MemberWeights(Setting):
 
     weight: FiniteFloat
     votes: bool = True
-    rating: Rating = Field(description="how often it was right, when it said something")
+    rating: Rating = Field(description="how often it was right; silence is not")
     by_category: dict[str, FiniteFloat] = Field(default={}, description="added in a category")
     sureness: FiniteFloat = Field(default=0.0, description="per logit of its calibrated score")
     length: FiniteFloat = Field(

@@ -520,6 +520,27 @@ def test_records_of_runs_say_what_the_request_was_taken_for(tmp_path: Path) -> N
     assert "no difference" not in output
 
 
+def test_records_of_runs_that_ended_early_are_left_out(tmp_path: Path) -> None:
+    """A model that nobody had to ask any more was not wrong."""
+    rows = plain({"a": 0.7, "b": 0.7, "large": 0.9})
+    records = [
+        {
+            "run": str(at),
+            "gold": row["gold"],
+            "calls": [
+                {"model": name, "role": "candidate", "state": "ok", "answer": answer}
+                for name, answer in row["answers"].items()
+                if name != "large" or at % 2
+            ],
+        }
+        for at, row in enumerate(rows)
+    ]
+    chain = "type: confidence, stages: [[a, b], large], max_accepted_error: 0.1"
+    weights, output = calibrated(tmp_path, chain, records)
+    assert f"{len(rows) // 2} questions\n{len(rows) // 2} left out" in output
+    assert weights.teams[-1].members["large"].rating > 0.8
+
+
 def test_stages_are_fitted_in_the_order_in_which_they_are_asked(tmp_path: Path) -> None:
     """The cheap stage is asked first, wherever it stands; its team is who has been asked until then."""
     chain = "type: confidence, stages: [large, [a, b]], escalation_order: cost"

@@ -1,3 +1,4 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,40 @@ def test_a_length_is_what_was_counted_where_that_is_known(tmp_path: Path) -> Non
     (row,) = read(tmp_path, {**RECORD, "calls": [counted, *rest], "gold": "B"})
     assert row.tokens("small") == 120
     assert row.tokens("other") is None
+
+
+def test_only_words_that_are_weighed_are_answers(tmp_path: Path) -> None:
+    """What a model wrote out of the others' answers, and half an answer that was given up, is not its own."""
+    said, failed, *_ = RECORD["calls"]
+    final = {**said, "role": "final", "answer": "C"}
+    given_up = {**said, "model": "slow", "state": "cancelled", "answer": "D"}
+    broken = {**failed, "answer": "D"}
+    (row,) = read(tmp_path, {**RECORD, "calls": [said, broken, given_up, final], "gold": "B"})
+    assert row.answers == {"small": "B"}
+    assert row.asked == {"small", "other"}
+
+
+def test_who_was_not_heard_was_not_wrong(tmp_path: Path) -> None:
+    """Of runs that ended early nobody knows what the others would have said; plain outcomes leave out who is silent."""
+    plain = {"id": "q", "gold": "A", "answers": {"small": "A"}}
+    told = {**plain, "id": "told", "asked": ["small", "late"]}
+    path = tmp_path / "runs.jsonl"
+    path.write_text("\n".join(map(json.dumps, [plain, told, {**RECORD, "gold": "B"}])))
+    found = read_outcomes([path])
+    assert [row.id for row in found.of_all(["small", "other"]).rows] == ["q", RECORD["run"]]
+    assert [row.id for row in found.of_all(["small", "late"]).rows] == ["q", "told"]
+    renamed = found.renamed({"late": "new"})
+    assert [row.id for row in renamed.of_all(["small", "new"]).rows] == ["q", "told"]
+
+
+def test_an_archive_that_is_broken_is_none(tmp_path: Path) -> None:
+    """It is said which one, wherever in it the damage is."""
+    whole = bytearray(gzip.compress(json.dumps({"gold": "A", "answers": {}}).encode() * 50))
+    whole[10] |= 0x06  # a kind of block that there is not
+    path = tmp_path / "outcomes.jsonl.gz"
+    path.write_bytes(whole)
+    with pytest.raises(OutcomesError, match=r"outcomes\.jsonl\.gz: cannot be read"):
+        read_outcomes([path])
 
 
 def test_without_what_is_right_it_is_none(tmp_path: Path) -> None:
