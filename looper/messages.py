@@ -4,6 +4,7 @@ import hashlib
 import re
 import string
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from looper.dialects import Dialect, ToolCallIds
 _ALPHABET = string.digits + string.ascii_letters
 _ALNUM9 = re.compile(r"[A-Za-z0-9]{9}")
 _list = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
+_content = msgspec.json.Decoder(str | list[msgspec.Raw] | None)
 Message = dict[str, Any]
 
 
@@ -38,6 +40,8 @@ def map_ids(messages: Any, rule: ToolCallIds) -> Any:
 
 
 def _rename(message: Message, dialect: Dialect) -> bool:
+    if not dialect.roles:
+        return False
     role = msgspec.json.decode(message["role"])
     if role not in dialect.roles:
         return False
@@ -47,6 +51,8 @@ def _rename(message: Message, dialect: Dialect) -> bool:
 
 def _map_ids(message: Message, rule: ToolCallIds) -> bool:
     """Give every id that does not fit one that does. All else of a call stays as it came, byte for byte."""
+    if message.keys().isdisjoint(("tool_call_id", "tool_calls")):
+        return False  # as most of a long conversation
     changed = _map_id(message, "tool_call_id", rule)
     calls = _calls(message)
     mapped = sum(_map_id(call, "id", rule) for call in calls)  # each of them, not the first alone
@@ -93,23 +99,43 @@ def short_id(id: str, rule: ToolCallIds) -> str:
 
 def _merge(messages: list[Message]) -> list[Message]:
     """Neighbours of the same role as one message. Those that call tools, or answer for one, stay by themselves."""
-    merged: list[Message] = []
+    groups: list[list[Message]] = []
+    before: str | None = None
     for message in messages:
-        before = merged[-1] if merged else None
-        if before is not None and _alike(before, message):
-            before["content"] = _join(before["content"], message["content"])
+        role = _speaker(message)
+        if role is not None and role == before:
+            groups[-1].append(message)
         else:
-            merged.append(dict(message))
-    return merged
+            groups.append([message])
+        before = role
+    return [_as_one(group) for group in groups]
 
 
-def _alike(one: Message, other: Message) -> bool:
-    plain = {"role", "content"}
-    return (
-        one.keys() == other.keys() == plain
-        and _plain(one["role"]) == _plain(other["role"])
-        and _plain(one["role"]) in ("system", "developer", "user", "assistant")
-    )
+def _speaker(message: Message) -> str | None:
+    """The role of a message that says nothing but its words; None for one that says more."""
+    if message.keys() != {"role", "content"}:
+        return None
+    role = _plain(message["role"])
+    return role if role in ("system", "developer", "user", "assistant") else None
+
+
+def _as_one(group: list[Message]) -> Message:
+    if len(group) == 1:
+        return group[0]
+    said = [_content.decode(message["content"]) for message in group]
+    texts = list(takewhile(lambda content: isinstance(content, str), said))
+    text = "\n\n".join(map(str, texts))
+    if len(texts) < len(said):
+        parts = [part for content in (text, *said[len(texts) :]) for part in _parts(content)]
+        return {**group[0], "content": parts}
+    return {**group[0], "content": text}
+
+
+def _parts(content: str | list[msgspec.Raw] | None) -> list[Any]:
+    """A content as parts; those that came as such stay as they came, byte for byte."""
+    if isinstance(content, list):
+        return content
+    return [{"type": "text", "text": content}] if content else []
 
 
 def _plain(value: Any) -> Any:
@@ -118,16 +144,3 @@ def _plain(value: Any) -> Any:
         return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
     except msgspec.DecodeError:
         return None
-
-
-def _join(one: Any, other: Any) -> Any:
-    first, second = _plain(one), _plain(other)
-    if isinstance(first, str) and isinstance(second, str):
-        return f"{first}\n\n{second}"
-    return [*_parts(first), *_parts(second)]
-
-
-def _parts(content: Any) -> list[Any]:
-    if isinstance(content, list):
-        return content
-    return [{"type": "text", "text": content}] if content else []

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -13,6 +14,13 @@ from looper.messages import map_ids, short_id, speak
 LONG = "call_" + "x" * 60
 RULES: dict[ToolCallIds, str] = {"max40": r".{0,40}", "alnum9": r"[A-Za-z0-9]{9}"}
 each_rule = pytest.mark.parametrize("rule", RULES)
+
+
+contents = (
+    st.none()
+    | st.text(max_size=3)
+    | st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": st.text()}), max_size=2)
+)
 
 
 def raw(messages: Any) -> msgspec.Raw:
@@ -157,6 +165,28 @@ class TestMerging:
             {"role": "user", "content": "a\n\nb\n\nc"},
             {"role": "assistant", "content": "d"},
         ]
+
+    @given(st.lists(contents, min_size=2, max_size=6))
+    def test_it_does_not_matter_how_they_come_together(self, said: list[Any]) -> None:
+        """All at once or one after the other: nothing is lost, and nothing said twice."""
+        messages = [{"role": "user", "content": content} for content in said]
+        before = spoken(messages[:-1], self.MERGING)
+        assert spoken(messages, self.MERGING) == spoken([*before, messages[-1]], self.MERGING)
+
+    @pytest.mark.parametrize("content", [b'"hi"', b'[{"type":"text","text":"hi"}]'])
+    def test_very_many_do_not_take_long(self, content: bytes) -> None:
+        """Each is looked at once, and not once more for each that follows it."""
+        messages = raw(b"[%b]" % b",".join([b'{"role":"user","content":%b}' % content] * 60_000))
+        began = time.perf_counter()
+        (message,) = spoken(bytes(messages), self.MERGING)
+        assert time.perf_counter() - began < 2
+        assert len(message["content"]) in (60_000, 4 * 60_000 - 2)
+
+    def test_parts_stay_byte_for_byte(self) -> None:
+        """A number that Python has no room for is handed on as it came."""
+        part = b'{"type":"x","n":123456789012345678901234567890,"y":1E400}'
+        messages = raw(b'[{"role":"user","content":"a"},{"role":"user","content":[%b]}]' % part)
+        assert part in bytes(speak(messages, self.MERGING))
 
     def test_roles_are_compared_under_their_new_names(self) -> None:
         """A developer beside a system is the same, where one name stands for both."""
