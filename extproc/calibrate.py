@@ -11,7 +11,6 @@ from extproc.decisions.projections import PartitionConfig, ProjectionConfig
 from extproc.decisions.recipe import Decision, Recipe
 from looper.aggregate import Weights
 from looper.confidence import ConfidenceConfig
-from looper.confidence.settings import SURE
 from looper.fitting.calibrate import Interval, Report, TooFew, calibrate_team, costs_of
 from looper.fitting.cascade import NEVER
 from looper.fitting.gates import as_wrong_as, shares
@@ -20,7 +19,7 @@ from looper.models import Model
 from looper.outcomes import Outcomes, read_outcomes
 from looper.ratings import RatingsConfig
 from looper.remom import RemomConfig
-from looper.weighing import Weighing
+from looper.weighing import SURE, Weighing
 
 Stages = tuple[tuple[str, ...], ...]
 

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from looper.calls import Result
 from looper.chat import ChatRequest
 from looper.events import Outcome
 from looper.judge import judge
 from looper.models import Model
 from looper.run import Run
+from looper.settings import Setting
 from looper.verify import said
 from looper.votes import Vote
 
@@ -35,14 +38,27 @@ def voted(vote: Vote, run: Run) -> Ranking:
     return Ranking(ranked, chances[id(ranked[0])] and vote.verdict.confidence)
 
 
+class Judging(Setting):
+    """What a judge's scores come to: settings of every pattern in which one scores answers."""
+
+    rating_weight: float = Field(
+        default=1.0, ge=0, le=100, description="points that a rating of 1 adds to a judge's scores"
+    )
+    recheck_within: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="the two best closer than this are judged again in the other order",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Who judges, by what, and how: `rating_weight` is the points for a rating of 1."""
+    """Who judges, by what, until when, and what the scores come to."""
 
     model: Model
     rubric: str | None
-    rating_weight: float
-    recheck_within: float
+    judging: Judging
     until: float
 
 
@@ -79,7 +95,7 @@ async def scored(
     distinct = [each for each in vote.ranked() if any(each is other for other in shown)]
     points = _Points(vote, bench, dict(zip(map(id, shown), scores, strict=True)))
     top = points.sorted(distinct)[:2]
-    if len(top) == 2 and points.total(top[0]) - points.total(top[1]) < bench.recheck_within:
+    if len(top) == 2 and points.total(top[0]) - points.total(top[1]) < bench.judging.recheck_within:
         # Whichever of the two stood first stands second now.
         pair = [each for each in reversed(shown) if each is top[0] or each is top[1]]
         again = await judge(
@@ -104,7 +120,7 @@ class _Points:
 
     def total(self, each: Result) -> float:
         rating = self.vote.electorate.rating(each.model.name)
-        return self.given[id(each)] + self.bench.rating_weight * rating
+        return self.given[id(each)] + self.bench.judging.rating_weight * rating
 
     def hear(self, results: Sequence[Result], scores: Sequence[float]) -> None:
         """The mean of this and of what was given before."""

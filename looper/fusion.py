@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from looper.calls import Result
 from looper.chat import ChatRequest
-from looper.choosing import Bench, Ranking, scored, voted
+from looper.choosing import Bench, Judging, Ranking, scored, voted
 from looper.conclude import Ending, conclude, present
 from looper.cost import PlannedCall
 from looper.drafts import PRIVATE_OUTPUT, Draft, answering, json_schema, private
@@ -51,7 +51,7 @@ def _panelist(value: Any) -> Any:
     return {"model": value} if isinstance(value, str) else value
 
 
-class FusionConfig(Round, Weighing):
+class FusionConfig(Round, Weighing, Judging):
     """`algorithm: {type: fusion, analysis_models: […], judge_model: NAME}`"""
 
     type: Literal["fusion"]
@@ -71,15 +71,6 @@ class FusionConfig(Round, Weighing):
         default="judge", description="escalate: `escalate_to` joins a panel that does not agree"
     )
     escalate_to: tuple[str, ...] = Field(default=(), max_length=8)
-    rating_weight: float = Field(
-        default=1.0, ge=0, le=100, description="points that a rating of 1 adds to a judge's scores"
-    )
-    recheck_within: float = Field(
-        default=1.0,
-        ge=0,
-        le=10,
-        description="the two best closer than this are judged again in the other order",
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -339,8 +330,7 @@ class Fusion:
         bench = Bench(
             run.models[self._config.judge_model],
             None,
-            self._config.rating_weight,
-            self._config.recheck_within,
+            self._config,
             run.deadline.share(_JUDGE_SHARE),
         )
         return await scored(panel.vote, panel.shown, analysis.scores, bench, request, run)

@@ -1,6 +1,6 @@
 """Ratings: all candidates answer at once, and one answer comes of it, as soon as the others cannot change it."""
 
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from looper.aggregate import Electorate, Outstanding, decide, settled
 from looper.calls import Result
 from looper.chat import ChatRequest
-from looper.choosing import Bench, Ranking, judged, voted
+from looper.choosing import Bench, Judging, Ranking, judged, voted
 from looper.conclude import Ending, events_of, keeping, present
 from looper.contract import Contract, Violation
 from looper.cost import PlannedCall
@@ -35,11 +35,8 @@ _JUDGE_SHARE = 0.9
 _LAST_SHARE = 0.95
 """Parts of the time that is left which a round may use: stages may follow the first, publishing follows the last."""
 
-_SURE = 0.7
-"""The confidence below which a vote is escalated, unless another one is given or was measured."""
 
-
-class RatingsConfig(Round, Weighing):
+class RatingsConfig(Round, Weighing, Judging):
     """`algorithm: {type: ratings, models: [small, other, large]}`"""
 
     type: Literal["ratings"]
@@ -62,15 +59,6 @@ class RatingsConfig(Round, Weighing):
     rubric: str | None = Field(
         default=None, min_length=1, max_length=8000, description="what the judge is to look at"
     )
-    rating_weight: float = Field(
-        default=1.0, ge=0, le=100, description="points that a judge adds for a rating of 1"
-    )
-    recheck_within: float = Field(
-        default=1.0,
-        ge=0,
-        le=10,
-        description="the two best closer than this are judged again in the other order",
-    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -79,7 +67,7 @@ class RatingsConfig(Round, Weighing):
             raise ValueError("a model is named twice: `samples` asks each model more than once")
         if (self.aggregate == "judge") != (self.judge_model is not None):
             raise ValueError("`judge_model` and `aggregate: judge` go together")
-        unheeded = sorted(self.model_fields_set & {"rubric", "rating_weight", "recheck_within"})
+        unheeded = sorted(self.model_fields_set & {"rubric", *Judging.model_fields})
         if unheeded and self.judge_model is None:
             raise ValueError(f"`{unheeded[0]}` goes with `aggregate: judge`")
         if self.escalate_below is not None and not self.escalate_to:
@@ -95,12 +83,9 @@ class RatingsConfig(Round, Weighing):
         """The confidence from which on nobody else is asked, where anybody might be."""
         return self.sure_from(self.models) if self.escalate_to else None
 
-    def sure_from(self, asked: Sequence[str]) -> float:
+    def sure_from(self, asked: Iterable[str]) -> float:
         """The confidence from which on a vote of these is not escalated."""
-        if self.escalate_below is not None:
-            return self.escalate_below
-        measured = None if self.weights is None else self.weights.team(asked).accept_at
-        return _SURE if measured is None else measured
+        return super().sure_from(asked) if self.escalate_below is None else self.escalate_below
 
     def members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for key, names in (("models", self.models), ("escalate_to", self.escalate_to)):
@@ -309,8 +294,7 @@ class Ratings:
         bench = Bench(
             run.models[config.judge_model],
             config.rubric,
-            config.rating_weight,
-            config.recheck_within,
+            config,
             run.deadline.share(_JUDGE_SHARE),
         )
         ranking = await judged(vote, bench, request, run)

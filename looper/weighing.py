@@ -42,6 +42,9 @@ WeightsFile = Annotated[Weights, BeforeValidator(_read, json_schema_input_type=s
 """The path of a file that `looper calibrate` wrote, from the configuration's folder."""
 
 
+SURE = 0.7
+"""The confidence that is enough, unless another one is given or was measured."""
+
 _AGAINST: tuple[Advice, ...] = ("use one model", "do not cascade")
 
 
@@ -68,6 +71,11 @@ class Weighing(Setting):
         if self.weights is not None:
             return self.weights.electorate(asked, category)
         return rated({name: models[name].rating_for(category) for name in asked}, options)
+
+    def sure_from(self, asked: Iterable[str]) -> float:
+        """The confidence from which on a vote of these needs nobody else's word."""
+        measured = None if self.weights is None else self.weights.team(asked).accept_at
+        return SURE if measured is None else measured
 
     def doubts(self, voices: Iterable[str]) -> Iterator[str]:
         """Why the weights file, as it is used here, will hardly do what its data promised."""

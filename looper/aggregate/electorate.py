@@ -16,7 +16,7 @@ _LEAST_WEIGHT = 0.01
 _OPTIONS = 4
 _LEAST_RATING = 0.001
 _NO_RATING = 0.5
-SURE = 3.0
+_HEEDED = 3.0
 """Logits, or standard deviations, beyond which a feature counts no more."""
 
 
@@ -38,18 +38,19 @@ class Voter:
         """The weight of a ballot with these features."""
         return (
             self.weight
-            + self.sureness * _heeded(features.sure)
-            + self.length * _heeded(features.length)
+            + self.sureness * heeded(features.sure)
+            + self.length * heeded(features.length)
         )
 
     def most(self) -> float:
         """How much a ballot yet to come can change the distance between two answers."""
-        reach = (abs(self.sureness) + abs(self.length)) * SURE
+        reach = (abs(self.sureness) + abs(self.length)) * _HEEDED
         return max(self.weight + reach, reach - self.weight)
 
 
-def _heeded(feature: float | None) -> float:
-    return max(-SURE, min(SURE, feature or 0.0))
+def heeded(feature: float | None) -> float:
+    """A feature within what counts of it; unknown is as usual."""
+    return max(-_HEEDED, min(_HEEDED, feature or 0.0))
 
 
 UNKNOWN_VOTER = Voter(_LEAST_WEIGHT, votes=False)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from looper.aggregate.electorate import SURE, Electorate, Voter, logit
+from looper.aggregate.electorate import Electorate, Voter, heeded, logit
 from looper.calibration import Calibration, HeldOut
 from looper.settings import Name, Probability, Setting
 
@@ -186,7 +186,7 @@ class Weights(Setting):
 def beyond_usual(calibration: Calibration, score: float, usual: float) -> float:
     """In logits, within what a voter heeds: how much likelier to be right than usual an answer with this score is."""
     probability = max(0.01, min(0.99, calibration.probability(score)))
-    return max(-SURE, min(SURE, logit(probability) - logit(usual)))
+    return heeded(logit(probability) - logit(usual))
 
 
 class WeightsError(ValueError):

@@ -3,7 +3,7 @@
 from looper.aggregate import similarity
 from looper.confidence.climb import Climb, Ranking, by_score
 from looper.confidence.grading import grounds_of, verdict
-from looper.confidence.settings import SURE, ConfidenceSettings
+from looper.confidence.settings import ConfidenceSettings
 from looper.events import Grounds
 from looper.failures import why_no_answer
 from looper.run import Run
@@ -77,8 +77,8 @@ class Deciding:
         share = _agreement(vote)
         if share is None:
             return None
-        bar = SURE if self._config.threshold is None else self._config.threshold
-        passes, grounds = share >= bar, Grounds("agreement", bar)
+        bar = self._config.bar_for_agreement
+        passes, grounds = share >= bar.at, grounds_of("agreement", bar.at)
         _note(vote, share, verdict(passes, grounds), climb.run)
         return _ranking(climb, vote, share, grounds) if passes else None
 

@@ -19,7 +19,7 @@ from looper.models import Model
 from looper.scoring import ALTERNATIVES, TokenFilter, agreement, token_score
 from looper.settings import Probability, Setting, SomeTime
 from looper.verify import AutomixVerifier
-from looper.weighing import Weighing
+from looper.weighing import SURE, Weighing
 
 Method = Literal[
     "auto",
@@ -32,9 +32,6 @@ Method = Literal[
     "automix_entailment",
     "agreement",
 ]
-
-SURE = 0.7
-"""The threshold of what is a probability by itself, unless another one is given."""
 
 MEANS = ("avg_logprob", "margin", "hybrid")
 """Scores that are a mean over tokens, so that they can be told before the end."""
@@ -222,9 +219,13 @@ class ConfidenceSettings(Round, Weighing):
         if self.threshold is not None:
             return Bar(self.threshold)
         if self.max_accepted_error is None:
-            team = None if self.weights is None else self.weights.team(asked)
-            return Bar(SURE if team is None or team.accept_at is None else team.accept_at)
+            return Bar(self.sure_from(asked))
         return Bar(self.enough("posterior", asked))
+
+    @property
+    def bar_for_agreement(self) -> Bar:
+        """What the share of those who agree must reach."""
+        return Bar(SURE if self.threshold is None else self.threshold)
 
     def enough(self, method: str, asked: Sequence[str]) -> float:
         """The confidence with which no more answers than `max_accepted_error` are wrong, once these have been asked."""
@@ -359,7 +360,7 @@ class ConfidenceSettings(Round, Weighing):
         """How sure these are if they agree, as far as that is known beforehand, and how sure is enough."""
         if self.confidence_method == "agreement":
             share = agreement(len(asked), len(asked))
-            return share or 0.0, SURE if self.threshold is None else self.threshold
+            return share or 0.0, self.bar_for_agreement.at
         compares = contract is not None and contract.comparable
         electorate = self.electorate(
             asked, models, options=contract.options if contract is not None else None

@@ -8,7 +8,7 @@ from statistics import median, pstdev
 import numpy as np
 
 from looper.aggregate import Length, Method
-from looper.aggregate.electorate import SURE
+from looper.aggregate.electorate import heeded
 from looper.aggregate.weights import beyond_usual
 from looper.calibration import Calibration
 from looper.fitting.isotonic import calibrate
@@ -82,7 +82,7 @@ def _deviation(row: Question, name: str, usual: Length | None) -> float:
     tokens = row.tokens(name)
     if usual is None or tokens is None:
         return 0.0
-    return max(-SURE, min(SURE, usual.deviation(tokens)))
+    return heeded(usual.deviation(tokens))
 
 
 @dataclass(frozen=True, slots=True)
