@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from looper.budget import Grant
 from looper.chat import Choice, Completion, Reply, Usage
+from looper.deltas import GIVEN
 from looper.tokens import weigh
 
 
@@ -59,7 +60,6 @@ def written(choice: Choice) -> float:
 def _words(choice: Choice) -> Iterator[str]:
     reply = choice.message or choice.delta or Reply()
     yield from filter(None, (reply.content, reply.thought, reply.refusal))
-    for call in reply.tool_calls or ():
-        function = call.get("function")
-        if isinstance(function, dict):
-            yield from (value for value in function.values() if isinstance(value, str))
+    for called in (call.get(kind) for call in reply.tool_calls or () for kind in GIVEN):
+        if isinstance(called, dict):
+            yield from (value for value in called.values() if isinstance(value, str))

@@ -367,8 +367,17 @@ class TestStream:
         (record,) = run.trace.to_dict()["calls"]
         assert (record["usage"]["total_tokens"], record["estimated"]) == (45, True)
 
-    async def test_thoughts_and_tool_calls_are_seen_as_well(self) -> None:
-        call_ = {"index": 0, "function": {"name": "look", "arguments": '{"a": 1}'}}
+    @pytest.mark.parametrize(
+        "called",
+        [
+            {"function": {"name": "look", "arguments": '{"a": 1}'}},
+            {"type": "custom", "custom": {"name": "look", "input": '{"a": 1}'}},
+        ],
+        ids=["function", "custom"],
+    )
+    async def test_thoughts_and_tool_calls_are_seen_as_well(self, called: dict[str, Any]) -> None:
+        """Whatever a model writes is paid for."""
+        call_ = {"index": 0, **called}
         sent = [chunk(reasoning_content="hmmm"), chunk(tool_calls=[call_])]
         run = run_of(ScriptedClient({"m": Stream(sent, CallFailed(Failure.BROKEN))}))
         with pytest.raises(CallFailed):
