@@ -101,31 +101,7 @@ class EgressClient:
         self, call: Call, headers: Mapping[str, str], deadline: float, path: str = _CHAT
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response once its headers are there and say 200; closed, not reused, unless it was read to its end."""
-        assert self._session is not None
-        remaining = deadline - asyncio.get_running_loop().time()
-        if remaining <= 0:
-            raise CallFailed(Failure.TIMEOUT, attempts=0)
-        sent = {
-            **headers,
-            "x-looper-model": call.model.name,
-            "x-looper-role": call.role,
-            "x-envoy-upstream-rq-timeout-ms": str(max(1, int(remaining * 1000))),
-            "x-envoy-max-retries": str(call.retries),
-        }
-        try:
-            async with asyncio.timeout_at(deadline):
-                response = await self._session.post(
-                    f"{self._base}{path}",
-                    data=BytesIO(call.body),
-                    headers=sent,
-                    allow_redirects=False,  # a conversation goes where the route says, and nowhere else
-                )
-        except TimeoutError:
-            raise CallFailed(Failure.TIMEOUT) from None
-        except aiohttp.ClientConnectorError:
-            raise CallFailed(Failure.CONNECT) from None
-        except aiohttp.ClientError:
-            raise CallFailed(Failure.BROKEN) from None
+        response = await self._send(call, headers, deadline, path)
         try:
             if response.status != 200:
                 raise await _refused(response, deadline)
@@ -134,6 +110,38 @@ class EgressClient:
             yield response
         finally:
             response.close()
+
+    async def _send(
+        self, call: Call, headers: Mapping[str, str], deadline: float, path: str
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            raise CallFailed(Failure.TIMEOUT, attempts=0)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._session.post(
+                    f"{self._base}{path}",
+                    data=BytesIO(call.body),
+                    headers={**headers, **_for_envoy(call, remaining)},
+                    allow_redirects=False,  # a conversation goes where the route says, and nowhere else
+                )
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except aiohttp.ClientConnectorError:
+            raise CallFailed(Failure.CONNECT) from None
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+
+
+def _for_envoy(call: Call, remaining: float) -> dict[str, str]:
+    """Whose call it is, how long it may take, and how often it may be tried again."""
+    return {
+        "x-looper-model": call.model.name,
+        "x-looper-role": call.role,
+        "x-envoy-upstream-rq-timeout-ms": str(max(1, int(remaining * 1000))),
+        "x-envoy-max-retries": str(call.retries),
+    }
 
 
 @contextmanager
