@@ -3,8 +3,8 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from typing import Any
 
@@ -82,6 +82,7 @@ class States:
         self._settings = settings
         self._store = store
         self._ids = Ids(keys or [secrets.token_bytes(32)])
+        self._at_work: set[str] = set()
 
     @property
     def identity(self) -> Identity | None:
@@ -131,10 +132,31 @@ class States:
 
         In the end the run can be had again, with what is `left` of it: what it has spent by then. None says that it has
         answered, or waits for other calls by now, and cannot be had again.
-        A client that has its answer may be gone before the work has returned, which then is cancelled. Raises
-        StateBusy and StateExpired, and what the work raises.
+        A client that has its answer may be gone before the work has returned, which then is cancelled. Whoever has the
+        name of a holder that has died takes its place. Raises StateBusy and StateExpired, and what the work raises.
         """
-        await self._claim(waiting, holder)
+        with self._alone(waiting.state):
+            await self._claim(waiting, holder)
+            await self._held_while(waiting, holder, work, left)
+
+    @contextmanager
+    def _alone(self, state: str) -> Iterator[None]:
+        """Raises StateBusy if this very process has the run, which it cannot have died with."""
+        if state in self._at_work:
+            raise self._held()
+        self._at_work.add(state)
+        try:
+            yield
+        finally:
+            self._at_work.remove(state)
+
+    async def _held_while(
+        self,
+        waiting: "Waiting",
+        holder: str,
+        work: Callable[[], Coroutine[Any, Any, None]],
+        left: Callable[[], Spent | None],
+    ) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 renewing = group.create_task(self._renew(waiting.state, holder))

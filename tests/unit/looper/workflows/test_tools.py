@@ -944,6 +944,25 @@ class TestWhoMayGoOn:
         assert first.result().message["content"] == "the answer"
         assert len(team.client.calls_of("a")) == 2
 
+    @timeless
+    async def test_two_of_one_name_are_one_and_an_error(self) -> None:
+        """A process that lives is not taken over, even by the same request once more: clients may choose its name."""
+        team, turn = await self.paused()
+        waiting = await team.states.find(turn.ids, "m", "me")
+
+        async def linger() -> None:
+            await asyncio.sleep(60)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(team.states.hold(waiting, "same", linger, lambda: Spent()))
+            await asyncio.sleep(40)
+            with pytest.raises(StateBusy):
+                await team.states.hold(waiting, "same", linger, lambda: Spent())
+            with pytest.raises(StateBusy):
+                await team.turn(with_results(ASKED, turn), owner="me")
+
+        assert (await team.turn(with_results(ASKED, turn), owner="me")).finish == "stop"
+
     async def test_after_a_failure_the_run_can_be_tried_again(self) -> None:
         """An error on the way to the answer leaves the run where it was."""
         team, turn = await self.paused(
