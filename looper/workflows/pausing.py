@@ -137,7 +137,15 @@ class States:
         """
         with self._alone(waiting.state):
             await self._claim(waiting, holder)
-            await self._held_while(waiting, holder, work, left)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    renewing = group.create_task(self._renew(waiting.state, holder))
+                    await work()
+                    renewing.cancel()
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            finally:
+                await asyncio.shield(self._let_go(waiting, holder, left()))
 
     @contextmanager
     def _alone(self, state: str) -> Iterator[None]:
@@ -149,23 +157,6 @@ class States:
             yield
         finally:
             self._at_work.remove(state)
-
-    async def _held_while(
-        self,
-        waiting: "Waiting",
-        holder: str,
-        work: Callable[[], Coroutine[Any, Any, None]],
-        left: Callable[[], Spent | None],
-    ) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                renewing = group.create_task(self._renew(waiting.state, holder))
-                await work()
-                renewing.cancel()
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
-        finally:
-            await asyncio.shield(self._let_go(waiting, holder, left()))
 
     async def _claim(self, waiting: "Waiting", holder: str) -> None:
         """Have the run as it was found. Raises StateExpired, and StateBusy if somebody has it or has had it since."""
