@@ -17,6 +17,7 @@ from pydantic import Field
 from extproc.protocol.actions import Metadata
 from looper.calls import Answering
 from looper.chat import ChatRequest
+from looper.messages import plain
 from looper.run import Run
 from looper.settings import ByteCount, Probability, Setting
 
@@ -45,6 +46,12 @@ def _budget(run: Run) -> dict[str, Any]:
     micro = None if limits.microusd is None else float(limits.microusd)
     said = {"calls": limits.calls, "tokens": limits.tokens, "cost_microusd": micro}
     return {name: limit for name, limit in said.items() if limit is not None}
+
+
+def _conversation(request: ChatRequest) -> dict[str, Any]:
+    """What the client sent; nothing if there is in it what is no value to us, such as 1e400."""
+    messages = plain(request.members["messages"])
+    return {} if messages is None else {"messages": messages}
 
 
 def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -96,8 +103,7 @@ class Runs:
             **run.trace.to_dict(),
         }
         if self.full:
-            record["messages"] = json.loads(bytes(request.members["messages"]))
-            record |= _answers(run, record["calls"])
+            record |= _conversation(request) | _answers(run, record["calls"])
         self._ring.append(record)
         if self._sink is not None and random() < self._settings.sample:
             self._sink.info("%s", json.dumps(record, ensure_ascii=False, separators=(",", ":")))

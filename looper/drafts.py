@@ -13,7 +13,7 @@ from looper.calls import Call, Role
 from looper.chat import Capability, ChatRequest
 from looper.contract import NO_TERMS, Terms
 from looper.dialects import STANDARD, Effort
-from looper.messages import speak
+from looper.messages import plain, speak
 from looper.models import Model
 from looper.tokens import estimate
 
@@ -248,7 +248,7 @@ def say_effort(members: Members, how: Effort) -> None:
 
 
 def _effort(said: Any) -> str | None:
-    effort = msgspec.json.decode(said) if isinstance(said, msgspec.Raw) else said
+    effort = plain(said)
     return effort if isinstance(effort, str) else None
 
 

@@ -62,7 +62,7 @@ def _map_ids(message: Message, rule: ToolCallIds) -> bool:
 
 
 def _map_id(holder: dict[str, Any], name: str, rule: ToolCallIds) -> bool:
-    id = _plain(holder.get(name))
+    id = plain(holder.get(name))
     # What is no text cannot be paired by its text; the upstream may say what it thinks of it.
     if not isinstance(id, str) or _FITS[rule](id):
         return False
@@ -115,7 +115,7 @@ def _speaker(message: Message) -> str | None:
     """The role of a message that says nothing but its words; None for one that says more."""
     if message.keys() != {"role", "content"}:
         return None
-    role = _plain(message["role"])
+    role = plain(message["role"])
     return role if role in ("system", "developer", "user", "assistant") else None
 
 
@@ -138,9 +138,9 @@ def _parts(content: str | list[msgspec.Raw] | None) -> list[Any]:
     return [{"type": "text", "text": content}] if content else []
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that came as JSON; None for one that is no plain value to us, such as 1e400."""
     try:
         return msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None

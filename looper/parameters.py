@@ -116,7 +116,8 @@ class SystemPrompt(Setting):
             (at for at, role in enumerate(roles) if role not in _INSTRUCTING), len(roles)
         )
         if self.mode == "replace":
-            messages = [raw for at, raw in enumerate(messages) if at not in ours]
+            both = zip(roles, messages, strict=True)
+            messages = [raw for role, raw in both if role not in _INSTRUCTING]
         elif leading:
             at = 0 if self.mode == "insert" else leading - 1
             messages[at] = self._beside(request.messages[at], messages[at])

@@ -12,6 +12,7 @@ from looper.chat import ChatRequest, Completion, Reply
 from looper.deltas import GIVEN, merge_tool_call
 from looper.dialects import Dialect
 from looper.events import Delta
+from looper.messages import plain
 from looper.run import Pauses
 from looper.trace import Trace
 
@@ -121,10 +122,7 @@ class Outgoing:
 
 def relaxed(request: ChatRequest) -> dict[str, bytes]:
     """What changes in a request whose tools have answered: a call that was wanted once is not wanted for ever."""
-    choice = request.members.get("tool_choice")
-    if choice is None:
-        return {}
-    match msgspec.json.decode(choice):
+    match plain(request.members.get("tool_choice")):
         case "required" | {"type": "function" | "custom"}:
             return {"tool_choice": b'"auto"'}
         case {"type": "allowed_tools", "allowed_tools": {"mode": "required"} as allowed}:

@@ -31,6 +31,7 @@ async def recorded(
     full: bool = True,
     said: dict[str, str] = SAID,
     path: Path | None = None,
+    request: ChatRequest = REQUEST,
 ) -> dict[str, Any]:
     """The record of a run in which all of them were asked, the last one as a judge."""
     runs = Runs(TraceSettings(record="full" if full else "metadata", file=path and str(path)))
@@ -48,12 +49,22 @@ async def recorded(
     *members, judge = models.values()
     with runs.writing():
         for member in members:
-            await run.ask(answering(REQUEST, member, "member"), until=1e9)
-        question = private(REQUEST, judge, "judge", instruction="Judge!", schema=None)
+            await run.ask(answering(request, member, "member"), until=1e9)
+        question = private(request, judge, "judge", instruction="Judge!", schema=None)
         await run.ask(question, until=1e9)
-        runs.add(REQUEST, run, {"run": "r", "decision": "d", "outcome": "ok"})
+        runs.add(request, run, {"run": "r", "decision": "d", "outcome": "ok"})
     (record,) = runs
     return record
+
+
+@pytest.mark.parametrize("odd", ["1" * 5000, "1e400"], ids=["long", "large"])
+async def test_what_is_no_value_to_us_costs_nobody_the_record(tmp_path: Path, odd: str) -> None:
+    """Vendors' own members may hold what Python has no room for: then the conversation is not in the record."""
+    message = b'{"role": "user", "content": "hi", "x": %b}' % odd.encode()
+    request = ChatRequest.parse(b'{"model": "m", "messages": [%b]}' % message)
+    record = await recorded(request=request, path=tmp_path / "runs.jsonl")
+    assert "messages" not in record
+    assert [call["answer"] for call in record["calls"] if "answer" in call] == ["B", "B"]
 
 
 async def test_each_call_has_what_it_cost_and_the_run_what_it_might() -> None:

@@ -215,6 +215,14 @@ class TestEffort:
         """What no upstream understands is refused there, or not sent."""
         assert sent(answer(dialect, reasoning_effort=effort))["model"] == "m"
 
+    @each_dialect
+    def test_that_is_no_value_to_us_is_no_mistake_of_ours(self, dialect: str) -> None:
+        """A number that Python has no room for is refused upstream, or not sent."""
+        body = b'{"model": "m", "messages": [{"role": "user"}], "reasoning_effort": 1e400}'
+        draft = answering(ChatRequest.parse(body), speaks(dialect), "panel")
+        assert b'"model":"m"' in draft.call(None).body
+        assert {*draft.dropped()} <= {"reasoning_effort"}
+
     def test_that_cannot_be_said_is_named(self) -> None:
         """A wish that the upstream has no word for is in the trace."""
         assert list(answer("mistral", reasoning_effort="high").dropped()) == ["reasoning_effort"]

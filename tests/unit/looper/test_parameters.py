@@ -1,6 +1,7 @@
 """What a decision sets in a client's request, or bounds."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -151,6 +152,13 @@ class TestSystemPrompt:
         assert prompted([SYSTEM, USER, SYSTEM], "replace") == [
             {"role": "system", "content": "Ours."}, USER,
         ]  # fmt: skip
+
+    def test_replaces_very_many_in_no_time(self) -> None:
+        """Each message is looked at once, and not once for each other one."""
+        began = time.perf_counter()
+        said = prompted([SYSTEM] * 30_000, "replace")
+        assert time.perf_counter() - began < 1.5
+        assert said == [{"role": "system", "content": "Ours."}]
 
     @pytest.mark.parametrize(("mode", "at"), [("insert", 0), ("append", 1)])
     def test_is_a_part_among_parts(self, mode: str, at: int) -> None:

@@ -28,7 +28,7 @@ from looper.workflows.pausing import Origin as From
 from looper.workflows.pausing import Pause, Spent, States, answers_ours
 from looper.workflows.saved import load, tool_results
 from looper.workflows.state import Claim, MemoryState, MemoryStore
-from looper.workflows.tools import ONLY_ONE
+from looper.workflows.tools import ONLY_ONE, relaxed
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
     After,
@@ -518,6 +518,12 @@ async def test_a_forced_call_is_forced_once(choice: Any) -> None:
     said = [json.dumps(asked.body["tool_choice"]) for asked in team.client.asked]
     assert said[0] == json.dumps(choice)
     assert all("auto" in each and "required" not in each for each in said[1:])
+
+
+def test_a_choice_that_is_no_value_to_us_stays_as_it_is() -> None:
+    """The upstream may say what is wrong with it."""
+    body = b'{"model": "m", "messages": [{"role": "user"}], "tool_choice": {"type": "function", "x": 1e400}}'
+    assert relaxed(ChatRequest.parse(body)) == {}
 
 
 async def test_one_call_at_a_time_is_one_call_at_a_time() -> None:
