@@ -11,7 +11,14 @@ from extproc.decisions.projections import PartitionConfig, ProjectionConfig
 from extproc.decisions.recipe import Decision, Recipe
 from looper.aggregate import Weights
 from looper.confidence import ConfidenceConfig
-from looper.fitting.calibrate import Interval, Report, TooFew, calibrate_team, costs_of
+from looper.fitting.calibrate import (
+    CascadeCheck,
+    Interval,
+    Report,
+    TooFew,
+    calibrate_team,
+    costs_of,
+)
 from looper.fitting.cascade import NEVER
 from looper.fitting.gates import as_wrong_as, shares
 from looper.fusion import FusionConfig
@@ -172,13 +179,8 @@ def said(found: Calibrated) -> Iterator[str]:
         f"the team, on questions held out: {100 * check.accuracy.mean:.1f} %,"
         f" {_points(check.beyond_best)} points beside the best member{_at(report.cost_of_best)}"
     )
-    if (cascade := report.cascade) is not None:
-        at = ", ".join(_accepting(each) for each in cascade.accept_at)
-        by = "" if found.team.method in (None, "auto") else "with `confidence_method: auto`, "
-        yield (
-            f"{by}stopping at {at}: {_points(cascade.beyond_best)} points beside the best member"
-            f"{_at(cascade.cost_of_best)}"
-        )
+    if report.cascade is not None:
+        yield _stopping(report.cascade, found.team)
     elif len(found.team.stages) > 1:
         yield f"what answers cost is not known: no thresholds are chosen, and {SURE:g} holds"
     if found.team.method is not None:
@@ -189,6 +191,14 @@ def said(found: Calibrated) -> Iterator[str]:
             f"  what it gains are questions to which {report.best} says nothing: a chain"
             f" (`confidence`) that begins with it asks the others only then"
         )
+
+
+def _stopping(cascade: CascadeCheck, team: Team) -> str:
+    """What the thresholds for everybody's vote come to."""
+    at = ", ".join(_accepting(each) for each in cascade.accept_at)
+    by = "" if team.method in (None, "auto") else "with `confidence_method: auto`, "
+    beyond, cost = _points(cascade.beyond_best), _at(cascade.cost_of_best)
+    return f"{by}stopping at {at}: {beyond} points beside the best member{cost}"
 
 
 def _questions(found: Calibrated) -> Iterator[str]:

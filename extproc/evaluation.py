@@ -1,7 +1,7 @@
 """`looper eval`: a configuration's decisions and teams, unchanged, over recorded answers of models."""
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -111,11 +111,7 @@ async def _ask(
     request = decision.parameters.applied(request)
     run = _begin(runtime, request, decided)
     spent, began = replay.microusd, run.deadline.now()
-    heard = _Heard()
-    try:
-        await drive(_pattern(runtime, decided), request, run, heard.hear, heartbeat=_NEVER)
-    except LooperError as error:
-        heard.outcome = error.code
+    heard = await _hear(_pattern(runtime, decided), request, run)
     contract = run.terms.contract
     members = {name: each for name, each in replay.names.items() if name in team}
     return Graded(
@@ -167,6 +163,15 @@ def _pattern(runtime: Runtime, decided: Decided) -> Pattern:
     if decision.algorithm is not None and decision.is_routed:
         return decision.algorithm.build()
     return runtime.pattern(decided.recipe, decision.name)
+
+
+async def _hear(pattern: Pattern, request: ChatRequest, run: Run) -> "_Heard":
+    heard = _Heard()
+    try:
+        await drive(pattern, request, run, heard.hear, heartbeat=_NEVER)
+    except LooperError as error:
+        heard.outcome = error.code
+    return heard
 
 
 class _Heard:
@@ -239,26 +244,30 @@ def _alone(
 
 def show(report: Report, console: Console) -> None:
     """The report, for people."""
+    for line in _lines(report):
+        console.print(line, highlight=False, soft_wrap=True)
+    for table in _tables(report):
+        console.print(table)
+
+
+def _lines(report: Report) -> Iterator[str]:
     accuracy = report.accuracy()
-    console.print(
+    yield (
         f"{len(report.questions)} questions: {_percent(accuracy.mean)} right "
-        f"({_percent(accuracy.low)} - {_percent(accuracy.high)})",
-        highlight=False,
-        soft_wrap=True,
+        f"({_percent(accuracy.low)} - {_percent(accuracy.high)})"
     )
     if report.skipped:
-        console.print(
-            f"{report.skipped} more were answered without a model", highlight=False, soft_wrap=True
-        )
+        yield f"{report.skipped} more were answered without a model"
     if (best := report.best_member()) is not None:
-        console.print(_beside(report, best), highlight=False, soft_wrap=True)
+        yield _beside(report, best)
     median, late = report.seconds()
-    console.print(
+    yield (
         f"{report.calls():.2f} calls and {report.cost():.1f} micro-USD for each; "
-        f"{median:.2f} s (median), {late:.2f} s (95 %)",
-        highlight=False,
-        soft_wrap=True,
+        f"{median:.2f} s (median), {late:.2f} s (95 %)"
     )
+
+
+def _tables(report: Report) -> Iterator[Table]:
     for title, rows in (
         ("decision", report.by(lambda each: each.decision)),
         ("outcome", report.by(lambda each: each.outcome)),
@@ -266,11 +275,11 @@ def show(report: Report, console: Console) -> None:
         table = Table(title, "questions", "right")
         for name, (count, share) in rows.items():
             table.add_row(name, str(count), _percent(share))
-        console.print(table)
+        yield table
     table = Table("member alone", "right", "micro-USD")
     for name, share in sorted(report.members().items(), key=lambda each: -each[1]):
         table.add_row(name, _percent(share), f"{report.cost_of(name):.1f}")
-    console.print(table)
+    yield table
 
 
 def _beside(report: Report, best: str) -> str:

@@ -248,11 +248,7 @@ class Ratings:
                 return confidence >= sure
             if confidence < enough:
                 return False
-            waiting = [
-                Outstanding(name, ballots.share(name))
-                for name, result in zip(asked, results, strict=True)
-                if result is None
-            ]
+            waiting = _outstanding(asked, results, ballots)
             return settled(said, waiting, electorate, ballots.same, transitive=ballots.transitive)
 
         return stop
@@ -368,6 +364,11 @@ class Ratings:
                 yield _of_choice(event, index)
         whole = len(kept) == len(candidates) and all(events is not None for _, events in shown)
         yield Done(run.ledger.usage, "ok" if whole else "degraded")
+
+
+def _outstanding(asked: Sequence[str], results: Results, ballots: Ballots) -> list[Outstanding]:
+    pairs = zip(asked, results, strict=True)
+    return [Outstanding(name, ballots.share(name)) for name, result in pairs if result is None]
 
 
 def _is_comparable(run: Run) -> bool:

@@ -115,9 +115,7 @@ class Confidence:
 
     async def _stage(self, climb: Climb, at: int) -> None:
         """Ask a stage's voters, and see whether what has been said by then is sure enough."""
-        stage, run = climb.stages[at], climb.run
-        await run.say(Progress(stage.name or f"stage {at + 1}"))
-        run.trace.stage(stage.called)
+        stage, run = await self._begun(climb, at), climb.run
         until = run.deadline.share(_LAST_SHARE / (len(climb.stages) - at))
         asked = await self._ask(climb, stage, until)
         candidates = await self._grading.graded(climb, asked, until)
@@ -135,6 +133,13 @@ class Confidence:
         if is_unsolvable(candidates) and not climb.is_over:
             run.trace.note("the verifier calls it unsolvable: no further stage is asked")
             climb.hopeless = True
+
+    async def _begun(self, climb: Climb, at: int) -> Stage:
+        """Say that a stage begins."""
+        stage = climb.stages[at]
+        await climb.run.say(Progress(stage.name or f"stage {at + 1}"))
+        climb.run.trace.stage(stage.called)
+        return stage
 
     async def _ask_again(self, climb: Climb) -> None:
         """Hear those to their end who were given up for others, as nobody else has answered."""
@@ -220,17 +225,10 @@ class Confidence:
         """Have the last stage's model answer the client itself; if it says nothing, a substitute; then the best of the
         others, unless a failure is to end the run.
         """
-        stage, run = climb.stages[at], climb.run
-        await run.say(Progress(stage.name or f"stage {at + 1}"))
-        run.trace.stage(stage.called)
-        (draft,) = self._drafts(climb, stage, stream=True)
-        spare = (run.models[name] for name in self._config.substitutes)
-        drafts = [draft, *(draft.to(model) for model in spare if model is not draft.model)]
+        stage, run = await self._begun(climb, at), climb.run
         strict = "fail" in (self._config.on_error, self._config.below_quorum)
         others = [] if strict else by_score(climb.pool)
-        if not strict and not others:
-            again = (replace(draft, stream=True, extra=True) for draft in climb.given_up)
-            drafts += again
+        drafts = self._writers(climb, stage, again=not strict and not others)
         until = self._in_round(run.deadline.share(_LAST_SHARE), run)
         ending = Ending(
             until,
@@ -249,6 +247,17 @@ class Confidence:
                         yield await self._scored_done(event, heard, drafts, run, number)
                     case _:
                         yield event
+
+    def _writers(self, climb: Climb, stage: Stage, *, again: bool) -> list[Draft]:
+        """Whom to ask for the last answer, one after the other; at the end, if `again`, who was given up for others."""
+        (draft,) = self._drafts(climb, stage, stream=True)
+        spare = (climb.run.models[name] for name in self._config.substitutes)
+        given_up = climb.given_up if again else ()
+        return [
+            draft,
+            *(draft.to(model) for model in spare if model is not draft.model),
+            *(replace(each, stream=True, extra=True) for each in given_up),
+        ]
 
     async def _scored_done(
         self, done: Done, heard: Gathering, drafts: Sequence[Draft], run: Run, number: int
