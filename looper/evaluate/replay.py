@@ -3,22 +3,21 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 
-from looper.calls import Call, CallFailed, Failure
+from looper.calls import Call, CallFailed, Failure, Private
 from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.client import Answer
 from looper.evaluate.dataset import Item
 from looper.models import Model
-from looper.outcomes import Question
+from looper.outcomes import CHARS_PER_TOKEN, Question
 from looper.tokens import estimate
 
-_CHARS_PER_TOKEN = 4
 _FIRST_TOKEN = 0.3
 _TOKENS_PER_SECOND = 60
-_PRIVATE = frozenset({"judge", "verifier", "planner", "summary", "label", "synthesis", "final"})
+_PRIVATE = frozenset({*get_args(Private), "synthesis", "final"})
 """Stages whose prompts hold what other models said: what would come of them was not recorded."""
 
 _body = msgspec.json.Decoder(dict[str, Any])
@@ -39,10 +38,10 @@ class Recorded:
     def of(cls, row: Question, model: str, prompt: str) -> "Recorded":
         text = row.answers.get(model, "")
         chars = row.chars.get(model, len(text))
-        tokens = max(1, chars // _CHARS_PER_TOKEN)
+        tokens = max(1, chars // CHARS_PER_TOKEN)
         return cls(
             text,
-            row.prompt_chars // _CHARS_PER_TOKEN or estimate(prompt),
+            row.prompt_chars // CHARS_PER_TOKEN or estimate(prompt),
             tokens,
             row.latency.get(model, _FIRST_TOKEN + tokens / _TOKENS_PER_SECOND),
             row.cost.get(model),

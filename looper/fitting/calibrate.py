@@ -11,10 +11,11 @@ import numpy as np
 from looper.aggregate import Advice, Provenance, TeamWeights, Weights
 from looper.calibration import Calibration
 from looper.fitting.cascade import SILENT, Plan, Stage, frontier, run
+from looper.fitting.features import method_for
 from looper.fitting.gates import gates
 from looper.fitting.isotonic import calibrate
 from looper.fitting.logit import Flags, Floats
-from looper.fitting.team import FOLDS, HeldOut, Team, fit_team, held_out, weights_of
+from looper.fitting.team import FOLDS, Fitted, HeldOut, Team, fit_team, held_out, weights_of
 from looper.outcomes import CHARS_PER_TOKEN, Outcomes, Question
 
 FEWEST = 4 * FOLDS
@@ -105,7 +106,6 @@ def calibrate_team(
     decided = [held_out(rows, team) for team in teams]
     worth = [_worth(each) for each in decided]
     cascade = None if costs is None else _cascade(teams, decided, costs, everyone.best(rows))
-    accept_at = cascade.accept_at if cascade is not None else ()
     fits = [fit_team(rows, team) for team in teams]
     sureness = fits[-1].sureness
     weights = Weights(
@@ -116,16 +116,23 @@ def calibrate_team(
         scores={name: dict(each) for name, each in sureness.scores.items()},
         sureness_from=sureness.method,
         lengths=dict(fits[-1].lengths),
-        teams=tuple(
-            weights_of(fitted, posterior, accept_at[at] if at < len(accept_at) else None)
-            for at, (fitted, posterior) in enumerate(zip(fits, worth, strict=True))
-        ),
+        teams=_weights(fits, worth, cascade),
         held_out=gates(rows, stages, decided, worth, sureness.scores),
     )
     report = _report(rows, everyone, decided[-1], weights.teams[-1], cascade, len(stages))
     if costs is not None:
         report = replace(report, cost_of_best=_cost_of_all(costs, everyone, report.best))
     return weights.model_copy(update={"advice": report.advice}), report
+
+
+def _weights(
+    fits: Sequence[Fitted], worth: Sequence[Calibration], cascade: CascadeCheck | None
+) -> tuple[TeamWeights, ...]:
+    """Of the team of each stage; a cascade ends with any but the last where it is sure enough."""
+    accept_at: list[float | None] = [None] * len(fits)
+    if cascade is not None:
+        accept_at = [*cascade.accept_at, None]
+    return tuple(weights_of(*each) for each in zip(fits, worth, accept_at, strict=True))
 
 
 def _cost_of_all(costs: Costs, team: Team, best: str) -> float | None:
@@ -144,12 +151,13 @@ def _teams(
     """Who was asked until each stage."""
     named = {row.category for row in rows}
     categories = tuple(sorted(named - {""})) if len(named) > 1 else ()
+    method = method_for(rows, [name for stage in stages for name in stage])
     asked: tuple[str, ...] = ()
     teams = []
     for stage in stages:
         asked = tuple(dict.fromkeys([*asked, *stage]))
         known = {name: ratings[name] for name in asked if name in ratings}
-        teams.append(Team(asked, known, categories))
+        teams.append(Team(asked, known, categories, method))
     return teams
 
 

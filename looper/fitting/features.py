@@ -58,6 +58,13 @@ def calibrations(rows: Sequence[Question], members: Sequence[str]) -> Scores:
     return found
 
 
+def method_for(rows: Sequence[Question], members: Sequence[str]) -> Method | None:
+    """The method to weigh these members' words by, in every stage; None where nothing is known that tokens say."""
+    found = calibrations(rows, members).values()
+    known = {method for each in found for method in each} & ALTERNATIVES.keys()
+    return next((each for each in METHODS if each in known), None)
+
+
 Lengths = Mapping[str, Length]
 
 
@@ -92,14 +99,6 @@ class Sureness:
     method: Method | None
     scores: Scores
     usual: Mapping[str, float]
-
-    @classmethod
-    def of(
-        cls, rows: Sequence[Question], members: Sequence[str], usual: Mapping[str, float]
-    ) -> "Sureness":
-        scores = calibrations(rows, members)
-        known = {method for each in scores.values() for method in each} & ALTERNATIVES.keys()
-        return cls(next((each for each in METHODS if each in known), None), scores, usual)
 
     def features(self, rows: Sequence[Question], members: Sequence[str]) -> Floats:
         """By question and member; 0 where nothing is known."""

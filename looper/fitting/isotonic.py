@@ -1,6 +1,6 @@
 """From scores and outcomes to calibration knots that never fall: pool adjacent violators."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from looper.calibration import Calibration
@@ -55,12 +55,11 @@ def _bins(scored: Sequence[tuple[float, bool]]) -> list[_Bin]:
     return [_Bin(each) for each in bins]
 
 
-def _pooled(bins: Sequence[_Bin]) -> list[_Bin]:
+def _pooled(bins: Iterable[_Bin]) -> list[_Bin]:
+    """Bins joined where a probability would fall."""
     rising: list[_Bin] = []
     for each in bins:
-        copy = _Bin([(each.score, False)])
-        copy.total, copy.count, copy.right = each.total, each.count, each.right
-        rising.append(copy)
+        rising.append(each)
         while len(rising) > 1 and rising[-1].probability <= rising[-2].probability:
             last = rising.pop()
             rising[-1].join(last)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from looper.aggregate import MemberWeights, TeamWeights
+from looper.aggregate import MemberWeights, Method, TeamWeights
 from looper.aggregate.electorate import PEER, inside, logit, peers
 from looper.calibration import Calibration
-from looper.fitting.features import Lengths, Sureness, lengths, long
+from looper.fitting.features import Lengths, Sureness, calibrations, lengths, long
 from looper.fitting.logit import Design, Fit, Flags, Floats, design, fit, posteriors, scaled, scores
 from looper.outcomes import Question
 
@@ -27,11 +27,12 @@ _WRONG = 1.5
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """Whose answers are weighed, in declared order, and what is known of them beforehand."""
+    """Whose answers are weighed, in declared order, what is known of them beforehand, and by which score."""
 
     members: tuple[str, ...]
     ratings: Mapping[str, float]
     categories: tuple[str, ...] = ()
+    method: Method | None = None
 
     def best(self, rows: Sequence[Question]) -> str:
         """The member that is right most often."""
@@ -110,7 +111,8 @@ def fit_team(rows: Sequence[Question], team: Team) -> Fitted:
     ratings = measured(rows, team)
     voting = voters_of(rows, ratings)
     votes = np.array([name in voting for name in team.members])
-    sureness, usual = Sureness.of(rows, team.members, ratings), lengths(rows, team.members)
+    sureness = Sureness(team.method, calibrations(rows, team.members), ratings)
+    usual = lengths(rows, team.members)
     data = _design(rows, team, sureness, usual)
     prior = _prior(team, ratings, votes)
     voters = data.only(votes)

@@ -227,6 +227,24 @@ def test_a_score_that_tells_right_from_wrong_gives_a_member_weight() -> None:
     assert score(sure[0], "b", "avg_logprob") is None
 
 
+def test_stages_whose_scores_differ_are_weighed_by_the_same_method() -> None:
+    """A file has one: where a stage's own members have no such score, nothing but their word counts there."""
+    rates = {"small": 0.7, "large": 0.8}
+    rows = [
+        structs.replace(
+            row,
+            logprob={"small": -0.1 if row.is_right("small") else -1.5},
+            scores={"answer_span": {"large": 0.9 if row.is_right("large") else 0.2}},
+        )
+        for row in questions(rates)
+    ]
+    weights, _ = calibrate_team(outcomes(rows), [("small",), ("large",)], {}, today=TODAY)
+    assert weights.sureness_from == "answer_span"
+    assert [team.members["small"].sureness for team in weights.teams] == [0, 0]
+    assert weights.teams[1].members["large"].sureness > 0.1
+    assert set(weights.scores["small"]) == {"avg_logprob"}
+
+
 @pytest.mark.parametrize(
     ("rates", "advice"),
     [
