@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from looper.aggregate import UNKNOWN, Ballot, Electorate, Features, Verdict, decide
@@ -101,7 +102,7 @@ _SURE = 0.7
 _UNHEARD = ("cancelled", "not_started")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vote:
     """A team's answers, and what follows from them."""
 
@@ -160,7 +161,8 @@ class Vote:
 
     def is_text(self, result: Result) -> bool:
         """Whether an answer is text that nothing compares."""
-        return self.values[self.results.index(result)] is TEXT
+        pairs = zip(self.results, self.values, strict=True)
+        return any(each is result and value is TEXT for each, value in pairs)
 
     def probability(self, value: Value | None) -> float | None:
         """How probably a value is right; None for one that nobody gave, and for free text."""
@@ -185,14 +187,19 @@ class Vote:
 
         Each free text is a group of its own, the one that the others are most like first.
         """
+        return iter(self._groups)
+
+    @cached_property
+    def _groups(self) -> list[list[Result]]:
         grouped: list[list[Result]] = [[] for _ in self.verdict.groups]
         pairs = zip(self.results, self.values, strict=True)
         for result, value in sorted(pairs, key=lambda pair: self._rank(pair[0])):
             if (place := self.place(value)) is not None:
                 grouped[place].append(result)
         texts = self.place(TEXT)
-        for at, group in enumerate(grouped):
-            yield from [[each] for each in self._by_likeness(group)] if at == texts else [group]
+        if texts is not None:
+            grouped[texts : texts + 1] = ([each] for each in self._by_likeness(grouped[texts]))
+        return grouped
 
     def _rank(self, result: Result) -> tuple[float, int]:
         return self.electorate.rank(result.model.name)
@@ -200,7 +207,8 @@ class Vote:
     def ranked(self) -> list[Result]:
         """All usable results, best first: those that count by their groups, then the rest by rating."""
         counted = [result for group in self.groups() for result in group]
-        rest = [each for each in self.results if each.state == "ok" and each not in counted]
+        known = {id(each) for each in counted}
+        rest = [each for each in self.results if each.state == "ok" and id(each) not in known]
         rest.sort(key=self._rank)
         return [*counted, *rest]
 

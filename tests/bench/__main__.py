@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Coroutine
@@ -141,4 +142,6 @@ def _console() -> Console:
 
 
 if __name__ == "__main__":
+    # What is installed has its bytecode beside it, so what is measured may write its own.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # noqa: TID251
     main(prog_name="python -m tests.bench")

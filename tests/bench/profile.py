@@ -91,6 +91,8 @@ def _summary(recorded: dict[str, Any]) -> list[str]:
     whole = 0.0
     for stack, weight in _stacks(recorded):
         whole += weight
+        if not stack:  # taken in the event loop itself, or before the thread had begun
+            continue
         own[stack[-1]] += weight
         for name in set(stack):
             total[name] += weight
