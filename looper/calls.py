@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -77,7 +78,7 @@ class CallFailed(Exception):
 State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_started"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
     """What came of a call, or of the wish to make one. `model` is the one that was asked last.
 
@@ -99,7 +100,7 @@ class Result:
         choices = [change(choice, logprobs=ABSENT) for choice in self.completion.choices]
         return replace(self, completion=change(self.completion, choices=choices))
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The answer's content, without thoughts. Empty unless the call is `ok`."""
         message = self.message

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 import aiohttp
 import msgspec
+from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
 from looper.calls import Call, CallFailed, Failure
 from looper.chat import Completion
@@ -22,6 +23,9 @@ from looper.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
 MAX_ANSWER = 32 << 20
 MAX_VERDICT = 64 << 10
 _CHAT = "/v1/chat/completions"
+_LARGE = 64 << 10
+"""Bytes of a body that are copied with the headers into one write."""
+
 _MOMENT = 1.0
 """Seconds that the body of an error may take: what it says is not worth a deadline."""
 
@@ -122,7 +126,7 @@ class EgressClient:
             async with asyncio.timeout_at(deadline):
                 return await self._session.post(
                     f"{self._base}{path}",
-                    data=BytesIO(call.body),
+                    data=_payload(call.body),
                     headers={**headers, **_for_envoy(call, remaining)},
                     allow_redirects=False,  # a conversation goes where the route says, and nowhere else
                 )
@@ -132,6 +136,11 @@ class EgressClient:
             raise CallFailed(Failure.CONNECT) from None
         except aiohttp.ClientError:
             raise CallFailed(Failure.BROKEN) from None
+
+
+def _payload(body: bytes) -> Payload:
+    """A body as it is sent: in one piece with the headers, unless it is so large that it is to go out bit by bit."""
+    return BytesPayload(body) if len(body) < _LARGE else BytesIOPayload(BytesIO(body))
 
 
 def _for_envoy(call: Call, remaining: float) -> dict[str, str]:
@@ -182,9 +191,12 @@ class _Pieces:
 
     async def next(self) -> bytes:
         """The next piece; empty at the end. Raises CallFailed."""
+        content = self._response.content
+        if content.at_eof() and content.exception() is None:
+            return b""
         try:
             async with asyncio.timeout_at(self._deadline):
-                piece = await self._response.content.readany()
+                piece = await content.readany()
         except TimeoutError:
             raise CallFailed(Failure.TIMEOUT) from None
         except aiohttp.ClientError:
