@@ -22,6 +22,9 @@ from extproc.versions import at_work
 
 _log = structlog.get_logger()
 
+_COLLECTED = (10_000, 10, 10)
+"""Objects, and younger collections, between two rounds of the collector: a request makes hundreds, few in circles."""
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -65,6 +68,7 @@ async def serve(
         watched = Watched(path, loaded.files)
         async with _beside(facts.reloads.follow(watched, versions, interval), facts.lag.measure()):
             gc.freeze()  # what is there now stays: the collector need not look at it again
+            gc.set_threshold(*_COLLECTED)
             for warning in warnings(loaded):
                 _log.warning("config", problem=warning)
             _log.info("serving", listen=list(service.listen), health=service.health)
