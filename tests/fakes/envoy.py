@@ -4,9 +4,11 @@ import asyncio
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +17,8 @@ import yaml
 START_SECONDS = 20
 STOP_SECONDS = 5
 TAIL_LINES = 40
+
+_FIRST_PORT, _PROCESSES, _PORTS = 20_000, 40, 300
 
 
 class EnvoyFailed(Exception):
@@ -49,11 +53,28 @@ def envoy_path() -> str:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback address that nobody listened on a moment ago."""
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
+    """A TCP port on the loopback address that nobody listens on, and that no other process of tests is given."""
+    while True:
+        port = next(_own_ports())
+        with socket.socket() as trying, suppress(OSError):
+            trying.bind(("127.0.0.1", port))
+            return port
+
+
+@cache
+def _own_ports() -> Iterator[int]:
+    """Ports that the system hands to nobody, again and again. Whose they are says one that is held until the end."""
+    for at in range(_PROCESSES):
+        holding = socket.socket()
+        try:
+            holding.bind(("127.0.0.1", _FIRST_PORT + at))
+        except OSError:
+            holding.close()
+            continue
+        holding.detach()
+        first = _FIRST_PORT + _PROCESSES + at * _PORTS
+        return cycle(range(first, first + _PORTS))
+    raise EnvoyFailed(f"{_PROCESSES} processes have all the ports for tests")
 
 
 @asynccontextmanager
