@@ -40,7 +40,7 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 test: $(VENV)/.ready ## Every test tier
 	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl
 	$(BIN)/python -m pytest --numprocesses auto tests/unit
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile tests/contract tests/envoy tests/clients
+	$(BIN)/python -m pytest tests/contract tests/envoy tests/clients
 
 .PHONY: test-fast
 test-fast: $(VENV)/.ready ## The tiers that need no Envoy

@@ -97,7 +97,7 @@ async def test_the_best_answer_when_time_is_up(stack: Stack) -> None:
 
     assert (status, headers["x-looper-outcome"], text(second)) == (200, "fallback", "by short")
     assert took < 0.8 * SECONDS
-    assert stack.simulator.running() == 0
+    await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
     assert [call.model for call in stack.simulator.calls[2:]] == ["long", "final"]
 
 
