@@ -39,12 +39,12 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 .PHONY: test
 test: $(VENV)/.ready ## Every test tier
 	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl
-	$(BIN)/python -m pytest --numprocesses auto tests/unit
-	$(BIN)/python -m pytest tests/contract tests/envoy tests/clients
+	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
+	$(BIN)/python -m pytest tests/envoy tests/clients
 
 .PHONY: test-fast
-test-fast: $(VENV)/.ready ## The tiers that need no Envoy
-	$(BIN)/python -m pytest tests/unit tests/contract
+test-fast: $(VENV)/.ready ## The two quick tiers
+	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
 
 .PHONY: bench
 bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--litellm --cases …")

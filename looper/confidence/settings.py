@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from looper.aggregate import Ballot, decide
+from looper.aggregate import Method as Scored
 from looper.calibration import ALWAYS_ESCALATE, Calibration, threshold_for, thresholds_for
 from looper.chat import Choice
 from looper.confidence.stage import Order, Stage, ordered, plain_stage
@@ -21,17 +22,7 @@ from looper.settings import Probability, Setting, SomeTime
 from looper.verify import AutomixVerifier
 from looper.weighing import SURE, Weighing
 
-Method = Literal[
-    "auto",
-    "avg_logprob",
-    "margin",
-    "hybrid",
-    "answer_span",
-    "self_verify",
-    "verifier",
-    "automix_entailment",
-    "agreement",
-]
+Method = Literal["auto", Scored, "agreement"]
 
 MEANS = ("avg_logprob", "margin", "hybrid")
 """Scores that are a mean over tokens, so that they can be told before the end."""
