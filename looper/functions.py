@@ -11,14 +11,14 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from looper.chat import ChatRequest, Message, explain, says
+from looper.calling.trace import Trace
 from looper.errors import InvalidField
-from looper.events import Delta, Event, Finish
+from looper.patterns.workflows.ids import is_ours
+from looper.patterns.workflows.tools import ONLY_ONE
+from looper.patterns.workflows.white_space import read, written
 from looper.run import Emit, Heartbeat
-from looper.trace import Trace
-from looper.workflows.ids import is_ours
-from looper.workflows.tools import ONLY_ONE
-from looper.workflows.white_space import read, written
+from looper.wire.chat import ChatRequest, Message, explain, says
+from looper.wire.events import Delta, Event, Finish
 
 T = TypeVar("T")
 _encode = msgspec.json.encode

@@ -11,23 +11,23 @@ from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from looper.budget import Grant, Ledger, cost
-from looper.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
-from looper.chat import ChatRequest, Completion
-from looper.client import Answer
+from looper.calling.budget import Grant, Ledger, cost
+from looper.calling.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
+from looper.calling.client import Answer
+from looper.calling.drafts import Draft
+from looper.calling.fanout import Round, Stop, fan_out, never
+from looper.calling.heard import Heard
+from looper.calling.models import Model
+from looper.calling.propagation import child
+from looper.calling.trace import CallRecord, Trace
 from looper.contract import NO_TERMS, Terms
-from looper.deltas import Gathering
-from looper.drafts import Draft
 from looper.errors import DeadlineExceeded
-from looper.events import Done, Event, Progress
-from looper.fanout import Round, Stop, fan_out, never
-from looper.heard import Heard
-from looper.model_json import LONGEST, NotRead, read_json
-from looper.models import Model
-from looper.propagation import child
-from looper.tool_calls import ToolCalls
-from looper.trace import CallRecord, Trace
-from looper.votes import value_of
+from looper.voting.votes import value_of
+from looper.wire.chat import ChatRequest, Completion
+from looper.wire.deltas import Gathering
+from looper.wire.events import Done, Event, Progress
+from looper.wire.model_json import LONGEST, NotRead, read_json
+from looper.wire.tool_calls import ToolCalls
 
 T = TypeVar("T", bound=BaseModel)
 Fault = Callable[[T], str | None]

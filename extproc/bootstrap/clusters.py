@@ -12,7 +12,7 @@ from extproc.bootstrap.credentials import injector
 from extproc.bootstrap.messages import endpoints, is_ip, pack, seconds, socket
 from extproc.bootstrap.processors import PROTOCOL
 from extproc.bootstrap.upstreams import Upstream, cluster_name, stat_name
-from looper.models import Breaker, Model
+from looper.calling.models import Breaker, Model
 
 _KEEP_PLAIN = seconds(4)
 """Inference servers close a connection after 5 s without use; a request sent at that moment would be lost."""

@@ -13,7 +13,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 
 from extproc.bootstrap.messages import extension, http_filter, watched_file
 from extproc.config import Config
-from looper.models import ApiKey
+from looper.calling.models import ApiKey
 
 
 def from_environment(config: Config) -> list[tls.Secret]:

@@ -25,8 +25,8 @@ from extproc.bootstrap.messages import address, pack, seconds, watched_file
 from extproc.bootstrap.operators import admin_cluster, stats_listener
 from extproc.bootstrap.processors import processors
 from extproc.config import Config
-from extproc.generation import announcement, generation, reach
-from looper.models import Model
+from extproc.process.generation import announcement, generation, reach
+from looper.calling.models import Model
 
 _ORDER = ("sds", "cds", "rds-egress", "rds-ingress", "bootstrap")
 """A route needs its cluster, and a cluster its secret, so that is the order in which files are replaced.

@@ -7,7 +7,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc.config import Config
 from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
-from looper.workflows.state import Identity
+from looper.patterns.workflows.state import Identity
 
 _OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id")
 _OF_ANSWERS = (":status", "content-encoding", "content-type")

@@ -15,8 +15,8 @@ from extproc.bootstrap.messages import header, literal, names, pack, seconds
 from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
 from extproc.config import Config
+from looper.calling.models import Model
 from looper.errors import LooperError, ModelNotFound
-from looper.models import Model
 
 _API = "/v1/"
 """Where clients see the API; the path of a model's URL stands in its place upstream."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from extproc.bootstrap.messages import is_ip
-from looper.models import Model
+from looper.calling.models import Model
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 

@@ -14,8 +14,8 @@ from extproc.bootstrap.ingress import longest_deadline
 from extproc.config import Config
 from extproc.config.watch import Watched
 from extproc.errors import ConfigError
-from extproc.generation import generation
-from looper.models import Model
+from extproc.process.generation import generation
+from looper.calling.models import Model
 
 Say = Callable[[str], None]
 

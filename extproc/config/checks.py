@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 
 from extproc.config.model import Config
+from extproc.config.yaml_source import Path as YamlPath
 from extproc.decisions import rules
 from extproc.decisions.budgets import too_small
 from extproc.decisions.namespace import Namespace
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import unknown
-from extproc.yaml_source import Path as YamlPath
 from looper.algorithms import AlgorithmConfig, named_bands, problems
 from looper.contract import ContractConfig
-from looper.workflows import WorkflowsConfig
-from looper.workflows.state import MemoryState
+from looper.patterns.workflows import WorkflowsConfig
+from looper.patterns.workflows.state import MemoryState
 
 
 def check(config: Config) -> Iterator[tuple[YamlPath, str]]:

@@ -10,10 +10,10 @@ from pydantic import Field, ValidationError
 
 from extproc.config.included import is_by_name
 from extproc.config.problems import explain
+from extproc.config.yaml_source import Path as YamlPath
+from extproc.config.yaml_source import Place, Problem, YamlSource, parse_yaml
 from extproc.decisions.recipe import Recipe
 from extproc.errors import ConfigError, unknown
-from extproc.yaml_source import Path as YamlPath
-from extproc.yaml_source import Place, Problem, YamlSource, parse_yaml
 from looper.settings import Setting
 
 SHIPPED = Path(__file__).parents[1] / "recipes"

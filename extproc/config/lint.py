@@ -5,21 +5,21 @@ from typing import get_args
 
 from extproc.config.load import Loaded
 from extproc.config.model import Config
+from extproc.config.yaml_source import Path as YamlPath
+from extproc.config.yaml_source import in_words
 from extproc.decisions import rules
 from extproc.decisions.budgets import over_budget
 from extproc.decisions.engine import needs, reachable
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.signals.context import ContextConfig
 from extproc.signals.conversation import ConversationConfig
-from extproc.yaml_source import Path as YamlPath
-from extproc.yaml_source import in_words
 from looper import algorithms
 from looper.algorithms import AlgorithmConfig
-from looper.calls import Voice
-from looper.chat import Capability
-from looper.fanout import Round
-from looper.models import Model
-from looper.weighing import Weighing
+from looper.calling.calls import Voice
+from looper.calling.fanout import Round
+from looper.calling.models import Model
+from looper.patterns.closing.weighing import Weighing
+from looper.wire.chat import Capability
 
 Doubt = tuple[YamlPath, str]
 

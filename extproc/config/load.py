@@ -9,8 +9,8 @@ from extproc.config.checks import check
 from extproc.config.includes import Expanded, expand
 from extproc.config.model import Config
 from extproc.config.problems import explain
+from extproc.config.yaml_source import YamlSource, in_words, parse_yaml
 from extproc.errors import ConfigError
-from extproc.yaml_source import YamlSource, in_words, parse_yaml
 
 
 @dataclass(frozen=True, slots=True)

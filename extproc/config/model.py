@@ -7,12 +7,12 @@ from pydantic import AfterValidator, Field
 
 from extproc.config.included import RecipeOrInclude
 from extproc.headers import check_forwardable
-from extproc.runs import TraceSettings
-from looper.budget import Ceiling
-from looper.models import Model
-from looper.propagation import FORWARDED
+from extproc.process.runs import TraceSettings
+from looper.calling.budget import Ceiling
+from looper.calling.models import Model
+from looper.calling.propagation import FORWARDED
+from looper.patterns.workflows.state import AnyState, MemoryState
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
-from looper.workflows.state import AnyState, MemoryState
 
 
 def check_address(address: str) -> str:

@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from pydantic import BaseModel, ValidationError
 
 from extproc.config.model import Config
-from extproc.yaml_source import Path as YamlPath
-from extproc.yaml_source import Problem, YamlSource
+from extproc.config.yaml_source import Path as YamlPath
+from extproc.config.yaml_source import Problem, YamlSource
 
 
 def explain(

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 
 from extproc.decisions.recipe import Decision
-from looper.budget import Limit, Limits
-from looper.cost import PROMPT_TOKENS, WorstCase, least, usd, worst_case
-from looper.models import Model
+from looper.calling.budget import Limit, Limits
+from looper.calling.cost import PROMPT_TOKENS, WorstCase, least, usd, worst_case
+from looper.calling.models import Model
 
 
 def too_small(decision: Decision, models: Mapping[str, Model]) -> Limit | None:

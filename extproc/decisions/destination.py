@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 
 from extproc.decisions.recipe import Decision
-from looper.calls import CallFailed, Failure
-from looper.chat import ChatRequest
-from looper.failures import why_no_answer
-from looper.models import Model
-from looper.single import SingleConfig
+from looper.calling.calls import CallFailed, Failure
+from looper.calling.failures import why_no_answer
+from looper.calling.models import Model
+from looper.patterns.single import SingleConfig
+from looper.wire.chat import ChatRequest
 
 _MOST_TOKENS_PER_BYTE = 0.5
 """Of all texts, emoji have the most: two in four bytes."""

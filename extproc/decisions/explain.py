@@ -16,10 +16,10 @@ from extproc.decisions.recipe import Decision
 from extproc.decisions.rules import All, Any_, AnyRule, Not, Truths, holds
 from extproc.signals import Egress, LocalSignal, Reading, RemoteSignal, Subject
 from extproc.signals.read import Signals
-from looper.chat import ChatRequest
-from looper.cost import usd, worst_case
+from looper.calling.cost import usd, worst_case
+from looper.calling.models import Model
 from looper.errors import LooperError
-from looper.models import Model
+from looper.wire.chat import ChatRequest
 
 
 @dataclass(frozen=True, slots=True)

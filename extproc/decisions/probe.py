@@ -11,9 +11,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from extproc.decisions.engine import Decided, Policy
 from extproc.errors import unknown
 from extproc.signals import Reading, Subject
-from looper.chat import ChatRequest
 from looper.settings import Setting, Tokens
-from looper.tokens import estimate
+from looper.wire.chat import ChatRequest
+from looper.wire.tokens import estimate
 
 _PADDING = "Nothing of what follows here is of any importance. "
 """Says nothing that a signal would be interested in, but how long it is."""

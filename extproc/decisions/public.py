@@ -1,8 +1,8 @@
 """What a model's own name stands for, where clients may use it: the guards of a recipe, and behind them the model."""
 
 from extproc.decisions.recipe import Decision, Recipe
-from looper.models import Model
-from looper.single import SingleConfig
+from looper.calling.models import Model
+from looper.patterns.single import SingleConfig
 
 
 def recipe_for(model: Model, recipe: Recipe) -> Recipe:

@@ -13,16 +13,16 @@ from extproc.decisions.projections import Key, ProjectionConfig
 from extproc.decisions.rules import Rule
 from extproc.signals import SignalConfig
 from looper.algorithms import AlgorithmConfig, is_routed
-from looper.budget import Budget
-from looper.chat import ChatRequest
-from looper.confidence import ConfidenceConfig
+from looper.calling.budget import Budget
+from looper.calling.cost import PlannedCall
+from looper.calling.models import Model
+from looper.calling.parameters import Parameters
 from looper.contract import ContractConfig, OnViolation
-from looper.cost import PlannedCall
-from looper.models import Model
-from looper.parameters import Parameters
+from looper.patterns.closing.verify import AutomixVerifier
+from looper.patterns.closing.weighing import Weighing
+from looper.patterns.confidence import ConfidenceConfig
 from looper.settings import Name, Setting, SomeTime
-from looper.verify import AutomixVerifier
-from looper.weighing import Weighing
+from looper.wire.chat import ChatRequest
 
 OF_MODELS = frozenset(
     {"contract", "contract_prompt", "on_violation", "budget", "overload", "progress", "usage"}

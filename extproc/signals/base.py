@@ -10,13 +10,13 @@ from pydantic import Field
 from extproc.protocol.events import Value
 from extproc.signals.tally import SignalTally
 from extproc.signals.words import spelling
-from looper.budget import Purse
-from looper.chat import ChatRequest
-from looper.models import Model
-from looper.propagation import FORWARDED
+from looper.calling.budget import Purse
+from looper.calling.models import Model
+from looper.calling.propagation import FORWARDED
 from looper.run import Client
 from looper.settings import Setting
-from looper.tokens import ends
+from looper.wire.chat import ChatRequest
+from looper.wire.tokens import ends
 
 LONGEST_TEXT = 128 * 1024
 """Characters of the user's part that signals look at: of a longer one, its beginning and its end."""

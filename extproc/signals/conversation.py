@@ -9,8 +9,8 @@ from pydantic import Field
 
 from extproc.signals.base import Reading, Subject
 from extproc.signals.bounds import Bounds
-from looper.chat import ChatRequest, Message
-from looper.tokens import ends
+from looper.wire.chat import ChatRequest, Message
+from looper.wire.tokens import ends
 
 Of = Literal["turns", "messages", "system", "tools", "tool_calls", "tool_loop", "images", "reask"]
 _ALIKE = 0.8

@@ -11,7 +11,7 @@ from extproc.signals.base import Reading, SignalSetting, Subject
 from extproc.signals.languages import LANGUAGES, LETTERS, STRETCHES, WORDS
 from extproc.signals.words import spelling
 from looper.settings import Probability
-from looper.tokens import ends
+from looper.wire.tokens import ends
 
 _LOOKED_AT = 4_096
 _NAMED = 0.05

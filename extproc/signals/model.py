@@ -16,16 +16,16 @@ import structlog
 from pydantic import BaseModel, Field, model_validator
 
 from extproc.signals.base import Egress, Reading, RemoteSetting, Subject
-from looper.budget import Budget, Ledger
-from looper.calls import Result
-from looper.drafts import Draft
-from looper.evidence import fenced
-from looper.model_json import NotRead, read_json
-from looper.models import Model
-from looper.propagation import forwarded
+from looper.calling.budget import Budget, Ledger
+from looper.calling.calls import Result
+from looper.calling.drafts import Draft
+from looper.calling.models import Model
+from looper.calling.propagation import forwarded
+from looper.patterns.closing.evidence import fenced
 from looper.run import Deadline, Run
 from looper.settings import Probability, SomeTime, Tokens
-from looper.tokens import ends, estimate, fit
+from looper.wire.model_json import NotRead, read_json
+from looper.wire.tokens import ends, estimate, fit
 
 _log = structlog.get_logger()
 

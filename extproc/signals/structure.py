@@ -10,7 +10,7 @@ from extproc.signals.base import Reading, Subject
 from extproc.signals.bounds import Bounds
 from extproc.signals.words import count, find
 from looper.contract.patterns import Pattern, PatternSource
-from looper.tokens import estimate
+from looper.wire.tokens import estimate
 
 MOST = 1_000
 """Occurrences that are counted; there is no telling more."""

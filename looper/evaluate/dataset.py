@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from looper.outcomes import OutcomesError, Question
+from looper.evaluate.outcomes import OutcomesError, Question
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,13 +7,13 @@ from typing import Any, get_args
 
 import msgspec
 
-from looper.calls import Call, CallFailed, Failure, Private
-from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
-from looper.client import Answer
+from looper.calling.calls import Call, CallFailed, Failure, Private
+from looper.calling.client import Answer
+from looper.calling.models import Model
 from looper.evaluate.dataset import Item
-from looper.models import Model
-from looper.outcomes import CHARS_PER_TOKEN, Question
-from looper.tokens import estimate
+from looper.evaluate.outcomes import CHARS_PER_TOKEN, Question
+from looper.wire.chat import ABSENT, Choice, Completion, Reply, WireUsage
+from looper.wire.tokens import estimate
 
 _FIRST_TOKEN = 0.3
 _TOKENS_PER_SECOND = 60

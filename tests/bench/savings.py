@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from looper.algorithms import AlgorithmConfig, SingleConfig
-from looper.budget import Budget, Ledger
-from looper.chat import ChatRequest
-from looper.client import EgressClient
+from looper.calling.budget import Budget, Ledger
+from looper.calling.client import EgressClient
+from looper.calling.models import Model
 from looper.contract import ChoiceConfig, Terms
-from looper.events import Delta, Event
-from looper.models import Model
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
-from looper.simulate import SimulatedModel, Simulator
-from looper.simulated_answers import KnownQuestion
+from looper.simulate.answers import KnownQuestion
+from looper.simulate.server import SimulatedModel, Simulator
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Event
 
 SKILLS = {"small": 0.70, "other": 0.72, "third": 0.68, "large": 0.90}
 PRICES = {"small": (0.05, 0.20), "other": (0.10, 0.40), "third": (0.05, 0.20), "large": (2.0, 8.0)}

@@ -5,12 +5,12 @@ import timeit
 
 import pytest
 
+from extproc.cli.offline import asking
 from extproc.config.includes import shipped
 from extproc.decisions.engine import Policy
 from extproc.decisions.projections import Readings
-from extproc.offline import asking
 from extproc.signals import Subject
-from tests.unit.extproc.test_recipes import included
+from tests.unit.extproc.decisions.test_recipes import included
 
 _TIMES = 500
 _MOST_US = 50

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletion
 
-from looper.simulate import SimulatedModel, Simulator
+from looper.simulate.server import SimulatedModel, Simulator
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -11,9 +11,9 @@ import openai
 import pytest
 import pytest_asyncio
 
-from looper.simulate import FunctionCall, SimulatedModel, Simulator
-from looper.workflows.tools import ONLY_ONE
-from looper.workflows.white_space import read, written
+from looper.patterns.workflows.tools import ONLY_ONE
+from looper.patterns.workflows.white_space import read, written
+from looper.simulate.server import FunctionCall, SimulatedModel, Simulator
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from openai.types.chat import ChatCompletion
 
-from looper.simulate import Hang, ReceivedCall, SimulatedModel, Simulator
+from looper.simulate.server import Hang, ReceivedCall, SimulatedModel, Simulator
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

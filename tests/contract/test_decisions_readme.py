@@ -14,7 +14,7 @@ from extproc.decisions.probe import Probes
 from extproc.decisions.projections import ProjectionConfig
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.signals import Subject
-from looper.chat import ChatRequest
+from looper.wire.chat import ChatRequest
 from tests.contract.test_catalogue import kinds, sections
 
 README = Path(__file__).parents[2] / "extproc" / "decisions" / "README.md"

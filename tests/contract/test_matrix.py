@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper import simulated_faults as faults
-from looper.simulate import AnyFault, SimulatedModel, Simulator
-from looper.sse import DONE, EventReader
+from looper.simulate import faults as faults
+from looper.simulate.server import AnyFault, SimulatedModel, Simulator
+from looper.wire.sse import DONE, EventReader
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

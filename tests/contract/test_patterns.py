@@ -12,18 +12,18 @@ import yaml
 from pydantic import TypeAdapter
 
 from looper.algorithms import AlgorithmConfig, SingleConfig
-from looper.budget import Budget, Ledger
-from looper.calls import Private
-from looper.chat import ChatRequest
-from looper.client import EgressClient
+from looper.calling.budget import Budget, Ledger
+from looper.calling.calls import Private
+from looper.calling.client import EgressClient
+from looper.calling.cost import PlannedCall
+from looper.calling.models import Model
 from looper.contract import NO_TERMS, ExactConfig, Terms
-from looper.cost import PlannedCall
 from looper.errors import ContractViolated, LooperError
-from looper.events import Delta, Done, Event, Finish
 from looper.functions import for_client, with_tools
-from looper.models import Model
+from looper.patterns.workflows.pausing import Origin, Spent, States
+from looper.patterns.workflows.state import MemoryState, MemoryStore
 from looper.run import Deadline, Pattern, Run, drive, seeded
-from looper.simulate import (
+from looper.simulate.server import (
     MODELS,
     AnyFault,
     Blank,
@@ -34,8 +34,8 @@ from looper.simulate import (
     Simulator,
     Status,
 )
-from looper.workflows.pausing import Origin, Spent, States
-from looper.workflows.state import MemoryState, MemoryStore
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Done, Event, Finish
 from tests.contract.test_catalogue import ALGORITHMS, sections
 
 QUESTION = "What is the capital of Canada?"

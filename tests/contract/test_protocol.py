@@ -21,11 +21,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from extproc.config import parse_config
+from extproc.process.runtime import build
 from extproc.protocol._pb.ext_proc_pb2 import ProcessingMode, ProcessingRequest
 from extproc.protocol.codec import MAX_CHUNK
-from extproc.runtime import build
-from extproc.server import serving
-from looper.sse import DONE, EventReader
+from extproc.serving.server import serving
+from looper.wire.sse import DONE, EventReader
 from tests.fakes.envoy_client import (
     BUFFERED,
     FDS,

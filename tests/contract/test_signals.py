@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from extproc.signals import Egress, LocalSignal, Reading, SignalConfig, Subject
 from extproc.signals.base import RemoteSetting
 from extproc.signals.read import Signals, read_local, read_signals
-from looper.chat import ChatRequest
 from looper.errors import InvalidRequest
+from looper.wire.chat import ChatRequest
 from tests.contract.test_catalogue import SIGNALS, sections
 from tests.fakes.models import ScriptedClient, model
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from looper.simulate import MODELS, Simulator
+from looper.simulate.server import MODELS, Simulator
 from tests.fakes.stack import Stack, run_stack
 
 

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 
 from extproc.config import load_config
-from looper.simulate import SimulatedModel, Simulator, Status
-from looper.sse import DONE, EventReader
+from looper.simulate.server import SimulatedModel, Simulator, Status
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.test_runs import run_of
 from tests.fakes.stack import Stack, run_stack
 from tests.fakes.verifier import Verifier, run_verifier

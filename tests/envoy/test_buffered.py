@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from looper.sse import DONE, EventReader
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, body, chat
 from tests.fakes.stack import Stack, run_stack

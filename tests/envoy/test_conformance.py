@@ -16,7 +16,7 @@ import h2.events
 import pytest
 import pytest_asyncio
 
-from looper.simulate import Hang
+from looper.simulate.server import Hang
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, body
 from tests.fakes.stack import Stack, run_stack

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate import SimulatedModel, Simulator
-from looper.sse import DONE, EventReader
+from looper.simulate.server import SimulatedModel, Simulator
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.requests import chat
 from tests.fakes.stack import Stack, run_stack
 

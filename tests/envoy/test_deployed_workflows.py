@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from looper.simulate import SimulatedModel, Simulator
+from looper.simulate.server import SimulatedModel, Simulator
 from tests.envoy.test_tools import TOOL, answered, ask, billed, calls_of
 from tests.envoy.test_two_processors import only
 from tests.fakes.redis import RedisServer, run_redis_tls

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from looper.simulate import Simulator
-from looper.simulated_faults import Blank, Hang, Status
-from looper.simulated_models import SimulatedModel
+from looper.simulate.faults import Blank, Hang, Status
+from looper.simulate.models import SimulatedModel
+from looper.simulate.server import Simulator
 from tests.envoy.conftest import quick_models
 from tests.fakes.stack import DEMO, Stack, run_stack
 

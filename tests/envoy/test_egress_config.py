@@ -18,7 +18,7 @@ from aiohttp import web
 
 from extproc.bootstrap import write
 from extproc.config import Config, parse_config
-from extproc.generation import generation
+from extproc.process.generation import generation
 from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

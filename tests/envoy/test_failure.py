@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from looper.simulate import Hang
+from looper.simulate.server import Hang
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import ask, chat
 from tests.fakes.stack import run_stack

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from looper.simulate import Simulator
+from looper.simulate.server import Simulator
 from tests.envoy.test_tools import ASKED, MODELS, answered, calls_of, change
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port

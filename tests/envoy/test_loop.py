@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from looper.simulate import Cut, Hang, Reset, Simulator, Status
-from looper.sse import DONE, EventReader
+from looper.simulate.server import Cut, Hang, Reset, Simulator, Status
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.requests import TEAM, ask, chat
 from tests.fakes.stack import Stack, run_stack
 

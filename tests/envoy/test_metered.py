@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from extproc.metering import MAX_WHOLE
-from looper.simulate import (
+from extproc.exchange.metering import MAX_WHOLE
+from looper.simulate.server import (
     Cut,
     EmptyFirst,
     Ending,
@@ -30,7 +30,7 @@ from looper.simulate import (
     Torn,
     UsageHabit,
 )
-from looper.sse import DONE, EventReader
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, body, chat
 from tests.envoy.test_stats import count

@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from looper.simulate import Hang, SimulatedModel, Simulator
+from looper.simulate.server import Hang, SimulatedModel, Simulator
 from tests.envoy.test_reload import admin, edit
 from tests.envoy.test_tools import ASKED, MODELS, answered, ask, calls_of, change
 from tests.fakes.stack import Stack, run_stack

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate import Hang, SimulatedModel, Simulator, Status
-from looper.sse import DONE, EventReader
+from looper.simulate.server import Hang, SimulatedModel, Simulator, Status
+from looper.wire.sse import DONE, EventReader
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

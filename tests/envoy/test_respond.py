@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate import Status
-from looper.sse import DONE, EventReader
+from looper.simulate.server import Status
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import chat
 from tests.fakes.stack import Stack, run_stack

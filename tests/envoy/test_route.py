@@ -245,7 +245,7 @@ async def test_many_requests_at_once(stack: Stack) -> None:
 
 async def test_a_backend_that_is_down_is_reported_in_openais_shape(stack: Stack) -> None:
     """When a routed backend resets every connection, the client reads OpenAI's error shape from Envoy."""
-    from looper.simulate import Reset
+    from looper.simulate.server import Reset
 
     stack.simulator.fault("small", Reset())
     async with stack.session.post(f"{stack.base_url}/chat/completions", json=chat()) as response:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate import Hang, Simulator, Status
+from looper.simulate.server import Hang, Simulator, Status
 from tests.envoy.test_tools import ASKED, MODELS, answered, ask, billed, calls_of, change
 from tests.fakes.stack import Stack, run_stack
 

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from looper.simulate import Hang, Status
+from looper.simulate.server import Hang, Status
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, ask, chat
 from tests.fakes.stack import Stack, run_stack

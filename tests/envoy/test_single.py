@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate import Status
+from looper.simulate.server import Status
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import chat
 from tests.fakes.stack import Stack, run_stack

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from looper.simulate import UsageHabit
+from looper.simulate.server import UsageHabit
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, chat
 from tests.fakes.stack import Stack, run_stack

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from looper.simulate import SimulatedModel, Simulator
+from looper.simulate.server import SimulatedModel, Simulator
 from tests.envoy.requests import chat
 from tests.fakes.stack import Stack, run_stack
 

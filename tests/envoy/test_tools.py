@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.answer import Whole
-from looper.chat import ChatRequest
-from looper.events import Delta, Finish
-from looper.simulate import Hang, SimulatedModel, Simulator
-from looper.sse import DONE, EventReader
+from looper.simulate.server import Hang, SimulatedModel, Simulator
+from looper.wire.answer import Whole
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Finish
+from looper.wire.sse import DONE, EventReader
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

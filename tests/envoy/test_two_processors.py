@@ -14,7 +14,7 @@ import pytest_asyncio
 import yaml
 from redis.asyncio import Redis
 
-from looper.simulate import Hang, Simulator
+from looper.simulate.server import Hang, Simulator
 from tests.envoy.test_tools import (
     ASKED,
     MODELS,

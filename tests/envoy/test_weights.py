@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from looper.simulate import SimulatedModel, Simulator
-from looper.sse import DONE, EventReader
+from looper.simulate.server import SimulatedModel, Simulator
+from looper.wire.sse import DONE, EventReader
 from tests.envoy.test_reload import admin, edit, until
 from tests.envoy.test_runs import run_of
 from tests.fakes.stack import Stack, run_stack

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from extproc.channel import Channel
-from extproc.exchange import Exchange
+from extproc.exchange.channel import Channel
+from extproc.exchange.exchange import Exchange
+from extproc.process.runtime import Runtime
 from extproc.protocol.actions import (
     Action,
     CloseStream,
@@ -15,7 +16,6 @@ from extproc.protocol.actions import (
     StreamData,
 )
 from extproc.protocol.events import BodyMode, Event, RequestBody, RequestHeaders, RequestTrailers
-from extproc.runtime import Runtime
 
 A = TypeVar("A")
 CHAT = "/v1/chat/completions"

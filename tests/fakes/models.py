@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from looper.calls import Call, CallFailed, Failure
-from looper.chat import ABSENT, Choice, Completion, Reply, WireUsage
-from looper.client import Answer
-from looper.models import Model
-from looper.refusals import READ, refusal
+from looper.calling.calls import Call, CallFailed, Failure
+from looper.calling.client import Answer
+from looper.calling.models import Model
+from looper.calling.refusals import READ, refusal
 from looper.run import Client
+from looper.wire.chat import ABSENT, Choice, Completion, Reply, WireUsage
 
 USAGE = WireUsage(prompt_tokens=10, completion_tokens=5)
 

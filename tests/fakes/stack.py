@@ -15,12 +15,12 @@ import yaml
 
 from extproc import bootstrap
 from extproc.config import EnvoySettings, parse_config
-from looper.simulate import Address, Simulator
+from looper.simulate.server import Address, Simulator
 from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
 from tests.fakes.relocate import relocate
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "extproc" / "demo.yaml"
+DEMO = ROOT / "extproc" / "cli" / "demo.yaml"
 READY_SECONDS = 20
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from extproc.signals import LocalSignal, ModelConfig, Reading, SignalConfig, Subject
-from looper.chat import ChatRequest
+from looper.wire.chat import ChatRequest
 
 _config: TypeAdapter[SignalConfig] = TypeAdapter(SignalConfig)
 

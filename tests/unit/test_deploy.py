@@ -18,14 +18,14 @@ from pydantic.warnings import PydanticDeprecatedSince212
 
 from extproc.__main__ import main, serve
 from extproc.config import Config, parse_config
-from extproc.server import SERVICES
-from extproc.states import opened
-from looper.budget import Budget, Ledger
+from extproc.process.states import opened
+from extproc.serving.server import SERVICES
+from looper.calling.budget import Budget, Ledger
 from looper.errors import StateUnavailable
+from looper.patterns.workflows import WorkflowsConfig
+from looper.patterns.workflows.pausing import Origin, Spent
+from looper.patterns.workflows.state import RedisState
 from looper.run import Deadline
-from looper.workflows import WorkflowsConfig
-from looper.workflows.pausing import Origin, Spent
-from looper.workflows.state import RedisState
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port
 from tests.fakes.redis import binary

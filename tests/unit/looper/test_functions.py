@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.answer import Chunks, Whole
-from looper.chat import ChatRequest
+from looper.calling.trace import Trace
 from looper.errors import InvalidRequest
-from looper.events import Delta, Done, Event, Finish, Progress
 from looper.functions import for_client, goes_on, with_tools
+from looper.patterns.workflows.ids import Ids
+from looper.patterns.workflows.tools import ONLY_ONE
+from looper.patterns.workflows.white_space import read, written
 from looper.run import Heartbeat
-from looper.sse import DONE, EventReader
-from looper.trace import Trace
-from looper.workflows.ids import Ids
-from looper.workflows.tools import ONLY_ONE
-from looper.workflows.white_space import read, written
+from looper.wire.answer import Chunks, Whole
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Done, Event, Finish, Progress
+from looper.wire.sse import DONE, EventReader
 from tests.fakes.models import USAGE
 
 IDS = Ids([b"k" * 32])

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, model_validator
 
-from looper.budget import Amount, Budget, Grant, Ledger
-from looper.calls import CallFailed, Failure
-from looper.chat import ChatRequest, Completion, Usage, WireUsage
-from looper.drafts import Draft
+from looper.calling.budget import Amount, Budget, Grant, Ledger
+from looper.calling.calls import CallFailed, Failure
+from looper.calling.drafts import Draft
+from looper.calling.fanout import Round
 from looper.errors import DeadlineExceeded, UpstreamFailed
-from looper.events import Delta, Done, Event, Finish, Progress
-from looper.fanout import Round
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
+from looper.wire.chat import ChatRequest, Completion, Usage, WireUsage
+from looper.wire.events import Delta, Done, Event, Finish, Progress
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
     After,

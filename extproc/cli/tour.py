@@ -1,0 +1,168 @@
+"""The tour of `looper up`: three requests, and what became of each."""
+
+import json
+import re
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from extproc.cli.local import Addresses
+from extproc.config import Config
+from looper.wire.sse import DONE, EventReader
+
+DEMO = Path(__file__).with_name("demo.yaml")
+"""The configuration that is used without one: a team of simulated models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A request of the tour. `decision` and `answer` are what the demo's models must come to."""
+
+    title: str
+    prompt: str
+    stream: bool
+    decision: str
+    answer: str
+
+
+STOPS = (
+    Stop("one model", "What is the capital of Canada?", False, "default", "Ottawa"),
+    Stop(
+        "a team",
+        "Think step by step: What is the time complexity of binary search?",
+        False,
+        "panel",
+        "O(log n)",
+    ),
+    Stop("a team, streamed", "Think step by step: What is 15 percent of 240?", True, "panel", "36"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a client saw. Times are in seconds."""
+
+    status: int
+    decision: str
+    algorithm: str
+    text: str
+    total: float
+    first_token: float | None
+
+
+def announce(config: Config, addresses: Addresses) -> None:
+    """Say where everything listens, and how to ask."""
+    click.echo(f"Envoy      http://{addresses.ingress}  (OpenAI API at {addresses.base_url})")
+    click.echo(f"Statistics http://{addresses.stats}/stats/prometheus")
+    click.echo(f"Admin      http://{addresses.admin}")
+    click.echo(f"Models     {addresses.models or 'as configured'}")
+    click.echo(f"Files      {addresses.folder}")
+    body = json.dumps({"model": _entrypoint(config), "messages": [_user(STOPS[1].prompt)]})
+    click.echo(f"\n  curl {addresses.base_url}/chat/completions -d '{body}'\n")
+
+
+async def tour(config: Config, addresses: Addresses) -> bool:
+    """Send the requests and print a table of what came of them. Whether every reply was right."""
+    demo = addresses.models is not None
+    table = Table(title="A short tour", show_lines=True)
+    for column in ("question, answered by", "decision", "models called", "time", "answer"):
+        table.add_column(column)
+    all_right = True
+    async with aiohttp.ClientSession() as session:
+        for stop in STOPS:
+            before = await _calls(session, addresses)
+            seen = await _visit(session, config, addresses, stop)
+            called = await _calls(session, addresses) - before
+            right = _is_right(stop, seen, demo)
+            all_right = all_right and right
+            verdict = "[green]right[/green]" if right else f"[red]wrong ({seen.status})[/red]"
+            table.add_row(
+                f"{stop.prompt}\n[dim]{stop.title}[/dim]",
+                f"{seen.decision}\n[dim]{seen.algorithm}[/dim]",
+                "\n".join(f"{model} [dim]{role}[/dim]" for (model, role) in called) or "-",
+                _times(seen),
+                f"{escape(seen.text[-60:])}\n{verdict}",
+            )
+    Console().print(table)
+    return all_right
+
+
+def _times(seen: Seen) -> str:
+    total = f"{seen.total * 1000:.0f} ms"
+    if seen.first_token is None:
+        return total
+    return f"{total}\n[dim]first token {seen.first_token * 1000:.0f} ms[/dim]"
+
+
+def _is_right(stop: Stop, seen: Seen, demo: bool) -> bool:
+    if not demo:
+        return seen.status == 200 and bool(seen.text)
+    return seen.status == 200 and seen.decision == stop.decision and stop.answer in seen.text
+
+
+def _entrypoint(config: Config) -> str:
+    return next(iter(config.entrypoints))
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+async def _visit(
+    session: aiohttp.ClientSession, config: Config, addresses: Addresses, stop: Stop
+) -> Seen:
+    body = {"model": _entrypoint(config), "messages": [_user(stop.prompt)], "stream": stop.stream}
+    began = time.perf_counter()
+    first: float | None = None
+    text = ""
+    async with session.post(f"{addresses.base_url}/chat/completions", json=body) as response:
+        if stop.stream and response.status == 200:
+            reader = EventReader()
+            async for data in response.content.iter_any():
+                for event in reader.feed(data):
+                    piece = _piece(event.data)
+                    if piece and first is None:
+                        first = time.perf_counter() - began
+                    text += piece
+        elif response.status == 200:
+            text = (await response.json())["choices"][0]["message"]["content"] or ""
+        headers = response.headers
+        return Seen(
+            response.status,
+            headers.get("x-looper-decision", "-"),
+            headers.get("x-looper-algorithm", "-"),
+            text,
+            time.perf_counter() - began,
+            first,
+        )
+
+
+def _piece(data: bytes) -> str:
+    if data == DONE:
+        return ""
+    chunk: dict[str, Any] = json.loads(data)
+    return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
+
+
+_SERIES = re.compile(r"^envoy_looper_(?:requests|egress_calls)_total\{(.*)\} (\d+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+
+async def _calls(session: aiohttp.ClientSession, addresses: Addresses) -> Counter[tuple[str, str]]:
+    """How often each model was called in each role, as Envoy counts it: routed requests, and calls of teams."""
+    async with session.get(f"http://{addresses.stats}/stats/prometheus") as response:
+        exposition = await response.text()
+    calls: Counter[tuple[str, str]] = Counter()
+    for labels, value in _SERIES.findall(exposition):
+        named = dict(_LABEL.findall(labels))
+        if model := named.get("model"):
+            calls[model, named.get("role", "routed")] += int(value)
+    return calls

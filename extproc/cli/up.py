@@ -1,0 +1,53 @@
+"""`looper up`: everything on this machine, with a tour of what it does."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine, Mapping
+from typing import Any
+
+import click
+
+from extproc.cli.local import everything
+from extproc.cli.tour import DEMO, announce, tour
+
+
+async def up(
+    config: tuple[str, str] | None,
+    *,
+    once: bool,
+    port: int,
+    envoy: str | None,
+    environment: Mapping[str, str],
+) -> bool:
+    """Start everything, show the tour, and stay up unless `once`. Whether every reply of the tour was right."""
+    name, text = config or (str(DEMO), DEMO.read_text(encoding="utf-8"))
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with everything(
+        text,
+        name=name,
+        simulated=config is None,
+        port=port,
+        envoy=envoy,
+        environment=environment,
+    ) as (settings, addresses):
+        announce(settings, addresses)
+        right = await _unless(stop, tour(settings, addresses))
+        if right is None or once:
+            return bool(right)
+        click.echo("Everything stays up until Ctrl-C.")
+        await stop.wait()
+        return right
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool | None:
+    """The result of `work`; None if `stop` comes first."""
+    async with asyncio.TaskGroup() as group:
+        task, stopping = group.create_task(work), group.create_task(stop.wait())
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            return None
+    return bool(task.result())

@@ -1,6 +1,0 @@
-"""`looper doctor`: whether models and Envoy are what the configuration takes them for."""
-
-from extproc.doctor.examine import Places, examine
-from extproc.doctor.findings import Finding, as_json, as_table, has_failed
-
-__all__ = ["Finding", "Places", "as_json", "as_table", "examine", "has_failed"]

@@ -1,0 +1,1 @@
+"""One HTTP exchange, from Envoy's first message to our last."""

@@ -1,0 +1,319 @@
+"""How a team's answer reaches the client: live, as Envoy's streamed local reply, or whole."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from extproc import headers as names
+from extproc.decisions.recipe import Decision
+from extproc.process.outflow import Outflow
+from extproc.protocol.actions import (
+    Action,
+    CloseStream,
+    Headers,
+    Metadata,
+    OpenStream,
+    Respond,
+    StreamData,
+)
+from looper.errors import AnswerTooLarge, LooperError
+from looper.run import Heartbeat, Run
+from looper.wire.answer import Chunks, Whole
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Done, Event, Progress
+
+Send = Callable[[Action], Awaitable[None]]
+
+_JSON: Headers = (("content-type", "application/json"),)
+_SSE: Headers = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+)
+
+
+@dataclass(slots=True)
+class Answering:
+    """What a reply needs to know: the request, its run, where to send, and what is noted of the exchange."""
+
+    request: ChatRequest
+    run: Run
+    decision: Decision
+    facts: Metadata
+    send: Send
+    log: dict[str, str | int]
+    outflow: Outflow
+    max_bytes: int
+    debug: bool = False
+    written: int = 0
+
+    def count(self, data: bytes) -> bytes:
+        """Account for `data` before it is sent. Raises AnswerTooLarge or Overloaded."""
+        if self.written + len(data) > self.max_bytes:
+            raise AnswerTooLarge(f"The answer is larger than {self.max_bytes} bytes.")
+        self.outflow.add(len(data))
+        self.written += len(data)
+        return data
+
+    def release(self) -> None:
+        """The client has all of it, or has left."""
+        self.outflow.remove(self.written)
+        self.written = 0
+
+    def headers(self, outcome: str | None = None) -> Headers:
+        said = said_of({**self.facts, "run": self.run.id})
+        return said if outcome is None else (*said, (names.OUTCOME, outcome))
+
+    def opening(self) -> Metadata:
+        # A run that is cut short never says more than this: "started" is what statistics then count.
+        return {**self.facts, "outcome": "started"}
+
+    def closing(self, done: Done | None) -> Metadata:
+        """What is known of a run in the end. `done` is its last event; None: it has failed."""
+        metadata = self._ended("failed" if done is None else done.outcome)
+        if done is not None and done.confidence is not None:
+            metadata |= {"confidence_permille": round(1000 * done.confidence), **_grounds(done)}
+        self.log |= metadata
+        return metadata
+
+    def end(self, error: BaseException | None) -> None:
+        """Note what became of a run that has not answered: it failed, or nobody is left to hear of it."""
+        if "outcome" not in self.log:
+            self.log |= self._ended("failed" if isinstance(error, Exception) else "abandoned")
+
+    def _ended(self, outcome: str) -> dict[str, str | int]:
+        ledger = self.run.ledger
+        metadata: dict[str, str | int] = {
+            **self.facts,
+            "outcome": outcome,
+            "calls": ledger.calls,
+            "prompt_tokens": ledger.usage.prompt_tokens,
+            "completion_tokens": ledger.usage.completion_tokens,
+            "cost_microusd": ledger.cost,
+        }
+        if ledger.usage.estimated:
+            metadata |= {"estimated_tokens": ledger.usage.estimated}
+        return metadata
+
+    def error(self, error: LooperError) -> Respond:
+        # What was paid for once would be paid for again, whatever the error is.
+        retry = False if self.run.ledger.calls > 0 else error.retry
+        body = error.to_json(self.run.trace.attempts())
+        return error_reply(error, retry, self.headers(), self.closing(None), body)
+
+    def debug_facts(self, done: Done) -> dict[str, Any]:
+        ledger = self.run.ledger
+        return {
+            "run": self.run.id,
+            "outcome": done.outcome,
+            "confidence": done.confidence,
+            **_grounds(done),
+            "calls": ledger.calls,
+            "cost_microusd": ledger.cost,
+            "trace": self.run.trace.to_dict(),
+        }
+
+    def debug_headers(self, done: Done) -> Headers:
+        models = dict.fromkeys(record.model for record in self.run.trace.calls)
+        stages = (f"{name};at={at * 1000:.0f}ms" for name, at in self.run.trace.stages)
+        sure = (
+            () if done.confidence is None else (("x-looper-confidence", f"{done.confidence:.3f}"),)
+        )
+        return (
+            *sure,
+            ("x-looper-models", ", ".join(models)),
+            ("x-looper-calls", str(self.run.ledger.calls)),
+            ("x-looper-cost-microusd", str(self.run.ledger.cost)),
+            ("x-looper-stages", ", ".join(stages)),
+        )
+
+
+def _grounds(done: Done) -> Metadata:
+    """By which measure a team is sure of its answer, and how sure would have been enough."""
+    if done.grounds is None:
+        return {}
+    method, enough = done.grounds.method, done.grounds.threshold
+    told: dict[str, str | int] = {"confidence_method": method}
+    return told if enough is None else told | {"threshold_permille": round(1000 * enough)}
+
+
+def said_of(facts: Metadata) -> Headers:
+    """The headers that tell clients what was decided, and by which name to ask for it."""
+    return (
+        (names.DECISION, str(facts["decision"])),
+        (names.ALGORITHM, str(facts["algorithm"])),
+        (names.RUN, str(facts["run"])),
+    )
+
+
+class Reply(Protocol):
+    """Takes a run's events and makes an answer of them."""
+
+    async def add(self, event: Event | Heartbeat) -> None: ...
+
+    async def fail(self, error: LooperError) -> None:
+        """End the answer with an error."""
+        ...
+
+
+class LiveReply:
+    """A stream of chunks. It is opened by the first bit of the answer, or the first silence, whichever comes first."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._chunks = Chunks(answering.request, answering.decision.usage)
+        self._open = False
+        self._closed = False
+
+    async def add(self, event: Event | Heartbeat) -> None:
+        if self._closed:
+            return
+        match event:
+            case Progress():
+                if self._answering.decision.progress == "reasoning":
+                    await self._write(
+                        self._chunks.frames(Delta("reasoning_content", f"{event.stage}\n"))
+                    )
+            case Heartbeat():
+                await self._write(self._chunks.comment())
+            case Done():
+                debug = self._answering.debug
+                facts = self._answering.debug_facts(event) if debug else None
+                before = self._chunks.facts(facts) if facts is not None else b""
+                await self._close(before + self._chunks.frames(event), event)
+            case _:
+                await self._write(self._chunks.frames(event))
+
+    async def _write(self, frames: bytes) -> None:
+        answering = self._answering
+        if not self._open:
+            self._open = True
+            await answering.send(OpenStream((*_SSE, *answering.headers()), answering.opening()))
+            frames = self._chunks.opening() + frames
+        await answering.send(StreamData(answering.count(frames)))
+
+    async def _close(self, frames: bytes, done: Done | None) -> None:
+        if not self._open:
+            await self._write(b"")
+        self._closed = True
+        await self._answering.send(CloseStream(frames, self._answering.closing(done)))
+
+    async def fail(self, error: LooperError) -> None:
+        if self._closed:
+            return
+        if self._open:
+            await self._close(
+                self._chunks.failed(error, self._answering.run.trace.attempts()), None
+            )
+        else:
+            self._closed = True
+            await self._answering.send(self._answering.error(error))
+
+
+class WholeReply:
+    """One message at the end. In body mode BUFFERED a stream, too, is sent as one message."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        request, count = answering.request, answering.decision.usage
+        self._answer = Whole(request, count)
+        self._chunks = Chunks(request, count) if request.stream else None
+        self._frames: list[bytes] = []
+        self._sent = False
+
+    async def add(self, event: Event | Heartbeat) -> None:
+        if isinstance(event, Heartbeat):
+            return
+        if self._chunks is None:
+            self._answer.add(event)
+        else:
+            self._frames.append(self._chunks.frames(event))
+        if isinstance(event, Done):
+            await self._finish(event)
+
+    async def _finish(self, done: Done) -> None:
+        if self._chunks is None:
+            kind, body = _JSON, self._answer.to_json()
+        else:
+            kind, body = _SSE, self._chunks.opening() + b"".join(self._frames)
+        answering = self._answering
+        debug = answering.debug_headers(done) if answering.debug else ()
+        headers = (*kind, *answering.headers(done.outcome), *debug)
+        body = answering.count(body)
+        self._sent = True
+        await answering.send(Respond(200, headers, body, "looper.answer", answering.closing(done)))
+
+    async def fail(self, error: LooperError) -> None:
+        if not self._sent:
+            self._sent = True
+            await self._answering.send(self._answering.error(error))
+
+
+class PatientReply:
+    """One JSON body, begun with white space when it is long in coming: for what gives up on silent connections.
+
+    Its price: once it has begun the status is 200, and an error that comes later is in the body.
+    """
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._whole = WholeReply(answering)
+        self._answer = Whole(answering.request, answering.decision.usage)
+        self._open = False
+        self._closed = False
+
+    async def add(self, event: Event | Heartbeat) -> None:
+        answering = self._answering
+        if self._closed:
+            return
+        if isinstance(event, Heartbeat):
+            if not self._open:
+                self._open = True
+                await answering.send(
+                    OpenStream((*_JSON, *answering.headers()), answering.opening())
+                )
+            await answering.send(StreamData(answering.count(b" ")))
+            return
+        self._answer.add(event)
+        if not self._open:
+            self._closed = isinstance(event, Done)
+            await self._whole.add(event)
+        elif isinstance(event, Done):
+            await self._close(answering.count(self._answer.to_json()), event)
+
+    async def _close(self, body: bytes, done: Done | None) -> None:
+        self._closed = True
+        await self._answering.send(CloseStream(body, self._answering.closing(done)))
+
+    async def fail(self, error: LooperError) -> None:
+        if not self._open:
+            await self._whole.fail(error)
+        elif not self._closed:
+            await self._close(error.to_json(self._answering.run.trace.attempts()), None)
+
+
+def reply_for(answering: Answering, *, live: bool) -> Reply:
+    """The kind of reply that fits. `live` says whether Envoy takes an answer bit by bit."""
+    if live and answering.request.stream:
+        return LiveReply(answering)
+    if live and answering.decision.keepalive == "whitespace":
+        return PatientReply(answering)
+    return WholeReply(answering)
+
+
+def error_reply(
+    error: LooperError,
+    retry: bool | None,
+    headers: Headers,
+    metadata: Metadata,
+    body: bytes | None = None,
+) -> Respond:
+    """An error in OpenAI's shape, with what SDKs read of it. `retry`: what they are told to do, or None."""
+    said: list[tuple[str, str]] = [*_JSON, *headers]
+    if retry is not None:
+        said.append(("x-should-retry", str(retry).lower()))
+    if error.retry_after is not None:
+        said.append(("retry-after", str(error.retry_after)))
+    return Respond(
+        error.status, tuple(said), body or error.to_json(), f"looper.{error.code}", metadata
+    )

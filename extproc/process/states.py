@@ -1,0 +1,98 @@
+"""Where the processor keeps runs that wait for the client: opened once, and what tells whose a run is."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from extproc.errors import ConfigError
+from extproc.protocol.events import METADATA, RequestHeaders
+from looper.patterns.workflows.pausing import States
+from looper.patterns.workflows.state import AnyState, Identity, MemoryState, MemoryStore, RedisState
+from looper.settings import SecretReference
+
+_SHORTEST = 32
+
+
+def in_memory(settings: AnyState) -> States:
+    """States of this process, which nobody else has the key of."""
+    return States(settings, MemoryStore(MemoryState(ttl=settings.ttl, lease=settings.lease)))
+
+
+@asynccontextmanager
+async def opened(settings: AnyState, environment: Mapping[str, str]) -> AsyncIterator[States]:
+    """The store that is configured, while the context is open. Raises ConfigError for a secret that is not there."""
+    match settings:
+        case MemoryState():
+            yield States(settings, MemoryStore(settings), _keys(settings, environment))
+        case RedisState():
+            async with _in_redis(settings, environment) as states:
+                yield states
+
+
+@asynccontextmanager
+async def _in_redis(settings: RedisState, environment: Mapping[str, str]) -> AsyncIterator[States]:
+    try:
+        from looper.patterns.workflows.redis_state import RedisStore, connect
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            [f"state: {error.name} is missing: pip install 'envoy-looper[redis]'"]
+        ) from None
+    keys = _keys(settings, environment)
+    password = None
+    if settings.password is not None:
+        password = _secret(settings.password, environment, "state.password")
+    store = RedisStore(settings, connect(settings, password), keys)
+    try:
+        yield States(settings, store, keys)
+    finally:
+        await store.aclose()
+
+
+def _keys(settings: AnyState, environment: Mapping[str, str]) -> list[bytes]:
+    return [
+        _key(reference, environment, f"state.keys[{index}]")
+        for index, reference in enumerate(settings.keys)
+    ]
+
+
+def _key(reference: SecretReference, environment: Mapping[str, str], where: str) -> bytes:
+    key = _secret(reference, environment, where).encode()
+    if len(key) < _SHORTEST:
+        raise ConfigError([f"{where}: a key has at least {_SHORTEST} characters"])
+    return key
+
+
+def _secret(reference: SecretReference, environment: Mapping[str, str], where: str) -> str:
+    """What a reference refers to. An error names the place, never what stands there."""
+    if reference.env is not None:
+        if not (secret := environment.get(reference.env, "").strip()):
+            raise ConfigError([f"{where}: {reference.env} is not set in the environment"])
+        return secret
+    assert reference.file is not None
+    try:
+        secret = Path(reference.file).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError([f"{where}: {reference.file} cannot be read"]) from None
+    if not secret:
+        raise ConfigError([f"{where}: {reference.file} is empty"])
+    return secret
+
+
+def identity(setting: Identity | None, opening: RequestHeaders) -> str | None:
+    """Whose a request is, as a filter before ours has found out; None if nobody says."""
+    if setting is None:
+        return None
+    if setting.header is not None:
+        return opening.headers.get(setting.header)
+    value: object
+    if setting.attribute is not None:
+        value = opening.attributes.get(setting.attribute)
+    else:
+        assert setting.metadata is not None
+        namespace, _, key = setting.metadata.partition(":")
+        value = _member(_member(opening.attributes.get(METADATA), namespace), key)
+    return None if value is None else str(value)
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, Mapping) else None

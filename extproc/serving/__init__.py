@@ -1,0 +1,1 @@
+"""Sockets, health, reloading, and the admin interface."""

@@ -1,0 +1,288 @@
+"""What a run may spend, and the ledger that keeps to it: reserved before each call, settled after."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from looper.calling.models import Model
+from looper.settings import Setting, SomeTime, Tokens
+from looper.wire.chat import Usage
+
+MIN_OUTPUT = 256
+"""Tokens below which an answer is not worth its call."""
+
+Usd = Annotated[Decimal, Field(gt=0)]
+Limit = Literal["calls", "tokens", "cost_usd", "process"]
+"""What can be too small for a call: a limit of the run, or one of the whole process."""
+
+
+class Budget(Setting):
+    """A decision's limits, for one run. Unset is unlimited, but for the deadline."""
+
+    calls: Annotated[int, Field(ge=1)] | None = None
+    tokens: Tokens | None = None
+    cost_usd: Usd | None = None
+    deadline: SomeTime = timedelta(seconds=120)
+
+
+class Ceiling(Setting):
+    """What all runs of one process together may spend in a stretch of time."""
+
+    calls: Annotated[int, Field(ge=1)] | None = None
+    tokens: Tokens | None = None
+    cost_usd: Usd | None = None
+    per: SomeTime = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Calls, tokens and micro-USD: what something costs, or at most can."""
+
+    calls: int = 0
+    tokens: int = 0
+    microusd: Decimal = Decimal(0)
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(
+            self.calls + other.calls, self.tokens + other.tokens, self.microusd + other.microusd
+        )
+
+    def __sub__(self, other: "Amount") -> "Amount":
+        return Amount(
+            self.calls - other.calls, self.tokens - other.tokens, self.microusd - other.microusd
+        )
+
+
+NOTHING = Amount()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds. None is no bound."""
+
+    calls: int | None = None
+    tokens: int | None = None
+    microusd: Decimal | None = None
+
+    @classmethod
+    def of(cls, limits: Budget | Ceiling) -> "Limits":
+        usd = limits.cost_usd
+        return cls(limits.calls, limits.tokens, None if usd is None else usd * 1_000_000)
+
+    def less(self, spent: Amount) -> "Limits":
+        """What is left of them."""
+        return Limits(
+            None if self.calls is None else self.calls - spent.calls,
+            None if self.tokens is None else self.tokens - spent.tokens,
+            None if self.microusd is None else self.microusd - spent.microusd,
+        )
+
+    def exceeded(self, amount: Amount) -> Limit | None:
+        """The first bound that `amount` is over."""
+        if self.calls is not None and amount.calls > self.calls:
+            return "calls"
+        if self.tokens is not None and amount.tokens > self.tokens:
+            return "tokens"
+        if self.microusd is not None and amount.microusd > self.microusd:
+            return "cost_usd"
+        return None
+
+
+class Purse:
+    """What every run of the process spends from, under a ceiling that begins anew after each stretch of time."""
+
+    def __init__(self, ceiling: Ceiling, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = Limits.of(ceiling)
+        self._seconds = ceiling.per.total_seconds()
+        self._clock = clock
+        self._ends = clock() + self._seconds
+        self._spent = NOTHING
+        self._reserved = NOTHING
+
+    def limit(self, ceiling: Ceiling) -> None:
+        """Another ceiling from now on. What was spent under the last one counts."""
+        self._limits = Limits.of(ceiling)
+        self._seconds = ceiling.per.total_seconds()
+        self._ends = min(self._ends, self._clock() + self._seconds)
+
+    def reserve(self, worst: Amount) -> bool:
+        self._turn()
+        if self._limits.exceeded(self._spent + self._reserved + worst):
+            return False
+        self._reserved += worst
+        return True
+
+    def settle(self, worst: Amount, real: Amount) -> None:
+        self._turn()
+        self._reserved -= worst
+        self._spent += real
+
+    def _turn(self) -> None:
+        if self._clock() >= self._ends:
+            self._spent = NOTHING
+            self._ends = self._clock() + self._seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Leave to make one call: the limit on its output to send (None: none), and the retries it may be given."""
+
+    worst: Amount
+    max_tokens: int | None
+    retries: int
+
+
+class Ledger:
+    """Counts what one run spends.
+
+    Reserving is one step without awaiting, so stages side by side cannot spend the same money twice. What is reserved
+    is the worst case: all of the input as estimated, and all of the output that the call is limited to.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        purse: Purse | None = None,
+        *,
+        planned_calls: int = 0,
+        before: Amount = NOTHING,
+    ) -> None:
+        # What earlier turns of the run have spent is gone, and none of what this one is seen to spend.
+        self._before = before
+        self._limits = Limits.of(budget).less(before)
+        self._purse = purse
+        self._spent = NOTHING
+        self._reserved = NOTHING
+        # Calls that the plan does not need may be spent on Envoy's retries, re-asks and repairs.
+        calls = self._limits.calls
+        self._spare = None if calls is None else max(0, calls - planned_calls)
+        self.usage = Usage()
+        self.last_usage: Usage | None = None
+
+    @property
+    def calls(self) -> int:
+        """Calls made, those under way included."""
+        return self._spent.calls + self._reserved.calls
+
+    @property
+    def all_calls(self) -> int:
+        """The same with those of the run's earlier turns."""
+        return self._before.calls + self.calls
+
+    @property
+    def has_spare_calls(self) -> bool:
+        """Whether there is room for a call that the plan does not need."""
+        return self._spare is None or self._spare > 0
+
+    def keep_to(self, calls: int) -> None:
+        """Make no more calls than this over all turns of the run, whatever else the budget allows."""
+        left, limit = calls - self._before.calls, self._limits.calls
+        self._limits = replace(self._limits, calls=left if limit is None else min(left, limit))
+
+    def plan(self, calls: int) -> None:
+        """Keep room for so many calls more, which is what is now known that the run needs."""
+        if self._limits.calls is not None:
+            self._spare = max(0, self._limits.calls - self.calls - calls)
+
+    @property
+    def cost(self) -> int:
+        """Micro-USD spent, rounded up once."""
+        return math.ceil(self._spent.microusd)
+
+    @property
+    def limits(self) -> Limits:
+        return self._limits
+
+    @property
+    def spent(self) -> Amount:
+        return self._spent
+
+    @property
+    def reserved(self) -> Amount:
+        return self._reserved
+
+    def reserve(
+        self,
+        model: Model,
+        input_tokens: int = 0,
+        wanted_output: int | None = None,
+        *,
+        extra: bool = False,
+    ) -> Grant | Limit:
+        """Take a call's worst case out of the budget; the name of the limit that has no room for it.
+
+        `wanted_output` is the client's or the stage's own limit on the output. An `extra` call is none that the plan
+        needs, and gets only what the plan leaves over.
+        """
+        if extra and self._spare == 0:
+            return "calls"
+        output = self._output(model, input_tokens, wanted_output)
+        least = min(MIN_OUTPUT, wanted_output or MIN_OUTPUT, model.max_output or MIN_OUTPUT)
+        if output is not None and output < least:
+            return self._short(model, input_tokens, least)
+        retries = self._retries(model, int(extra))
+        worst = Amount(
+            1 + retries, input_tokens + (output or 0), cost(model, input_tokens, output or 0)
+        )
+        if short := self._limits.exceeded(self._spent + self._reserved + worst):
+            return short
+        if self._purse is not None and not self._purse.reserve(worst):
+            return "process"
+        self._reserved += worst
+        if self._spare is not None:
+            self._spare -= retries + extra
+        return Grant(worst, output, retries)
+
+    def settle(
+        self, grant: Grant, model: Model, usage: Usage | None = None, *, attempts: int = 1
+    ) -> None:
+        """Book what a call really took. `attempts` are Envoy's: each one beyond the first is a call of its own."""
+        used = usage or Usage()
+        real = Amount(
+            max(1, attempts),
+            used.total_tokens,
+            cost(model, used.prompt_tokens, used.completion_tokens),
+        )
+        self._reserved -= grant.worst
+        self._spent += real
+        self.usage += used
+        self.last_usage = None if used == self.usage else used
+        if self._spare is not None:
+            self._spare += max(0, grant.worst.calls - max(1, attempts))
+        if self._purse is not None:
+            self._purse.settle(grant.worst, real)
+
+    def _output(self, model: Model, input_tokens: int, wanted: int | None) -> int | None:
+        """The smallest of what the call wants, what the model can, and what is left buys. None: nothing bounds it."""
+        bounds = [bound for bound in (wanted, model.max_output) if bound is not None]
+        gone = self._spent + self._reserved
+        if self._limits.tokens is not None:
+            bounds.append(self._limits.tokens - gone.tokens - input_tokens)
+        if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
+            left = self._limits.microusd - gone.microusd - cost(model, input_tokens, 0)
+            bounds.append(int(left / model.price.output))
+        return min(bounds, default=None)
+
+    def _short(self, model: Model, input_tokens: int, output: int) -> Limit:
+        """Which limit has no room for an answer of the least size."""
+        least = Amount(1, input_tokens + output, cost(model, input_tokens, output))
+        return self._limits.exceeded(self._spent + self._reserved + least) or "tokens"
+
+    def _retries(self, model: Model, extra: int) -> int:
+        if self._spare is None or self._limits.calls is None:
+            return model.retry.attempts
+        spare = min(self._spare - extra, self._limits.calls - self.calls - 1)
+        return max(0, min(model.retry.attempts, spare))
+
+
+def cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:
+    """Micro-USD: a price in USD per million tokens is one in micro-USD per token."""
+    if model.price is None:
+        return Decimal(0)
+    return input_tokens * model.price.input + output_tokens * model.price.output

@@ -1,0 +1,154 @@
+"""One call to one model: what is sent, and what may come of it."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from typing import Literal
+
+import msgspec
+
+from looper.calling.models import Model
+from looper.calling.refusals import Refusal
+from looper.contract.base import visible
+from looper.wire.chat import ABSENT, Choice, Completion, Reply
+
+Answering = Literal[
+    "single", "candidate", "member", "panel", "proposer", "worker", "synthesis", "final", "repair"
+]
+Voice = Literal["candidate", "member", "panel", "proposer"]
+"""What those are asked for whose answers are weighed with each other's."""
+
+Private = Literal["judge", "verifier", "planner", "summary", "label"]
+Role = Answering | Private
+"""What a call is for, in statistics. Answers of answering stages may be published, those of private ones never are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to a model, ready to be sent. `retries` is how often Envoy may try it again."""
+
+    model: Model
+    role: Role
+    body: bytes
+    retries: int = 0
+
+
+class Failure(Enum):
+    """Why a call came to nothing."""
+
+    CONNECT = "connect"
+    TIMEOUT = "timeout"
+    STATUS = "status"
+    BROKEN = "broken"
+    UNUSABLE = "unusable"
+    BUDGET = "budget"
+    UNSUITABLE = "unsuitable"
+
+
+class CallFailed(Exception):
+    """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.
+
+    `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
+    upstream, or we in its place, will not answer this request whoever asks. `seen` are the bytes that had come of
+    an unstreamed answer when it broke off.
+    """
+
+    def __init__(
+        self,
+        failure: Failure,
+        *,
+        status: int | None = None,
+        retry_after: int | None = None,
+        reason: str | None = None,
+        refusal: Refusal | None = None,
+        attempts: int = 1,
+        seen: int = 0,
+    ) -> None:
+        super().__init__(failure.value if status is None else f"{failure.value} {status}")
+        self.failure = failure
+        self.status = status
+        self.retry_after = retry_after
+        self.reason = reason
+        self.refusal = refusal
+        self.attempts = attempts
+        self.seen = seen
+
+
+State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_started"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a call, or of the wish to make one. `model` is the one that was asked last.
+
+    `completion` is what came, of an `unusable` answer too. `number` is the call's place in the trace.
+    """
+
+    model: Model
+    role: Role
+    state: State
+    completion: Completion | None = None
+    error: CallFailed | None = None
+    number: int | None = None
+
+    def without_logprobs(self) -> "Result":
+        """The same for a client that asked for no probabilities."""
+        if self.completion is None:
+            return self
+        change = msgspec.structs.replace
+        choices = [change(choice, logprobs=ABSENT) for choice in self.completion.choices]
+        return replace(self, completion=change(self.completion, choices=choices))
+
+    @cached_property
+    def text(self) -> str:
+        """The answer's content, without thoughts. Empty unless the call is `ok`."""
+        message = self.message
+        return visible(message.content or "") if message and self.state == "ok" else ""
+
+    @property
+    def thoughts(self) -> str:
+        """What a model thought, as far as its backend shows it, whether or not an answer came of it."""
+        message = self.message
+        if message is None:
+            return ""
+        content = message.content or ""
+        return message.thought or (content if not visible(content).strip() else "")
+
+    @property
+    def message(self) -> Reply | None:
+        return None if self._choice is None else self._choice.message
+
+    @property
+    def finish(self) -> str | None:
+        """How the answer ended, by its backend's word."""
+        return None if self._choice is None else self._choice.finish_reason
+
+    @property
+    def _choice(self) -> Choice | None:
+        """The first one, which is the answer; some backends send none."""
+        choices = self.completion.choices if self.completion is not None else []
+        return choices[0] if choices else None
+
+
+def usable(completion: Completion) -> bool:
+    """Whether there is anything in an answer that could be published."""
+    if not completion.choices:
+        return False
+    message = completion.choices[0].message
+    return message is not None and bool(
+        (message.content and visible(message.content).strip())
+        or message.tool_calls
+        or message.refusal
+    )
+
+
+def nothing_said(choices: Iterable[Choice]) -> CallFailed:
+    """What an answer fails with that says nothing: a provider's filter may have kept it back."""
+    filtered = any(choice.finish_reason == "content_filter" for choice in choices)
+    return CallFailed(Failure.UNUSABLE, refusal="content_filter" if filtered else None)
+
+
+def successes(results: Sequence[Result]) -> list[Result]:
+    """The results that are `ok`, in declared order."""
+    return [result for result in results if result.state == "ok"]

@@ -1,0 +1,295 @@
+"""Model calls, over HTTP to Envoy's egress listener, which adds the key, TLS and retries."""
+
+import asyncio
+import math
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from io import BytesIO
+from typing import NamedTuple, Self
+
+import aiohttp
+import msgspec
+from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
+
+from looper.calling.calls import Call, CallFailed, Failure
+from looper.calling.function_calls import FunctionCalls
+from looper.calling.refusals import MAX_BODY, READ, refusal, said
+from looper.wire.chat import Completion
+from looper.wire.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
+
+MAX_ANSWER = 32 << 20
+MAX_VERDICT = 64 << 10
+_CHAT = "/v1/chat/completions"
+_LARGE = 64 << 10
+"""Bytes of a body that are copied with the headers into one write."""
+
+_MOMENT = 1.0
+"""Seconds that the body of an error may take: what it says is not worth a deadline."""
+
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_completion = msgspec.json.Decoder(Completion)
+
+
+class Answer(NamedTuple):
+    """A complete answer or a chunk of one, and how many attempts Envoy made for it."""
+
+    completion: Completion
+    attempts: int
+
+
+class EgressClient:
+    """Sends calls to the egress listener. One for each process; `async with` opens and closes it."""
+
+    def __init__(self, egress: str) -> None:
+        self._path = egress.removeprefix("unix:") if egress.startswith("unix:") else None
+        self._base = "http://egress" if self._path else egress.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # aiohttp's defaults would queue the 101st call, end an answer after five minutes and ask for gzip.
+        connector = (
+            aiohttp.UnixConnector(self._path, limit=0)
+            if self._path
+            else aiohttp.TCPConnector(limit=0)
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(total=None),
+            headers={"accept-encoding": "identity", "content-type": "application/json"},
+            skip_auto_headers=("user-agent",),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,  # nobody asked for compression, and a small body may unpack to a huge one
+            max_line_size=65_536,
+            max_field_size=65_536,
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def complete(self, call: Call, headers: Mapping[str, str], *, deadline: float) -> Answer:
+        """One unstreamed answer. `deadline` is in the loop's time. Raises CallFailed."""
+        async with self._post(call, headers, deadline) as response:
+            attempts = _attempts(response)
+            with _counting(attempts):
+                return Answer(_whole(await _Pieces(response, deadline).all()), attempts)
+
+    async def stream(
+        self, call: Call, headers: Mapping[str, str], *, deadline: float
+    ) -> AsyncGenerator[Answer]:
+        """The chunks of a streamed answer, as they come. Raises CallFailed, also for a stream that was cut."""
+        async with self._post(call, headers, deadline) as response:
+            attempts = _attempts(response)
+            pieces = _Pieces(response, deadline)
+            with _counting(attempts):
+                if response.content_type == "application/json":
+                    # It does not stream, and answers all the same.
+                    yield Answer(_whole(await pieces.all()), attempts)
+                    return
+                async for chunk in _chunks(pieces):
+                    yield Answer(chunk, attempts)
+
+    async def post(
+        self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
+    ) -> bytes:
+        """What is answered at another path than models' is, up to `MAX_VERDICT`. Raises CallFailed."""
+        async with self._post(call, headers, deadline, path) as response:
+            return await _Pieces(response, deadline, MAX_VERDICT).all()
+
+    @asynccontextmanager
+    async def _post(
+        self, call: Call, headers: Mapping[str, str], deadline: float, path: str = _CHAT
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response once its headers are there and say 200; closed, not reused, unless it was read to its end."""
+        response = await self._send(call, headers, deadline, path)
+        try:
+            if response.status != 200:
+                raise await _refused(response, deadline)
+            if response.headers.get("content-encoding", "identity") != "identity":
+                raise CallFailed(Failure.UNUSABLE, attempts=_attempts(response))
+            yield response
+        finally:
+            response.close()
+
+    async def _send(
+        self, call: Call, headers: Mapping[str, str], deadline: float, path: str
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None
+        remaining = deadline - asyncio.get_running_loop().time()
+        if remaining <= 0:
+            raise CallFailed(Failure.TIMEOUT, attempts=0)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._session.post(
+                    f"{self._base}{path}",
+                    data=_payload(call.body),
+                    headers={**headers, **_for_envoy(call, remaining)},
+                    allow_redirects=False,  # a conversation goes where the route says, and nowhere else
+                )
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except aiohttp.ClientConnectorError:
+            raise CallFailed(Failure.CONNECT) from None
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+
+
+def _payload(body: bytes) -> Payload:
+    """A body as it is sent: in one piece with the headers, unless it is so large that it is to go out bit by bit."""
+    return BytesPayload(body) if len(body) < _LARGE else BytesIOPayload(BytesIO(body))
+
+
+def _for_envoy(call: Call, remaining: float) -> dict[str, str]:
+    """Whose call it is, how long it may take, and how often it may be tried again."""
+    return {
+        "x-looper-model": call.model.name,
+        "x-looper-role": call.role,
+        "x-envoy-upstream-rq-timeout-ms": str(max(1, int(remaining * 1000))),
+        "x-envoy-max-retries": str(call.retries),
+    }
+
+
+@contextmanager
+def _counting(attempts: int) -> Iterator[None]:
+    """What fails behind the headers has been tried as often as they say."""
+    try:
+        yield
+    except CallFailed as error:
+        error.attempts = attempts
+        raise
+
+
+async def _chunks(pieces: "_Pieces") -> AsyncGenerator[Completion]:
+    """The chunks of a stream. Raises CallFailed, also for one that was cut."""
+    reader, calls = EventReader(max_event=MAX_ANSWER), FunctionCalls()
+    finished = False
+    while (events := await _next_events(pieces, reader)) is not None:
+        for event in events:
+            if event == DONE:
+                return
+            chunk = calls.read(_decode(event))
+            finished = finished or any(choice.finish_reason for choice in chunk.choices)
+            yield chunk
+    # Some backends leave out [DONE]; one that has not finished was cut.
+    if not finished:
+        raise CallFailed(Failure.BROKEN)
+
+
+class _Pieces:
+    """A response's body, piece by piece, within its deadline and a size."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, deadline: float, most: int = MAX_ANSWER
+    ) -> None:
+        self._response = response
+        self._deadline = deadline
+        self._left = most
+
+    async def next(self) -> bytes:
+        """The next piece; empty at the end. Raises CallFailed."""
+        content = self._response.content
+        if content.at_eof() and content.exception() is None:
+            return b""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                piece = await content.readany()
+        except TimeoutError:
+            raise CallFailed(Failure.TIMEOUT) from None
+        except aiohttp.ClientError:
+            raise CallFailed(Failure.BROKEN) from None
+        self._left -= len(piece)
+        if self._left < 0:
+            raise CallFailed(Failure.UNUSABLE)
+        return piece
+
+    async def all(self) -> bytes:
+        """The whole body. Raises CallFailed."""
+        pieces: list[bytes] = []
+        try:
+            while piece := await self.next():
+                pieces.append(piece)
+        except CallFailed as error:
+            error.seen = sum(map(len, pieces))
+            raise
+        return b"".join(pieces)
+
+
+async def _next_events(pieces: _Pieces, reader: EventReader) -> list[bytes] | None:
+    """The events that the next piece completes; None at the end."""
+    piece = await pieces.next()
+    try:
+        if piece:
+            return [event.data for event in reader.feed(piece)]
+        reader.close()
+        return None
+    except (EventTooLarge, IncompleteEvent):
+        raise CallFailed(Failure.BROKEN) from None
+
+
+async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFailed:
+    """What an upstream's body says becomes a word of ours: it is not ours to show."""
+    status, attempts = response.status, _attempts(response)
+    if status == 504:
+        return CallFailed(Failure.TIMEOUT, status=504, attempts=attempts)
+    return CallFailed(
+        Failure.STATUS,
+        status=status,
+        retry_after=retry_after(response.headers.get("retry-after", "")),
+        refusal=refusal(status, await _beginning(response, deadline)) if status in READ else None,
+        attempts=attempts,
+    )
+
+
+async def _beginning(response: aiohttp.ClientResponse, deadline: float) -> bytes:
+    """As much of an error's body as is worth reading, and as comes in a moment."""
+    pieces: list[bytes] = []
+    left = MAX_BODY
+    moment = asyncio.get_running_loop().time() + _MOMENT
+    try:
+        async with asyncio.timeout_at(min(deadline, moment)):
+            while left > 0 and (piece := await response.content.read(left)):
+                pieces.append(piece)
+                left -= len(piece)
+    except (TimeoutError, aiohttp.ClientError):
+        pass  # what has come by then will do
+    return b"".join(pieces)
+
+
+def _attempts(response: aiohttp.ClientResponse) -> int:
+    return _count(response.headers.get("x-envoy-attempt-count", "")) or 1
+
+
+def _count(text: str) -> int | None:
+    """A header's number, if it is one of a sensible size."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else None
+
+
+def retry_after(text: str) -> int | None:
+    """The seconds that a Retry-After asks for, said as a number or as a date."""
+    if (found := _SECONDS.fullmatch(text.strip())) is not None:
+        return math.ceil(float(found[0]))
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    aware = date if date.tzinfo is not None else date.replace(tzinfo=UTC)
+    return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
+
+
+def _whole(body: bytes) -> Completion:
+    """A complete answer. Raises CallFailed."""
+    return FunctionCalls().read(_decode(body))
+
+
+def _decode(body: bytes) -> Completion:
+    try:
+        completion = _completion.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise CallFailed(Failure.UNUSABLE) from None
+    if completion.is_error:
+        raise CallFailed(Failure.UNUSABLE, refusal=said(body))
+    return completion

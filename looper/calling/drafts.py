@@ -1,0 +1,270 @@
+"""What a stage wants to send, before it is known to which model and with how many tokens; and how it is composed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import msgspec
+
+from looper.calling.calls import Call, Role
+from looper.calling.models import Model
+from looper.contract import NO_TERMS, Terms
+from looper.wire.chat import Capability, ChatRequest
+from looper.wire.dialects import STANDARD, Effort
+from looper.wire.messages import plain, speak
+from looper.wire.tokens import estimate
+
+# Members that the runtime sets for itself, whatever the client asked for.
+_OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""The names of the token limit. The first one holds where both are given."""
+_TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
+PRIVATE_OUTPUT = 4096
+"""Tokens that a private stage may answer with, unless it says otherwise."""
+Members = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A call that is not yet made. `members` holds values as the client sent them, byte for byte, or plain ones."""
+
+    model: Model
+    role: Role
+    members: Mapping[str, Any]
+    input_tokens: int
+    needs: frozenset[Capability] = frozenset()
+    wanted_output: int | None = None
+    stream: bool = False
+    extra: bool = False
+    """Whether the plan can do without the call, which then is made only if the budget has more than the plan needs."""
+    agent: str | None = None
+    """Whose call it is, where a model works under several names."""
+    tools: bool = False
+    """Whether calls of tools are an answer to it."""
+
+    def to(self, model: Model) -> "Draft":
+        """The same for another model."""
+        return replace(self, model=model)
+
+    def again(self, said: str, why: str) -> "Draft":
+        """The same once more, after what the model said and what is wrong with it: an extra call."""
+        messages = self.members["messages"]
+        if said:
+            messages = append_message(messages, said, "assistant")
+        return replace(
+            self,
+            members={**self.members, "messages": append_message(messages, why)},
+            input_tokens=self.input_tokens + estimate(said) + estimate(why),
+            extra=True,
+        )
+
+    def without_tools(self) -> "Draft":
+        """The same for an answer that is to be a text."""
+        armed = {"tool_choice": "none"} if "tools" in self.members else {}
+        return replace(self, members={**self.members, **armed}, tools=False)
+
+    def unsuitable(self) -> str | None:
+        """Why the model cannot take this; None if it can, as far as is known."""
+        return self.model.lacks(self.needs, self.input_tokens)
+
+    def call(self, max_tokens: int | None, retries: int = 0) -> Call:
+        """The call, in the model's dialect and with this limit on its output."""
+        dialect = self.model.dialect
+        members: Members = {
+            name: value
+            for name, value in self.members.items()
+            if name not in LIMITS
+            and name not in dialect.drop
+            and (dialect.open or name in STANDARD)
+        }
+        members["model"] = self.model.upstream
+        members["messages"] = speak(self.members["messages"], dialect)
+        if max_tokens is not None:
+            members[dialect.max_tokens] = max_tokens
+        say_effort(members, dialect.effort)
+        if self.stream:
+            members["stream"] = True
+            if "stream_options" not in dialect.drop:
+                members["stream_options"] = {"include_usage": True}
+        return Call(self.model, self.role, msgspec.json.encode(members), retries)
+
+    def dropped(self) -> Iterable[str]:
+        """The client's members that the model's dialect does not take."""
+        dialect = self.model.dialect
+        dropped = {
+            name
+            for name in self.members
+            if name in dialect.drop or not (dialect.open or name in STANDARD)
+        }
+        said = self.members.get("reasoning_effort")
+        if said is not None and not can_say_effort(said, dialect.effort):
+            dropped.add("reasoning_effort")
+        return sorted(dropped)
+
+
+def answering(
+    request: ChatRequest,
+    model: Model,
+    role: Role,
+    *,
+    instruction: str | None = None,
+    tools: bool = False,
+    logprobs: bool = False,
+    alternatives: int | None = None,
+    stream: bool = False,
+    choices: bool = False,
+    sample: int = 0,
+    temperature: float | None = None,
+    terms: Terms = NO_TERMS,
+) -> Draft:
+    """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
+
+    `instruction`, and what `terms` have models told of the contract, are appended to the conversation as a message of
+    their own. Without `tools` the client's tools are taken out; where the conversation already holds calls of tools
+    they stay, as backends want to see them, but may not be called. With `choices` the client's `n` holds, with
+    `logprobs` its wish for probabilities; with `alternatives` we want them ourselves, and so many beside each token,
+    from every model that may have them. Samples after the first have seeds of their own.
+    `temperature` takes the place of the client's.
+    """
+    members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
+    _settle_tools(request, members, armed=tools)
+    if logprobs:
+        names = ("logprobs", "top_logprobs")
+        members |= {name: request.members[name] for name in names if name in request.members}
+    if alternatives is not None and _has_logprobs(model):
+        most = max(alternatives, request.top_logprobs if logprobs else 0)
+        members |= {"logprobs": True, **({"top_logprobs": most} if most else {})}
+    if choices and "n" in request.members:
+        members["n"] = request.members["n"]
+    appended = "\n\n".join(filter(None, (instruction, terms.prompt)))
+    if appended:
+        members["messages"] = append_message(request.members["messages"], appended)
+    if temperature is not None:
+        members["temperature"] = temperature
+    if sample:
+        members["seed"] = derived_seed(request, f"{role}/{sample}")
+    return Draft(
+        model,
+        role,
+        members,
+        input_tokens=request.prompt_tokens + estimate(appended),
+        needs=request.needs if tools else request.needs - {"tools"},
+        wanted_output=request.output_limit,
+        stream=stream,
+        tools=tools,
+    )
+
+
+def private(
+    request: ChatRequest,
+    model: Model,
+    role: Role,
+    *,
+    instruction: str,
+    schema: Mapping[str, Any] | None,
+    output: int = PRIVATE_OUTPUT,
+) -> Draft:
+    """A call whose answer is never published: the conversation, our instruction, and nothing else of the client's."""
+    members: Members = {
+        "messages": append_message(request.members["messages"], instruction),
+    }
+    if "seed" in request.members:
+        members["seed"] = derived_seed(request, role)
+    if _uses_tools(request) and "tools" in request.members:
+        members |= {name: request.members[name] for name in _TOOLS if name in request.members}
+        _settle_tools(request, members, armed=False)
+    if schema is not None and "json_schema" in (model.capabilities or ()):
+        members["response_format"] = {
+            "type": "json_schema",
+            "json_schema": {"name": role, "schema": schema, "strict": False},
+        }
+    return Draft(
+        model,
+        role,
+        members,
+        input_tokens=request.prompt_tokens + estimate(instruction),
+        needs=request.needs & {"vision"},
+        wanted_output=output,
+    )
+
+
+def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:
+    """Messages with one more behind them, and every byte of the others as it was."""
+    return append_messages(messages, [message(role, text)])
+
+
+def append_messages(messages: Any, more: Iterable[msgspec.Raw]) -> msgspec.Raw:
+    """Messages with others behind them, and every byte of all of them as it was."""
+    array = bytes(messages).rstrip()
+    return msgspec.Raw(b",".join([array[:-1], *map(bytes, more)]) + b"]")
+
+
+def message(role: str, text: str) -> msgspec.Raw:
+    """A message of ours."""
+    return msgspec.Raw(msgspec.json.encode({"role": role, "content": text}))
+
+
+def derived_seed(request: ChatRequest, salt: str) -> int:
+    """A seed that follows from the client's, or from the body, and differs from stage to stage."""
+    digest = hashlib.sha256(request.seed_source + salt.encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1
+
+
+def _has_logprobs(model: Model) -> bool:
+    """Whether a model may be asked for the probabilities of tokens, as far as is known."""
+    able = model.capabilities is None or "logprobs" in model.capabilities
+    return able and "logprobs" not in model.dialect.drop
+
+
+def _settle_tools(request: ChatRequest, members: Members, *, armed: bool) -> None:
+    """Take out the tools, or what says that they may be called, unless they may be."""
+    if not armed and not _uses_tools(request):
+        for name in _TOOLS:
+            members.pop(name, None)
+    elif "tools" not in members:
+        members.pop("parallel_tool_calls", None)  # upstreams refuse it without any
+    elif not armed:
+        members["tool_choice"] = "none"
+
+
+def _uses_tools(request: ChatRequest) -> bool:
+    return any(message.role == "tool" for message in request.messages)
+
+
+def say_effort(members: Members, how: Effort) -> None:
+    """Say how much to think in the way that the upstream understands."""
+    if "reasoning_effort" not in members or how == "reasoning_effort":
+        return
+    effort = _effort(members.pop("reasoning_effort"))
+    if effort is None:
+        return
+    if how == "enable_thinking":
+        members.setdefault("chat_template_kwargs", {"enable_thinking": effort != "none"})
+    elif how == "thinking_budget" and effort in _THINKING:
+        members["thinking"] = {"type": "enabled", "budget_tokens": _THINKING[effort]}
+
+
+def _effort(said: Any) -> str | None:
+    effort = plain(said)
+    return effort if isinstance(effort, str) else None
+
+
+def can_say_effort(said: Any, how: Effort) -> bool:
+    """Whether an upstream can be told how much to think."""
+    effort = _effort(said)
+    if how == "thinking_budget":
+        return effort in _THINKING
+    return effort is None or how != "none"
+
+
+_THINKING = {"low": 1024, "medium": 4096, "high": 16_384}
+
+
+@cache
+def json_schema(type: type[Any]) -> dict[str, Any]:
+    """The JSON schema of a pydantic model, as backends take it."""
+    schema: dict[str, Any] = json.loads(json.dumps(type.model_json_schema()))
+    return schema

@@ -1,0 +1,156 @@
+"""The model catalogue: what is known of each model that a team can be made of."""
+
+from decimal import Decimal
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field
+
+from looper.settings import (
+    Duration,
+    Name,
+    ParamSize,
+    Probability,
+    SecretReference,
+    Setting,
+    Tokens,
+)
+from looper.wire.chat import Capability
+from looper.wire.dialects import Dialect, NamedDialect
+
+Usd = Annotated[Decimal, Field(ge=0)]
+
+
+def _check_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("a URL is http:// or https://, a host, and usually /v1")
+    if parts.username or parts.password:
+        raise ValueError("a URL must not carry a credential: use `api_key`")
+    if parts.query or parts.fragment:
+        raise ValueError("a URL has no query and no fragment")
+    _ = parts.port  # raises ValueError when it is not a port
+    return url.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_check_url)]
+
+
+class ApiKey(SecretReference):
+    """An upstream's key: where Envoy finds it, and the header that carries it."""
+
+    header: str = Field(default="authorization", pattern=r"^[a-z0-9-]+$")
+    prefix: str | None = Field(
+        default=None, description="default: 'Bearer ' in authorization, else nothing"
+    )
+
+    @property
+    def value_prefix(self) -> str:
+        if self.prefix is not None:
+            return self.prefix
+        return "Bearer " if self.header == "authorization" else ""
+
+
+class Price(Setting):
+    """USD per million tokens, which is the same number as micro-USD per token."""
+
+    input: Usd
+    output: Usd
+
+
+class Tls(Setting):
+    """How an https upstream is verified. It always is."""
+
+    ca: str = Field(
+        default="/etc/ssl/certs/ca-certificates.crt", description="PEM file of trusted roots"
+    )
+    server_name: str | None = Field(
+        default=None, description="SNI and certificate name; default: the host"
+    )
+
+
+class Retry(Setting):
+    """Envoy's own retries, made only where no answer was begun (connection failures, 429, 503)."""
+
+    attempts: int = Field(default=1, ge=0, le=10, description="how often a call is tried again")
+
+
+class Breaker(Setting):
+    """How much may be under way to one model at once; what is above is refused at once with 503."""
+
+    max_requests: int = Field(default=1024, ge=1)
+    max_pending: int = Field(default=1024, ge=1)
+    max_connections: int = Field(default=1024, ge=1)
+
+
+class Model(Setting):
+    """One entry of the catalogue. Only `looper envoy-config` reads `url`, `api_key`, `tls`, `retry`, `breaker`."""
+
+    name: Name
+    upstream_model: str = Field(
+        default="", description="the name the upstream knows it by; default: `name`"
+    )
+    url: Url
+    api_key: ApiKey | None = None
+    headers: dict[str, str] = Field(default_factory=dict, description="sent with every call")
+    tls: Tls = Tls()
+    retry: Retry = Retry()
+    breaker: Breaker = Breaker()
+    param_size: ParamSize | None = Field(
+        default=None, description="how many parameters it has, such as 8B; unset is unknown"
+    )
+    context_window: Tokens | None = None
+    max_output: Tokens | None = None
+    price: Price | None = None
+    rating: Probability | dict[str, Probability] | None = Field(
+        default=None,
+        description="how often it is right, over all or by category (`default` for the rest)",
+    )
+    capabilities: frozenset[Capability] | None = Field(
+        default=None, description="what it can do; unset: nobody knows, and it is asked"
+    )
+    dialect: NamedDialect = Field(
+        default=Dialect(open=True),
+        description="how it wants to be spoken to: a name, or written out",
+    )
+    timeout: Duration | None = Field(default=None, description="how long one call may take at most")
+    public: bool | Name = Field(
+        default=False,
+        description="may a client ask for it by name; a recipe's name says whose guards it meets first",
+    )
+    tags: frozenset[Name] = Field(
+        default=frozenset(), description="what recipes allow it by, such as who runs it and where"
+    )
+
+    @property
+    def upstream(self) -> str:
+        return self.upstream_model or self.name
+
+    @property
+    def known_rating(self) -> float | None:
+        """The rating over all categories; None where it is unknown."""
+        return self.rating.get("default") if isinstance(self.rating, dict) else self.rating
+
+    @property
+    def declared_dialect(self) -> Dialect | None:
+        """Its dialect, if the configuration says which one that is."""
+        return self.dialect if "dialect" in self.model_fields_set else None
+
+    def lacks(self, needs: frozenset[Capability], input_tokens: int) -> str | None:
+        """Why it cannot take a request that needs this and is that long; None if it can, as far as is known."""
+        if self.capabilities is not None and (missing := needs - self.capabilities):
+            return sorted(missing)[0]
+        window = self.context_window
+        if window is not None and input_tokens + min(256, window // 4) > window:
+            return "context_window"
+        return None
+
+    @property
+    def general_rating(self) -> float:
+        """The rating over all categories; 0 where it is unknown."""
+        return self.known_rating or 0.0
+
+    def rating_for(self, category: str | None) -> float | None:
+        """The rating in a category, else the one over all; None where it is unknown."""
+        in_category = self.rating.get(category or "") if isinstance(self.rating, dict) else None
+        return self.known_rating if in_category is None else in_category

@@ -1,0 +1,186 @@
+"""The record of a run: its stages, and each call with its end, time, usage and cost. Never what was said."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from looper.calling.calls import Result
+from looper.calling.drafts import Draft
+from looper.wire.chat import Completion, Usage
+
+_WHOLE = ("single", "candidate", "panel", "member")
+_MAX_CALLS = 256
+_MAX_NOTES = 64
+_MAX_ATTEMPTS = 16
+_DIGITS = 6
+_MEASURED = 9
+"""Digits of what others are to be calibrated by: a steep curve makes more of a difference than there was."""
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """One call. Times are seconds since the run began."""
+
+    model: str
+    role: str
+    started: float
+    ended: float | None = None
+    first_token: float | None = None
+    state: str = "running"
+    reason: str | None = None
+    status: int | None = None
+    number: int = 0
+    span: str | None = None
+    score: float | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+    """By method: the score as it was measured, before anybody said what it is worth."""
+    verdict: str | None = None
+    usage: Usage | None = None
+    cost: Decimal | None = None
+    """In micro-USD, at the model's own price."""
+    dropped: tuple[str, ...] = ()
+    agent: str | None = None
+    text: str | None = None
+    """What the model said; kept only in a trace that is `full`."""
+
+    def end(self, result: Result) -> Result:
+        """Note what came of the call. The result then knows its place here."""
+        self.state = result.state
+        if self.text is not None:
+            self.text += result.text
+        if result.error is not None:
+            error = result.error
+            self.reason = error.reason or error.refusal or error.failure.value
+            self.status = result.error.status
+        return replace(result, number=self.number)
+
+    def spoke(self, chunk: Completion) -> None:
+        """Note a chunk of a streamed answer."""
+        if self.first_token is None:
+            self.first_token = time.monotonic()
+        if self.text is not None:
+            deltas = (choice.delta for choice in chunk.choices)
+            self.text += "".join(delta.content or "" for delta in deltas if delta is not None)
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of one run while it goes on, and after."""
+
+    began: float = field(default_factory=time.monotonic)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+    calls: list[CallRecord] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    full: bool = False
+    described: Mapping[str, Any] = field(default_factory=dict)
+    """What a pattern has to say of its plan and its course: plain data, without contents."""
+
+    def stage(self, name: str) -> None:
+        """A stage begins."""
+        self.stages.append((name, self._now()))
+
+    def note(self, text: str) -> None:
+        """Something that whoever reads the trace should know: a degradation, and why. In words of ours."""
+        if len(self.notes) < _MAX_NOTES:
+            self.notes.append(text)
+
+    def shown(self, reader: str, results: Sequence[Result]) -> None:
+        """Note which calls' answers a reader saw as candidates 1, 2 and so on."""
+        numbers = ", ".join("?" if each.number is None else str(each.number) for each in results)
+        self.note(f"the {reader} read the answers of calls {numbers}, in this order")
+
+    def score(self, result: Result, score: float | None, verdict: str | None = None) -> None:
+        """How a call's answer was judged: 0..1, None for unknown; and in a word of ours what followed from it."""
+        if (record := self._of(result)) is not None:
+            record.score, record.verdict = score, verdict
+
+    def measure(self, result: Result, method: str, score: float) -> None:
+        """A score of a call's answer as it was measured: what it is worth can be found out of many such."""
+        if (record := self._of(result)) is not None:
+            record.measured[method] = round(score, _MEASURED)
+
+    def _of(self, result: Result) -> CallRecord | None:
+        known = result.number is not None and result.number < len(self.calls)
+        return self.calls[result.number] if known and result.number is not None else None
+
+    @contextmanager
+    def call(self, draft: Draft) -> Iterator[CallRecord]:
+        """Record a call from here to the end of the block."""
+        with self.record(draft.model.name, draft.role, draft.agent) as record:
+            record.dropped = tuple(draft.dropped())
+            record.text = "" if self.full else None
+            yield record
+
+    @contextmanager
+    def record(self, name: str, role: str, agent: str | None = None) -> Iterator[CallRecord]:
+        """The same for a call that is no draft. What it is answered is not kept."""
+        record = CallRecord(name, role, self._now(), number=len(self.calls), agent=agent)
+        if len(self.calls) < _MAX_CALLS:
+            self.calls.append(record)
+        try:
+            yield record
+        finally:
+            record.ended = self._now()
+            if record.first_token is not None:
+                record.first_token -= self.began
+            if record.state == "running":
+                record.state = "cancelled"
+
+    def attempts(self) -> dict[str, Any] | None:
+        """What an error may say of the calls before it: for each its model and what kind of end it had."""
+        if not self.calls:
+            return None
+        shown = [
+            {"model": record.model, "result": record.state}
+            | ({} if record.status is None else {"status": record.status})
+            for record in self.calls[:_MAX_ATTEMPTS]
+        ]
+        more = len(self.calls) - len(shown)
+        return {"attempts": shown, "more": more} if more else {"attempts": shown}
+
+    def _now(self) -> float:
+        return time.monotonic() - self.began
+
+    def whole_prompts(self) -> Iterator[int]:
+        """The tokens of each prompt that was the client's conversation and no more, by the models' own count."""
+        for record in self.calls:
+            if record.role in _WHOLE and record.state == "ok" and record.usage is not None:
+                yield record.usage.prompt_tokens
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for logs and the ring of runs."""
+        return {
+            "stages": [{"stage": name, "at": round(at, 4)} for name, at in self.stages],
+            "calls": [_plain(record) for record in self.calls],
+            "notes": list(self.notes),
+            **self.described,
+        }
+
+
+def _plain(record: CallRecord) -> dict[str, Any]:
+    """A call, without what is not known of it."""
+    ended, first = record.ended, record.first_token
+    facts: dict[str, Any] = {
+        "model": record.model,
+        "role": record.role,
+        "agent": record.agent,
+        "state": record.state,
+        "at": round(record.started, 4),
+        "seconds": None if ended is None else round(ended - record.started, 4),
+        "first_token": None if first is None else round(first - record.started, 4),
+        "reason": record.reason,
+        "status": record.status,
+        "span": record.span,
+        "score": None if record.score is None else round(record.score, _DIGITS),
+        "measured": record.measured or None,
+        "verdict": record.verdict,
+        "usage": None if record.usage is None else record.usage.to_dict(),
+        "cost_microusd": None if record.cost is None else float(round(record.cost, 3)),
+        "estimated": bool(record.usage and record.usage.estimated) or None,
+        "text": record.text,
+        "dropped": list(record.dropped) or None,
+    }
+    return {name: fact for name, fact in facts.items() if fact is not None}

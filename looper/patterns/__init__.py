@@ -1,0 +1,1 @@
+"""How a team of models answers: one file or folder for each pattern."""

@@ -1,0 +1,1 @@
+"""What patterns share on the way from several answers to the one that is published."""

@@ -1,0 +1,131 @@
+"""Which of several answers to publish: by vote, by likeness, or by a judge who is told nothing of their models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from looper.calling.calls import Result
+from looper.calling.models import Model
+from looper.patterns.closing.judge import judge
+from looper.patterns.closing.verify import said
+from looper.run import Run
+from looper.settings import Setting
+from looper.voting.votes import Vote
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Answers, the one to publish first, and how probably that one is right, where it is known."""
+
+    results: Sequence[Result]
+    confidence: float | None = None
+    outcome: Outcome = "ok"
+
+
+def voted(vote: Vote, run: Run) -> Ranking:
+    """By what the answers say. Free texts, which say nothing comparable, by how like the others they are."""
+    ranked, leading = vote.ranked(), next(vote.groups(), [])
+    values = {id(each): value for each, value in zip(vote.results, vote.values, strict=True)}
+    chances = {id(each): vote.probability(values[id(each)]) for each in ranked}
+    for each in ranked:
+        agrees = any(each is other for other in leading)
+        silent = values[id(each)] is None
+        place = "silent" if silent else "agrees" if agrees else "other"
+        run.trace.score(each, chances[id(each)], "winner" if each is ranked[0] else place)
+    return Ranking(ranked, chances[id(ranked[0])] and vote.verdict.confidence)
+
+
+class Judging(Setting):
+    """What a judge's scores come to: settings of every pattern in which one scores answers."""
+
+    rating_weight: float = Field(
+        default=1.0, ge=0, le=100, description="points that a rating of 1 adds to a judge's scores"
+    )
+    recheck_within: float = Field(
+        default=1.0,
+        ge=0,
+        le=10,
+        description="the two best closer than this are judged again in the other order",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Who judges, by what, until when, and what the scores come to."""
+
+    model: Model
+    rubric: str | None
+    judging: Judging
+    until: float
+
+
+async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ranking | None:
+    """By a judge's scores, to which each model's rating is added. None if the judge gives none that can be used.
+
+    Each distinct answer is judged once, by the best member's words.
+    """
+    distinct: dict[str, Result] = {}
+    speakers = (group[0] for group in vote.groups())
+    for each in sorted(speakers, key=lambda each: vote.electorate.rank(each.model.name)):
+        distinct.setdefault(said(each), each)
+    if len(distinct) < 2:
+        return voted(vote, run)
+    shown = run.random.sample(list(distinct.values()), len(distinct))
+    scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
+    if scores is None:
+        return None
+    return await scored(vote, shown, scores, bench, request, run)
+
+
+async def scored(
+    vote: Vote,
+    shown: Sequence[Result],
+    scores: Sequence[float],
+    bench: Bench,
+    request: ChatRequest,
+    run: Run,
+) -> Ranking:
+    """By the scores of the answers that a judge was shown, one of each kind, in that order.
+
+    The two best are judged again in the other order if they are close, as judges prefer what they read first, or last.
+    """
+    distinct = [each for each in vote.ranked() if any(each is other for other in shown)]
+    points = _Points(vote, bench, dict(zip(map(id, shown), scores, strict=True)))
+    top = points.sorted(distinct)[:2]
+    if len(top) == 2 and points.total(top[0]) - points.total(top[1]) < bench.judging.recheck_within:
+        # Whichever of the two stood first stands second now.
+        pair = [each for each in reversed(shown) if each is top[0] or each is top[1]]
+        again = await judge(
+            request, run, bench.model, pair, bench.rubric, until=bench.until, extra=True
+        )
+        points.hear(pair, again or [])
+    best = points.sorted(distinct)
+    for each in distinct:
+        place = "winner" if each is best[0] else "other"
+        run.trace.score(each, points.given[id(each)] / 10, place)
+    rest = [each for each in vote.ranked() if id(each) not in points.given]
+    return Ranking([*best, *rest])
+
+
+@dataclass(frozen=True, slots=True)
+class _Points:
+    """What a judge gave to each answer so far."""
+
+    vote: Vote
+    bench: Bench
+    given: dict[int, float]
+
+    def total(self, each: Result) -> float:
+        rating = self.vote.electorate.rating(each.model.name)
+        return self.given[id(each)] + self.bench.judging.rating_weight * rating
+
+    def hear(self, results: Sequence[Result], scores: Sequence[float]) -> None:
+        """The mean of this and of what was given before."""
+        for each, score in zip(results, scores, strict=False):
+            self.given[id(each)] = (self.given[id(each)] + score) / 2
+
+    def sorted(self, results: Sequence[Result]) -> list[Result]:
+        return sorted(results, key=self.total, reverse=True)

@@ -1,0 +1,43 @@
+"""Answers of models as other models read them: as data, between fences, cut to what the reader has room for."""
+
+from collections.abc import Sequence
+
+from looper.calling.models import Model
+from looper.wire.chat import ChatRequest
+from looper.wire.tokens import fit_all
+
+_INSTRUCTIONS = 1000
+"""Tokens, generously, of what we say around the evidence, a judge's analysis included."""
+
+_ANSWER = 4096
+_MARK_OF_OTHERS = "***"
+
+
+def room(request: ChatRequest, reader: Model) -> int | None:
+    """How many tokens of evidence fit beside the conversation and an answer; None: nobody knows the window."""
+    if reader.context_window is None:
+        return None
+    answer = min(reader.max_output or _ANSWER, reader.context_window // 4)
+    return max(0, reader.context_window - request.prompt_tokens - answer - _INSTRUCTIONS)
+
+
+def fenced(
+    texts: Sequence[str],
+    fence: str,
+    *,
+    room: int | None,
+    label: str = "candidate",
+    notes: Sequence[str] = (),
+) -> str:
+    """Texts by number, each between lines with the mark that no author can know; cut to `room` tokens together.
+
+    `notes`, one for each text, stand outside the fences: they are ours.
+    """
+    # Who has read evidence knows the mark, and can be made to write it.
+    unmarked = [text.replace(fence, _MARK_OF_OTHERS) for text in texts]
+    cut = unmarked if room is None else fit_all(unmarked, room)
+    said = notes or [""] * len(texts)
+    return "\n\n".join(
+        f"[{label} {number} {fence}]{note}\n{text}\n[end of {label} {number} {fence}]"
+        for number, (text, note) in enumerate(zip(cut, said, strict=True), 1)
+    )

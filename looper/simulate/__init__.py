@@ -1,0 +1,1 @@
+"""Simulated backends, which behave and misbehave as real ones do."""

@@ -1,0 +1,1 @@
+"""OpenAI's API as bytes: requests, messages, chunks, streams, and what dialects make of them."""

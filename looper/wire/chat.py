@@ -1,0 +1,375 @@
+"""A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from looper.errors import InvalidField, InvalidJson
+from looper.wire.json_object import TOO_DEEP, JsonObject
+from looper.wire.tokens import IMAGE, MESSAGE, estimate
+
+Capability = Literal["logprobs", "tools", "vision", "json_schema"]
+"""What a request may need and a model may lack."""
+
+
+ABSENT = msgspec.Raw()
+"""A member that is not there. Not None: of `Raw | None`, msgspec decodes nothing but null."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """A part of a multimodal message."""
+
+    type: str = ""
+    text: str = ""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A message of the conversation, as far as it is read here; what is sent on is the client's own bytes."""
+
+    role: str
+    content: str | list[Part] | None = None
+    tool_calls: msgspec.Raw = ABSENT
+    function_call: msgspec.Raw = ABSENT
+
+    @property
+    def calls_function(self) -> bool:
+        """Whether it calls a function, in OpenAI's older API."""
+        return self.role == "assistant" and bytes(self.function_call) not in (b"", b"null")
+
+    @property
+    def text(self) -> str:
+        match self.content:
+            case None:
+                return ""
+            case str():
+                return self.content
+            case list():
+                return "\n".join(part.text for part in self.content if part.text)
+
+    @property
+    def parts(self) -> list[Part]:
+        return self.content if isinstance(self.content, list) else []
+
+
+_messages = msgspec.json.Decoder(list[Message])
+
+
+class Request:
+    """A JSON body with a `model`, and its members as bytes."""
+
+    def __init__(self, object: JsonObject) -> None:
+        self._object = object
+        self.body = object.data
+        self.members = object.members
+        self.model = _read(self.members, "model", str)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        """Raises InvalidJson if `body` is no JSON object or has a key twice, InvalidField without a `model`."""
+        object = JsonObject.parse(body)
+        if "model" not in object.members:
+            raise InvalidField("The body has no `model`.", param="model")
+        return cls(object)
+
+    def read(self, name: str, type: Any) -> Any:
+        """A member's value; absent is null, where `type` allows it. Raises InvalidField for any other."""
+        return _read(self.members, name, type)
+
+    def changed(self, changes: Mapping[str, bytes]) -> Self:
+        """The request with other values for some members, and every other byte as it was."""
+        return type(self)(JsonObject.parse(self._object.edited(changes)))
+
+    def with_model(
+        self,
+        name: str,
+        changes: Mapping[str, bytes] = MappingProxyType({}),
+        without: Iterable[str] = (),
+    ) -> bytes:
+        """The body with another model's name in it, other members changed or left out, every other byte as it was."""
+        return self.edited({"model": msgspec.json.encode(name), **changes}, without)
+
+    def edited(self, changes: Mapping[str, bytes], without: Iterable[str] = ()) -> bytes:
+        """The body with other values for some members, and some left out, every other byte as it was."""
+        object = self._object
+        last: str | None = None
+        for each in without:
+            if each in self.members:
+                object = (
+                    object if last is None else JsonObject.parse(object.edited({}, without=last))
+                )
+                last = each
+        return object.edited(changes, without=last)
+
+
+class ChatRequest(Request):
+    """A request for a chat completion."""
+
+    def __init__(self, object: JsonObject) -> None:
+        super().__init__(object)
+        self.messages = self._read_messages()
+
+    def with_messages(self, messages: bytes, **changes: bytes) -> "ChatRequest":
+        """The same request over another conversation, perhaps with other members too."""
+        return type(self).parse(self._object.edited({"messages": messages, **changes}))
+
+    def _read_messages(self) -> list[Message]:
+        raw = self.members.get("messages")
+        if raw is None:
+            raise InvalidField("The body has no `messages`.", param="messages")
+        try:
+            messages = _messages.decode(raw)
+        except msgspec.DecodeError as error:
+            raise InvalidField(explain("messages", error), param="messages") from None
+        except RecursionError:
+            raise InvalidJson(TOO_DEEP) from None
+        if not messages:
+            raise InvalidField("`messages` is empty.", param="messages")
+        return messages
+
+    def changed(self, changes: Mapping[str, bytes]) -> Self:
+        """The request with other values for some members; whatever is added to it, it is the same conversation."""
+        changed = super().changed(changes)
+        if "messages" in changes:
+            changed.fingerprint = self.fingerprint
+        return changed
+
+    @cached_property
+    def text(self) -> str:
+        """What the user wrote, over all turns."""
+        return "\n".join(message.text for message in self.messages if message.role == "user")
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """The same in every turn of a conversation: a hash of its instructions and of the user's first turn."""
+        digest = blake2b(digest_size=16)
+        for message in self._beginning():
+            text = message.text.encode("utf-8", "surrogatepass")
+            digest.update(f"{message.role}:{len(text)}:".encode("utf-8", "surrogatepass"))
+            digest.update(text)
+        return digest.digest()
+
+    def _beginning(self) -> Iterator[Message]:
+        for message in self.messages:
+            if message.role in ("system", "developer", "user"):
+                yield message
+            if message.role == "user":
+                return
+
+    @cached_property
+    def stream(self) -> bool:
+        return _read(self.members, "stream", bool | None) or False
+
+    @cached_property
+    def include_usage(self) -> bool:
+        options = _read(self.members, "stream_options", StreamOptions | None)
+        return options is not None and options.include_usage is True
+
+    @cached_property
+    def output_limit(self) -> int | None:
+        """The client's limit on tokens of the answer, under whichever of its two names."""
+        for name in ("max_completion_tokens", "max_tokens"):
+            if (limit := _read(self.members, name, int | None)) is not None:
+                return int(limit)
+        return None
+
+    @cached_property
+    def logprobs(self) -> bool:
+        """Whether the client asks for the probabilities of tokens."""
+        return _read(self.members, "logprobs", bool | None) or False
+
+    @cached_property
+    def top_logprobs(self) -> int:
+        """How many alternatives the client asks for beside each token."""
+        return _read(self.members, "top_logprobs", int | None) or 0
+
+    @property
+    def seed_source(self) -> bytes:
+        """What chance follows from, so that the same request meets the same: the client's `seed`, else all of it."""
+        seed = bytes(self.members.get("seed", b"null"))
+        return self.body if seed == b"null" else seed
+
+    @cached_property
+    def prompt_tokens(self) -> int:
+        """The size of conversation and tools, as estimated; images count by their number, not by their bytes."""
+        calls = (raw for each in self.messages for raw in (each.tool_calls, each.function_call))
+        offered = (self.members[name] for name in ("tools", "functions") if name in self.members)
+        said = (message.text for message in self.messages)
+        json = (bytes(raw).decode("utf-8", "replace") for raw in (*offered, *calls))
+        return (
+            estimate("\n".join((*said, *json))) + MESSAGE * len(self.messages) + IMAGE * self.images
+        )
+
+    @cached_property
+    def images(self) -> int:
+        """How many images the conversation holds."""
+        return sum(part.type == "image_url" for message in self.messages for part in message.parts)
+
+    @cached_property
+    def needs(self) -> frozenset[Capability]:
+        """What a model must be able to do to take this request."""
+        needs: set[Capability] = set()
+        if any(says(self.members.get(name)) for name in ("tools", "functions")):
+            needs.add("tools")
+        if self.images:
+            needs.add("vision")
+        if b'"json_schema"' in bytes(self.members.get("response_format", b"")):
+            needs.add("json_schema")
+        return frozenset(needs)
+
+    @cached_property
+    def offers_tools(self) -> bool:
+        """Whether the answer may be a call of a tool."""
+        return "tools" in self.needs and bytes(self.members.get("tool_choice", b"")) != b'"none"'
+
+    @cached_property
+    def has_tools(self) -> bool:
+        """Whether tools are in play: offered now, or called before."""
+        return "tools" in self.needs or any(
+            message.role in ("tool", "function")
+            or says(message.tool_calls)
+            or message.calls_function
+            for message in self.messages
+        )
+
+    @cached_property
+    def choices(self) -> int:
+        """How many choices the client asks for."""
+        count = _read(self.members, "n", int | None)
+        return 1 if count is None else count
+
+
+def says(raw: msgspec.Raw | None) -> bool:
+    """Whether a member that is a list has anything in it."""
+    return raw is not None and bytes(raw).translate(None, b" \t\n\r") not in (b"", b"null", b"[]")
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    """`stream_options` of a request."""
+
+    include_usage: bool | None = None
+
+
+def _read(members: Mapping[str, msgspec.Raw], name: str, type: Any) -> Any:
+    """A member's value. Absent is null, where `type` allows it."""
+    try:
+        return msgspec.json.decode(members.get(name, b"null"), type=type)
+    except msgspec.DecodeError as error:
+        raise InvalidField(explain(name, error), param=name) from None
+    except RecursionError:
+        raise InvalidJson(TOO_DEEP) from None
+
+
+def explain(name: str, error: msgspec.DecodeError) -> str:
+    """msgspec's message names types and a path, never a value: it is safe to show."""
+    text, _, path = str(error).partition(" - at `$")
+    return f"`{name}{path.rstrip('`')}`: {text}."
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of one call or, added up, of several. Details are OpenAI's own, by name.
+
+    `estimated` is how many of all these tokens no backend has reported.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_details: dict[str, int] = {}
+    completion_details: dict[str, int] = {}
+    estimated: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            _sum(self.prompt_details, other.prompt_details),
+            _sum(self.completion_details, other.completion_details),
+            self.estimated + other.estimated,
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        wire: dict[str, object] = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.total_tokens,
+        }
+        if self.prompt_details:
+            wire["prompt_tokens_details"] = dict(self.prompt_details)
+        if self.completion_details:
+            wire["completion_tokens_details"] = dict(self.completion_details)
+        return wire
+
+
+NO_USAGE = Usage()
+
+
+def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in {**a, **b}}
+
+
+class WireUsage(msgspec.Struct, frozen=True):
+    """`usage` as a backend reports it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: dict[str, int | None] | None = None
+    completion_tokens_details: dict[str, int | None] | None = None
+
+    def read(self) -> Usage:
+        return Usage(
+            self.prompt_tokens or 0,
+            self.completion_tokens or 0,
+            {name: count or 0 for name, count in (self.prompt_tokens_details or {}).items()},
+            {name: count or 0 for name, count in (self.completion_tokens_details or {}).items()},
+        )
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """The message, or the delta of one, that a backend answers with."""
+
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: object = None
+    refusal: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    function_call: dict[str, Any] | None = None
+    """As it comes; whoever reads a `Completion` of the client's finds it among `tool_calls`."""
+
+    @property
+    def thought(self) -> str | None:
+        """Reasoning, under whichever of its two names."""
+        return self.reasoning_content or (
+            self.reasoning if isinstance(self.reasoning, str) else None
+        )
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """One choice of a completion (`message`) or of a chunk (`delta`)."""
+
+    index: int = 0
+    message: Reply | None = None
+    delta: Reply | None = None
+    finish_reason: str | None = None
+    logprobs: msgspec.Raw = ABSENT
+
+
+class Completion(msgspec.Struct, frozen=True):
+    """A backend's complete answer, or one chunk of a streamed one."""
+
+    choices: list[Choice] = []
+    usage: WireUsage | None = None
+    object: str | None = None
+    error: msgspec.Raw = ABSENT
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it is an error that came with status 200, in either of the shapes that are in use."""
+        return bytes(self.error) not in (b"", b"null") or self.object == "error"

@@ -1,5 +1,0 @@
-"""Workflows: a plan of steps, whose agents may use the client's tools, under bounds."""
-
-from looper.workflows.run import Workflows, WorkflowsConfig
-
-__all__ = ["Workflows", "WorkflowsConfig"]

@@ -1,0 +1,275 @@
+import math
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+)
+
+from looper.calling.budget import MIN_OUTPUT, Budget, Ceiling, Grant, Ledger, Purse
+from looper.calling.heard import Heard
+from looper.calling.models import Model
+from looper.wire.chat import Usage
+from tests.fakes.models import chunk, model
+
+PRICED = model("m", price={"input": "0.15", "output": "0.60"})
+FREE = model("f")
+
+
+def granted(grant: object) -> Grant:
+    assert isinstance(grant, Grant)
+    return grant
+
+
+class TestCalls:
+    def test_without_a_limit_every_call_is_granted(self) -> None:
+        """No limit is no limit, but calls are counted all the same."""
+        ledger = Ledger(Budget())
+        for _ in range(1000):
+            ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        assert ledger.calls == 1000
+
+    @pytest.mark.parametrize("limit", [1, 3])
+    def test_grants_as_many_as_there_are(self, limit: int) -> None:
+        """What is refused is not counted, and says what there was too little of."""
+        ledger = Ledger(Budget(calls=limit), planned_calls=limit)
+        grants = [ledger.reserve(FREE) for _ in range(5)]
+        assert [isinstance(grant, Grant) for grant in grants] == [True] * limit + [False] * (
+            5 - limit
+        )
+        assert set(grants[limit:]) == {"calls"}
+        assert ledger.calls == limit
+
+    @pytest.mark.parametrize(("attempts", "calls"), [(0, 1), (1, 1), (2, 2), (5, 5)])
+    def test_counts_envoys_attempts(self, attempts: int, calls: int) -> None:
+        """Each attempt is a call, and there is at least one."""
+        ledger = Ledger(Budget())
+        ledger.settle(granted(ledger.reserve(FREE)), FREE, attempts=attempts)
+        assert ledger.calls == calls
+
+    def test_retries_are_granted_from_what_the_plan_leaves_over(self) -> None:
+        """A plan that needs every call leaves none for Envoy's retries; one call more leaves one."""
+        exact = Ledger(Budget(calls=3), planned_calls=3)
+        assert granted(exact.reserve(FREE)).retries == 0
+        spare = Ledger(Budget(calls=4), planned_calls=3)
+        assert [granted(spare.reserve(FREE)).retries for _ in range(3)] == [1, 0, 0]
+
+    def test_a_retry_that_was_not_needed_is_there_for_the_next(self) -> None:
+        """What was kept for a retry goes back when the call ends without one."""
+        ledger = Ledger(Budget(calls=4), planned_calls=3)
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        assert granted(ledger.reserve(FREE)).retries == 1
+
+    def test_an_extra_call_gets_only_what_the_plan_leaves_over(self) -> None:
+        """A re-ask must not spend the call that a later stage needs."""
+        exact = Ledger(Budget(calls=3), planned_calls=3)
+        assert exact.reserve(FREE, extra=True) == "calls"
+        spare = Ledger(Budget(calls=4), planned_calls=3)
+        assert granted(spare.reserve(FREE, extra=True)).retries == 0
+        assert spare.reserve(FREE, extra=True) == "calls"
+        assert all(isinstance(spare.reserve(FREE), Grant) for _ in range(3))
+
+    def test_an_extra_call_that_was_made_is_not_given_back(self) -> None:
+        """What an extra call has spent is gone; only the retries that it did not need come back."""
+        ledger = Ledger(Budget(calls=4), planned_calls=3)
+        ledger.settle(granted(ledger.reserve(FREE, extra=True)), FREE)
+        assert ledger.reserve(FREE, extra=True) == "calls"
+
+
+class TestTokens:
+    @pytest.mark.parametrize(
+        ("wanted", "most", "budget", "sent"),
+        [
+            pytest.param(None, None, None, None, id="nothing-bounds-it"),
+            pytest.param(700, None, None, 700, id="the-clients"),
+            pytest.param(700, 500, None, 500, id="the-models"),
+            pytest.param(700, 500, 400, 300, id="what-is-left"),
+            pytest.param(20, None, None, 20, id="a-small-wish-is-no-small-answer"),
+            pytest.param(None, 100, None, 100, id="a-small-model"),
+        ],
+    )
+    def test_the_smallest_bound_is_the_limit(
+        self, wanted: int | None, most: int | None, budget: int | None, sent: int | None
+    ) -> None:
+        """Of what the client wants, the model can and the budget leaves, the least is sent."""
+        asked = model("m", max_output=most)
+        ledger = Ledger(Budget(tokens=budget))
+        assert granted(ledger.reserve(asked, 100, wanted)).max_tokens == sent
+
+    def test_an_answer_that_would_be_too_small_is_not_asked_for(self) -> None:
+        """Below the least output a call is not worth its price."""
+        ledger = Ledger(Budget(tokens=100 + MIN_OUTPUT - 1))
+        assert ledger.reserve(FREE, 100, 5000) == "tokens"
+        assert ledger.calls == 0
+
+    def test_money_buys_tokens(self) -> None:
+        """With a budget in USD the limit is what the money left buys, after the prompt."""
+        ledger = Ledger(Budget(cost_usd=Decimal("0.000615")))
+        grant = granted(ledger.reserve(PRICED, 100, None))
+        assert grant.max_tokens == 1000
+        assert ledger.reserve(PRICED, 100, None) == "cost_usd"
+
+    def test_what_was_not_used_can_be_spent_again(self) -> None:
+        """Settling gives back the difference between the worst case and what it was."""
+        ledger = Ledger(Budget(tokens=1000))
+        grant = granted(ledger.reserve(FREE, 100, 900))
+        assert ledger.reserve(FREE, 100, 300) == "tokens"
+        ledger.settle(grant, FREE, Usage(100, 50))
+        assert granted(ledger.reserve(FREE, 100, 900)).max_tokens == 750
+
+
+class TestCost:
+    def test_adds_up_usage_and_cost(self) -> None:
+        """Cost is that of each model's own price; what has no price costs nothing."""
+        ledger = Ledger(Budget())
+        for asked, usage in (
+            (PRICED, Usage(100, 10)),
+            (FREE, Usage(1000, 1000)),
+            (model("n", price={"input": 1, "output": 2}), Usage(3, 4)),
+        ):
+            ledger.settle(granted(ledger.reserve(asked)), asked, usage)
+        assert ledger.usage == Usage(1103, 1014)
+        assert ledger.cost == 15 + 6 + 3 + 8
+
+    def test_is_rounded_once(self) -> None:
+        """Many small calls cost what one large one does."""
+        ledger = Ledger(Budget())
+        for _ in range(1000):
+            ledger.settle(granted(ledger.reserve(PRICED)), PRICED, Usage(1, 1))
+        assert ledger.cost == 750
+
+
+class TestPurse:
+    def test_is_shared_by_runs(self) -> None:
+        """What one run has reserved another cannot: the ceiling is the process's."""
+        purse = Purse(Ceiling(calls=3), lambda: 0.0)
+        one = Ledger(Budget(calls=2), purse, planned_calls=2)
+        other = Ledger(Budget(calls=2), purse, planned_calls=2)
+        assert all(isinstance(one.reserve(FREE), Grant) for _ in range(2))
+        assert isinstance(other.reserve(FREE), Grant)
+        assert other.reserve(FREE) == "process"
+
+    def test_is_filled_again_after_its_time(self) -> None:
+        """A new stretch of time begins with nothing spent."""
+        now = 0.0
+        purse = Purse(Ceiling(calls=1), lambda: now)
+        ledger = Ledger(Budget(calls=9), purse, planned_calls=9)
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        assert ledger.reserve(FREE) == "process"
+        now = 3600.0
+        assert isinstance(ledger.reserve(FREE), Grant)
+
+    def test_keeps_what_was_spent_under_another_ceiling(self) -> None:
+        """A new ceiling is no new purse: what is gone is gone, until the time is over by the new one's measure."""
+        now = 0.0
+        purse = Purse(Ceiling(calls=2), lambda: now)
+        ledger = Ledger(Budget(calls=9), purse, planned_calls=9)
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        purse.limit(Ceiling(calls=1, per=timedelta(minutes=1)))
+        assert ledger.reserve(FREE) == "process"
+        purse.limit(Ceiling(calls=2, per=timedelta(minutes=1)))
+        ledger.settle(granted(ledger.reserve(FREE)), FREE)
+        assert ledger.reserve(FREE) == "process"
+        now = 60.0
+        assert isinstance(ledger.reserve(FREE), Grant)
+
+
+Held = tuple[Ledger, Grant, Model, int] | MultipleResults[tuple[Ledger, Grant, Model, int]]
+
+
+class Spending(RuleBasedStateMachine):
+    """Stages that reserve and settle in any order, each using no more than it was granted."""
+
+    grants: Bundle[tuple[Ledger, Grant, Model, int]] = Bundle("grants")
+
+    @initialize(
+        calls=st.integers(1, 12),
+        tokens=st.integers(500, 20_000),
+        micro=st.integers(100, 9_000),
+        planned=st.integers(0, 12),
+        shared=st.integers(1, 15),
+    )
+    def begin(self, calls: int, tokens: int, micro: int, planned: int, shared: int) -> None:
+        usd = Decimal(micro) / 1_000_000
+        self.limits = (calls, tokens, micro)
+        self.shared = shared
+        self.estimated = 0
+        purse = Purse(Ceiling(calls=shared), lambda: 0.0)
+        budget = Budget(calls=calls, tokens=tokens, cost_usd=usd)
+        self.ledgers = [Ledger(budget, purse, planned_calls=planned) for _ in range(2)]
+
+    @rule(
+        target=grants,
+        which=st.integers(0, 1),
+        priced=st.booleans(),
+        prompt=st.integers(0, 3000),
+        wanted=st.none() | st.integers(1, 5000),
+        extra=st.booleans(),
+    )
+    def reserve(
+        self, which: int, priced: bool, prompt: int, wanted: int | None, extra: bool
+    ) -> Held:
+        asked = PRICED if priced else FREE
+        ledger = self.ledgers[which]
+        grant = ledger.reserve(asked, prompt, wanted, extra=extra)
+        return (ledger, grant, asked, prompt) if isinstance(grant, Grant) else multiple()
+
+    @rule(
+        held=consumes(grants),
+        part=st.floats(0, 1),
+        failed=st.booleans(),
+        attempts=st.integers(1, 2),
+    )
+    def settle(
+        self, held: tuple[Ledger, Grant, Model, int], part: float, failed: bool, attempts: int
+    ) -> None:
+        ledger, grant, asked, prompt = held
+        assert grant.max_tokens is not None
+        usage = None if failed else Usage(prompt, int(grant.max_tokens * part))
+        ledger.settle(grant, asked, usage, attempts=min(attempts, 1 + grant.retries))
+
+    @rule(held=consumes(grants), said=st.lists(st.text(max_size=3000), max_size=4))
+    def break_off(self, held: tuple[Ledger, Grant, Model, int], said: list[str]) -> None:
+        """A stream is cut, or its reader leaves, before its usage is known."""
+        ledger, grant, asked, prompt = held
+        heard = Heard(prompt, grant)
+        for text in said:
+            heard.add(chunk(text))
+        ledger.settle(grant, asked, heard.usage)
+        self.estimated += heard.usage.total_tokens if heard.usage is not None else 0
+        assert (heard.usage is None) == (not said)
+
+    @invariant()
+    def what_is_booked_is_what_is_told(self) -> None:
+        """Ledger and usage agree, and the part of it that is estimated is known."""
+        if not hasattr(self, "ledgers"):
+            return
+        assert all(each.spent.tokens == each.usage.total_tokens for each in self.ledgers)
+        assert sum(ledger.usage.estimated for ledger in self.ledgers) == self.estimated
+
+    @invariant()
+    def nothing_is_overspent(self) -> None:
+        """What is spent and what is reserved never exceed the budget, alone or together."""
+        if not hasattr(self, "ledgers"):
+            return
+        calls, tokens, micro = self.limits
+        for ledger in self.ledgers:
+            both = ledger.spent + ledger.reserved
+            assert both.calls <= calls
+            assert both.tokens <= tokens
+            assert math.floor(both.microusd) <= micro
+        assert sum(ledger.calls for ledger in self.ledgers) <= self.shared
+
+
+TestSpending = Spending.TestCase
+TestSpending.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

@@ -1,0 +1,39 @@
+"""The record of a run, and what of it an error may tell."""
+
+from looper.calling.calls import CallFailed, Failure, Result
+from looper.calling.drafts import Draft
+from looper.calling.trace import Trace
+from tests.fakes.models import model, refused
+
+
+def ended(trace: Trace, name: str, error: CallFailed) -> None:
+    draft = Draft(model(name), "panel", {}, 0)
+    with trace.call(draft) as record:
+        record.end(Result(draft.model, "panel", "failed", error=error))
+
+
+def test_before_any_call_there_is_nothing_to_tell() -> None:
+    assert Trace().attempts() is None
+
+
+def test_attempts_are_told_by_model_and_kind_of_end() -> None:
+    trace = Trace(full=True)
+    ended(trace, "a", refused(429, 7))
+    ended(trace, "b", CallFailed(Failure.BROKEN))
+    assert trace.attempts() == {
+        "attempts": [
+            {"model": "a", "result": "failed", "status": 429},
+            {"model": "b", "result": "failed"},
+        ]
+    }
+
+
+def test_what_is_told_is_bounded() -> None:
+    """A hundred calls are no reason for an error of a hundred lines."""
+    trace = Trace()
+    for _ in range(100):
+        ended(trace, "a", refused(500))
+    told = trace.attempts()
+    assert told is not None
+    assert len(told["attempts"]) == 16
+    assert told["more"] == 84
