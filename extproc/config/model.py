@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from extproc.config.included import RecipeOrInclude
+from extproc.config.trace import TraceSettings
 from extproc.headers import check_forwardable
-from extproc.process.runs import TraceSettings
 from looper.calling.budget import Ceiling
 from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED

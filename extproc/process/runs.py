@@ -10,32 +10,14 @@ from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from random import random
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from pydantic import Field
-
+from extproc.config.trace import TraceSettings
 from extproc.protocol.actions import Metadata
 from looper.calling.calls import Answering
 from looper.run import Run
-from looper.settings import ByteCount, Probability, Setting
 from looper.wire.chat import ChatRequest
 from looper.wire.messages import plain
-
-
-class TraceSettings(Setting):
-    """What is kept of each run. Without `full`, nothing of what was said."""
-
-    record: Literal["none", "metadata", "full"] = "metadata"
-    keep: int = Field(default=256, ge=0, le=100_000, description="runs in memory")
-    file: str | None = Field(
-        default=None, pattern=r"^/", description="JSON lines; default: no file"
-    )
-    sample: Probability = Field(default=1.0, description="the part of runs that goes to the file")
-    max_bytes: ByteCount = Field(
-        default=64 << 20, description="of a file, before the next is begun"
-    )
-    files: int = Field(default=4, ge=1, le=1000, description="older files that are kept")
-
 
 _ANSWERING = get_args(Answering)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from extproc.process.runs import Runs, TraceSettings
+from extproc.config.trace import TraceSettings
+from extproc.process.runs import Runs
 from looper.calling.budget import Budget, Ledger
 from looper.calling.drafts import answering, private
 from looper.calling.trace import Trace
