@@ -16,7 +16,7 @@ AUTO, ONE, MANY, SHIPPED, FUSION, STREAM, SLOW = (
     f"looper/{name}" for name in ("auto", "one", "many", "shipped", "fusion", "stream", "slow")
 )
 PANEL = 4
-_DEMO = Path(__file__).parents[2] / "extproc" / "cli" / "demo.yaml"
+_DEMO = Path(__file__).parents[2] / "extproc" / "cli" / "up" / "demo.yaml"
 
 
 def config(folder: Path, backend: Backend, simulator: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
 from tests.fakes.relocate import relocate
 
 ROOT = Path(__file__).parents[2]
-DEMO = ROOT / "extproc" / "cli" / "demo.yaml"
+DEMO = ROOT / "extproc" / "cli" / "up" / "demo.yaml"
 READY_SECONDS = 20
 
 

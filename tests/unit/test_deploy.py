@@ -16,7 +16,8 @@ import yaml
 from click.testing import CliRunner
 from pydantic.warnings import PydanticDeprecatedSince212
 
-from extproc.__main__ import main, serve
+from extproc.cli.main import main
+from extproc.cli.serve import command as serve
 from extproc.config import Config, parse_config
 from extproc.process.states import opened
 from extproc.serving.server import SERVICES

@@ -196,7 +196,7 @@ def test_write_uses_the_folder_itself_by_default(tmp_path: Path) -> None:
 
 def test_running_the_command_does_not_load_envoys_api() -> None:
     """Envoy's typed messages, which take half a second to import, stay off the way of a request."""
-    program = "import sys, extproc.__main__; sys.exit('envoy_data_plane' in sys.modules)"
+    program = "import sys, extproc.cli.envoy_config, extproc.cli.up; sys.exit('envoy_data_plane' in sys.modules)"
 
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from extproc.__main__ import main
+from extproc.cli.main import main
 
 CONFIG = """\
 version: 1

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from extproc.cli.doctor import Finding, as_json, as_table, has_failed
 from extproc.cli.doctor.dump import Dump
 from extproc.cli.doctor.envoy import examine_envoy
+from extproc.cli.doctor.findings import Finding, as_json, as_table, has_failed
 from extproc.config import Config, parse_config
 from extproc.process.generation import generation
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from extproc.__main__ import main
+from extproc.cli.main import main
 
 CONFIG = """\
 version: 1

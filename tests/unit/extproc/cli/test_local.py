@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from extproc.cli.local import Addresses, localised
+from extproc.cli.up.local import Addresses, localised
 from extproc.config import load_config
 from looper.patterns.ratings import RatingsConfig
 

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import yaml
 
-from extproc.cli.costs import costs
+from extproc.cli.cost.costs import costs
 from extproc.config import parse_config
 from extproc.config.lint import doubts
 from extproc.errors import ConfigError

@@ -13,7 +13,7 @@ import structlog
 from click.testing import CliRunner, Result
 from rich.console import Console
 
-from extproc.__main__ import main
+from extproc.cli.main import main
 from extproc.cli.offline import asking
 from extproc.config import Config, parse_config
 from extproc.decisions.display import as_tree

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from extproc.__main__ import main
-from extproc.cli.probing import probe
+from extproc.cli.main import main
+from extproc.cli.probe.probing import probe
 from extproc.decisions.engine import Policy
 from extproc.decisions.probe import Probe, Probed, run
 from extproc.decisions.recipe import Recipe

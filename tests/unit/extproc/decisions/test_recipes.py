@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from extproc.cli.offline import asking
-from extproc.cli.probing import probe
+from extproc.cli.probe.probing import probe
 from extproc.config import Config, Loaded, parse, parse_config, warnings
 from extproc.decisions.engine import Policy
 from extproc.decisions.probe import Probes

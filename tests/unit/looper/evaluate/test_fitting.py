@@ -379,7 +379,7 @@ def plain(rates: dict[str, float]) -> list[dict[str, Any]]:
 
 
 def command(*arguments: str | Path) -> Any:
-    from extproc.__main__ import main
+    from extproc.cli.main import main
 
     return CliRunner().invoke(main, ["calibrate", *map(str, arguments)])
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from extproc.cli.local import Addresses
+from extproc.cli.up.local import Addresses
 from extproc.config import Config
 from looper.wire.sse import DONE, EventReader
 

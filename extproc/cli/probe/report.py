@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from extproc.cli.probing import Report
+from extproc.cli.probe.probing import Report
 from extproc.decisions.probe import Probed
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from extproc.cli.local import everything
-from extproc.cli.tour import DEMO, announce, tour
+from extproc.cli.up.local import everything
+from extproc.cli.up.tour import DEMO, announce, tour
 
 
 async def up(

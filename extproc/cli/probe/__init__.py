@@ -1,0 +1,45 @@
+"""`looper probe`: the probes of configurations and recipes."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import click
+
+from extproc.cli.options import reporting
+
+
+@click.command("probe")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--tag", "tags", multiple=True, help="Only probes that have all of these tags.")
+@click.option("--all", "everything", is_flag=True, help="Show the probes that passed as well.")
+@click.option("--strict", is_flag=True, help="Fail as well if a decision is reached by no probe.")
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of tables.")
+@click.option(
+    "--junit", type=click.Path(path_type=Path), default=None, help="Also write JUnit's XML there."
+)
+def command(
+    paths: tuple[Path, ...],
+    tags: tuple[str, ...],
+    everything: bool,
+    strict: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Ask configurations or recipes their probes: NAME.yaml those of NAME.probes.yaml beside it."""
+    from rich.console import Console
+
+    from extproc.cli.probe import probing, report
+    from extproc.process import telemetry
+
+    telemetry.set_up("critical")
+    with reporting():
+        reports = [asyncio.run(probing.probe(path, frozenset(tags))) for path in paths]
+    if junit is not None:
+        junit.write_bytes(report.as_junit(reports))
+    if as_json:
+        click.echo(report.as_json(reports))
+    else:
+        Console().print(report.as_tables(reports, everything=everything))
+    failed = any(each.failed or (strict and each.unreached) for each in reports)
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,67 @@
+"""`looper serve`: the processor."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from extproc.cli.options import CONFIG, INTERVAL, environment, reporting
+
+
+@click.command("serve")
+@CONFIG
+@click.option(
+    "--listen",
+    multiple=True,
+    default=("unix:/run/looper/extproc.sock",),
+    show_default=True,
+    help="Where Envoy connects: unix:/path or host:port. May be repeated.",
+)
+@click.option(
+    "--health", default=None, help="gRPC health on a port of its own, such as 0.0.0.0:9004."
+)
+@click.option(
+    "--admin", default=None, help="HTTP: /metrics, /config, /runs… unix:/path or 127.0.0.1:port."
+)
+@click.option(
+    "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
+)
+@click.option(
+    "--grace", default=120.0, show_default=True, help="Seconds that open exchanges may take then."
+)
+@click.option(
+    "--reload",
+    "interval",
+    type=click.FloatRange(min=0.05),
+    default=INTERVAL,
+    show_default=True,
+    help="Seconds between looks at FILE.",
+)
+@click.option("--log-level", default="info", show_default=True)
+def command(
+    path: Path,
+    listen: tuple[str, ...],
+    health: str | None,
+    admin: str | None,
+    drain: float,
+    grace: float,
+    interval: float,
+    log_level: str,
+) -> None:
+    """Run the processor that Envoy's ext_proc filter talks to."""
+    from extproc.config import check_address, load
+    from extproc.process import telemetry
+    from extproc.serving.serve import Service, serve
+
+    telemetry.set_up(log_level)
+    with reporting():
+        loaded = load(path)
+        for address in (*listen, health, admin):
+            if address is not None:
+                check_address(address)
+    service = Service(listen, health, admin, drain, grace)
+    try:
+        with reporting():
+            asyncio.run(serve(loaded, path, service, lambda: None, interval, environment()))
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
