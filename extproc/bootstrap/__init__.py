@@ -1,4 +1,7 @@
-"""Envoy's side of a configuration: the files that make Envoy route, call and count as the config says."""
+"""Envoy's side of a configuration: the files that make Envoy route, call and count as the config says.
+
+The one room that knows Envoy's complete API, the extra `envoy`. May import `process` and below; no request needs it.
+"""
 
 from extproc.bootstrap.files import render, write
 from extproc.bootstrap.watch import Follower, watch

@@ -1,4 +1,8 @@
-"""The configuration: what may stand in it, how it is read, and what must hold between its parts."""
+"""The configuration: what may stand in it, how it is read, and what must hold between its parts.
+
+`model` is the root; settings of a part stand beside the part. `checks` are errors, `lint` warns. May import `decisions`
+and below.
+"""
 
 from extproc.config.lint import warnings
 from extproc.config.load import Loaded, load, load_config, parse, parse_config

@@ -1,1 +1,4 @@
-"""Envoy's ext_proc v3 protocol as values: events in, actions out."""
+"""Envoy's ext_proc v3 protocol as values: events in, actions out.
+
+`codec` alone knows protobuf. May import `errors` and `headers`.
+"""

@@ -1,4 +1,8 @@
-"""From what a team's members said to one answer, and how sure of it one may be. Pure functions, no I/O."""
+"""From what a team's members said to one answer, and how sure of it one may be. Pure functions, no I/O.
+
+A ballot (`ballots`) is weighed (`weights`, `electorate`), counted (`posterior`) and perhaps settled early (`stopping`);
+`votes` makes ballots of results, `scoring` and `calibration` say how sure a model was. May import `calling` and below.
+"""
 
 from looper.voting.ballots import UNKNOWN, Ballot, Features, Group, Same, group
 from looper.voting.electorate import UNKNOWN_VOTER, Electorate, Voter, rated
