@@ -12,7 +12,7 @@ from looper.contract.extraction import Extraction, marker_pattern
 from looper.contract.fences import blocks
 from looper.contract.json_mending import mend
 from looper.contract.json_schema import BadSchema, Schema
-from looper.contract.json_text import NotJson, canonical, parse, sources
+from looper.contract.json_text import NotJson, canonical, is_json, parse, sources
 from looper.errors import InvalidField
 from looper.settings import Setting
 
@@ -26,7 +26,8 @@ class JsonConfig(Setting):
 
     `extract` says where the value stands that answers are compared by: the whole document (`exact`: only if the answer
     is nothing else; `last_match`, the default: the last that fits, also in fences or amid prose), what follows a
-    `marker`, or one field (`json_field`), which leaves explanations in other fields out of the comparison.
+    `marker`, or one field (`json_field`), which leaves explanations in other fields out of the comparison. What is JSON
+    but for its quotes, commas or escapes is read as it is mended before it is published.
     """
 
     type: Literal["json"]
@@ -73,13 +74,17 @@ class JsonContract(Contract[str]):
         match self._mode:
             case "exact":
                 yield content
+                if content.strip()[:1] in ("{", "[") and not is_json(content):
+                    yield from filter(None, [_mend(content)])
             case "marker":
                 # A marker may also stand inside the JSON that follows one.
                 for found in reversed(list(self._markers.finditer(content))[-_MOST_MARKERS:]):
                     yield from sources(content[found.end() :].lstrip(" \t\n*_`"))[:1]
             case "last_match" | "json_field":
                 yield content
-                yield from reversed(sources(content))
+                yield from reversed(found := sources(content))
+                if not found:
+                    yield from filter(None, [_mend(content)])
 
     def _value(self, source: str) -> str | None:
         try:

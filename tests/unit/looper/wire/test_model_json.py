@@ -65,6 +65,34 @@ class TestGood:
         assert verdict.score == 0.5
 
     @pytest.mark.parametrize(
+        ("written", "reason"),
+        [
+            pytest.param(r'"\(x\)"', r"\(x\)", id="latex"),
+            pytest.param(r'"\\(x\\) and \(y"', r"\(x\) and \(y", id="half-of-it-escaped"),
+            pytest.param(r'"\frac{1}{2} \beta \(x\)"', r"\frac{1}{2} \beta \(x\)", id="commands"),
+            pytest.param(r'"\u00e9 \underline \(x"', r"é \underline \(x", id="no-code"),
+            pytest.param(r'"it\'s"', "it's", id="escaped-apostrophe"),
+            pytest.param('"one\ntwo\tthree"', "one\ntwo\tthree", id="raw-newlines"),
+            pytest.param('"one\\\ntwo"', "one\\\ntwo", id="backslash-before-a-newline"),
+            pytest.param('`one "two"`', 'one "two"', id="back-ticks"),
+            pytest.param('`one\ntwo`', "one\ntwo", id="back-ticks-over-two-lines"),
+            pytest.param(r'`a \` tick`', "a ` tick", id="escaped-back-tick"),
+            pytest.param(r"'\(x\)'", r"\(x\)", id="latex-in-single-quotes"),
+        ],
+    )  # fmt: skip
+    @pytest.mark.parametrize(
+        "around",
+        ["{}", "```json\n{}\n```", "For all x in {1, 2}, and [0, 1]:\n{}", "<think>hm</think>{}"],
+        ids=["alone", "fenced", "behind-prose", "behind-thoughts"],
+    )
+    def test_strings_that_json_does_not_know_are_mended(
+        self, around: str, written: str, reason: str
+    ) -> None:
+        """Judges of mathematics write LaTeX, and lines end where they end: what was meant is clear."""
+        text = around.replace("{}", f'{{"score": 0.5, "reasons": [{written}]}}')
+        assert read_json(text, Verdict) == Verdict(score=0.5, reasons=[reason])
+
+    @pytest.mark.parametrize(
         "reason",
         [
             "a <think> tag",
@@ -137,6 +165,9 @@ class TestBad:
             pytest.param('{"score": ' + "9" * 200_000 + "}", id="digits"),
             pytest.param("<think>" * 100_000, id="thoughts"),
             pytest.param('{"a": 1}' * 50_000, id="many-objects"),
+            pytest.param('{"a": "' + "\\(" * 60_000, id="backslashes"),
+            pytest.param('{"a": ' + "`" * 120_000, id="back-ticks"),
+            pytest.param("{ x " + '{"' * 60_000, id="beginnings"),
         ],
     )
     def test_no_text_stalls_or_crashes_the_process(self, text: str) -> None:
@@ -159,7 +190,7 @@ def test_reads_what_was_written(score: float, reasons: list[str], around: str) -
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.text(st.sampled_from('{}[]":,\\ \n0.5eNa<think>/`“”'), max_size=40))
+@given(st.text(st.sampled_from('{}[]":,\\ \n0.5eNa<think>/`“”\\(b'), max_size=40))
 def test_no_text_does_worse_than_be_none(text: str) -> None:
     """Whatever a model says, it is a value within its range or none."""
     verdict: Any = read_json(text, Verdict)
