@@ -16,7 +16,7 @@ from extproc.protocol.actions import (
     Respond,
     StreamData,
 )
-from looper.errors import AnswerTooLarge, LooperError
+from looper.errors import AnswerTooLarge, InternalError, LooperError
 from looper.run import Heartbeat, Run
 from looper.wire.answer import Chunks, Whole
 from looper.wire.chat import ChatRequest
@@ -317,3 +317,9 @@ def error_reply(
     return Respond(
         error.status, tuple(said), body or error.to_json(), f"looper.{error.code}", metadata
     )
+
+
+def error_facts(error: Exception) -> Metadata:
+    """What is noted of an error, and read by its client; of a mistake of ours, no more than that there was one."""
+    told = error if isinstance(error, LooperError) else InternalError()
+    return {"status": told.status, "code": told.code}

@@ -1,7 +1,7 @@
 """What a configuration becomes: everything an exchange needs, made once and never changed."""
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -106,6 +106,11 @@ class Runtime:
         agreed = self.agreed[recipe, decision]
         wanted = from_response_format(request.members.get("response_format"))
         return agreed if wanted is None else replace(agreed, contract=wanted)
+
+    def learn(self, request: ChatRequest, reported: Iterable[int]) -> None:
+        """How many tokens a prompt had by the word of those that were sent it."""
+        for tokens in reported:
+            self.process.correction.learn(request.prompt_tokens, tokens)
 
 
 def build(config: Config, client: Client, process: Process | None = None) -> Runtime:

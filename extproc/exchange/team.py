@@ -1,0 +1,207 @@
+"""A team's part of an exchange: its run is begun, or gone on with, and what became of it is remembered."""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from types import TracebackType
+
+from extproc.decisions.destination import takes
+from extproc.decisions.recipe import Decision
+from extproc.exchange.channel import Channel
+from extproc.exchange.reply import Answering, Reply, error_facts, reply_for
+from extproc.exchange.work import Work
+from extproc.process.runtime import Runtime
+from extproc.process.states import identity
+from extproc.protocol.actions import Metadata
+from extproc.protocol.events import BodyMode, RequestHeaders
+from extproc.signals.read import INLINE
+from looper.calling.budget import Ledger
+from looper.calling.models import Model
+from looper.calling.propagation import forwarded
+from looper.calling.trace import Trace
+from looper.errors import LooperError, Overloaded
+from looper.functions import for_client, goes_on, with_tools
+from looper.patterns.workflows.pausing import Origin, Pause, Spent, answers_ours, digest
+from looper.patterns.workflows.saved import ToolResult, load, tool_results
+from looper.run import Deadline, Run, drive, seeded
+from looper.wire.chat import ChatRequest
+from looper.wire.events import ANSWERED
+
+Route = Callable[[ChatRequest, Model, Metadata, Decision], Awaitable[None]]
+"""Has Envoy route a request to one model."""
+
+
+async def results_for_us(request: ChatRequest) -> Sequence[ToolResult]:
+    """What the client's tools have brought to a run of ours that waits; nothing if it answers none."""
+    results = tool_results(await _with_tools(request) if goes_on(request) else request)
+    return results if answers_ours([result.id for result in results]) else ()
+
+
+class Team:
+    """The team that answers one exchange, in Envoy's place. What becomes known of it is noted in `log`."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        channel: Channel,
+        opening: RequestHeaders,
+        log: dict[str, str | int],
+        route: Route,
+    ) -> None:
+        self._runtime = runtime
+        self._channel = channel
+        self._opening = opening
+        self._log = log
+        self._route = route
+        self._reply: Reply | None = None
+        self._answering: Answering | None = None
+        self._pause: Pause | None = None
+
+    async def resume(self, request: ChatRequest, results: Sequence[ToolResult]) -> None:
+        """Go on with a run that waited for these answers of tools: what to do with it was decided long ago."""
+        runtime = self._runtime
+        ids = [result.id for result in results]
+        waiting = await runtime.states.find(ids, request.model, self._owner())
+        origin = waiting.paused.origin
+        self._log |= {
+            "resumes": origin.run, "recipe": origin.recipe, "decision": origin.decision,
+        }  # fmt: skip
+        saved = load(waiting.paused.work)
+        decision, workflows = runtime.resumable(origin, saved)
+        request = decision.parameters.applied(request)
+        work = Work(
+            origin.recipe,
+            decision,
+            {"decision": decision.name, "recipe": origin.recipe, "algorithm": decision.label},
+            {},
+            workflows.going_on(saved, results),
+            waiting.paused,
+        )
+        holder = self._opening.headers.get("x-request-id") or secrets.token_hex(16)
+        await runtime.states.hold(
+            waiting,
+            holder,
+            lambda: self.answer(request, work),
+            lambda: self._left(work),
+        )
+
+    async def answer(self, request: ChatRequest, work: Work) -> None:
+        """Run the team; if too many are at work already, its stand-in answers, or nobody."""
+        runtime, facts = self._runtime, work.facts
+        asked = await _with_tools(request)
+        async with AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
+            except Overloaded:
+                stand_in = runtime.models.get(work.decision.overload or "")
+                if work.paused or stand_in is None or not takes(request, stand_in):
+                    raise
+                overloaded = {**facts, "outcome": "overload"}
+                await self._route(request, stand_in, overloaded, work.decision)
+                return
+            run = self._begin(asked, work)
+            self._answering = answering = self._answering_with(asked, run, work)
+            stack.push(partial(self._remember, answering))
+            self._log |= answering.facts
+            self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
+            heartbeat = runtime.config.heartbeat.total_seconds()
+            await self._channel.begin()
+            emit = for_client(request, self._reply.add, run.trace)
+            await drive(work.pattern, asked, run, emit, heartbeat=heartbeat)
+
+    async def fail(self, error: LooperError) -> bool:
+        """End an answer that was begun with an error, and take back what the run would wait for. Whether one was."""
+        if self._pause is not None and not self._has_answered:
+            await self._pause.withdraw()
+        if self._reply is None:
+            return False
+        await self._reply.fail(error)
+        return True
+
+    def release(self) -> None:
+        """Envoy has nothing of the answer left for a slow client."""
+        if self._answering is not None:
+            self._answering.release()
+
+    def _begin(self, request: ChatRequest, work: Work) -> Run:
+        runtime, decision, recipe = self._runtime, work.decision, work.recipe
+        id = secrets.token_hex(8)
+        planned = max(1, runtime.planned_calls[recipe, decision.name] - work.spent.calls)
+        ledger = Ledger(
+            decision.budget, runtime.purse, planned_calls=planned, before=work.spent.amount
+        )
+        deadline = Deadline.after(work.seconds)
+        origin = work.origin or Origin(id, request.model, recipe, decision.name, self._owner())
+        self._pause = runtime.states.pause(origin, work.spent, ledger, deadline)
+        return Run(
+            id=id,
+            models=runtime.models,
+            client=runtime.client,
+            ledger=ledger,
+            deadline=deadline,
+            pauses=self._pause,
+            random=seeded(request),
+            headers=decision.headers.applied(
+                forwarded(self._opening.headers, runtime.config.forward_headers)
+            ),
+            terms=runtime.terms(recipe, decision.name, request),
+            bands=work.bands,
+            trace=Trace(full=runtime.runs.full),
+        )
+
+    def _answering_with(self, request: ChatRequest, run: Run, work: Work) -> Answering:
+        runtime = self._runtime
+        return Answering(
+            request=request,
+            run=run,
+            decision=work.decision,
+            facts={**work.facts, "run": run.id},
+            send=self._channel.send,
+            log=self._log,
+            outflow=runtime.outflow,
+            max_bytes=runtime.config.limits.max_answer_bytes,
+            debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
+        )
+
+    def _remember(
+        self,
+        answering: Answering,
+        _: type[BaseException] | None,
+        error: BaseException | None,
+        __: TracebackType | None,
+    ) -> None:
+        """A run has ended, one way or another: with an answer, an error, or because nobody waits for it any more."""
+        request, run = answering.request, answering.run
+        answering.end(error)
+        if isinstance(error, Exception):
+            self._log |= error_facts(error)
+        self._runtime.process.tally.add(run.ledger, self._log)
+        self._runtime.runs.add(request, run, self._log)
+        self._runtime.learn(request, run.trace.whole_prompts())
+
+    def _left(self, work: Work) -> Spent | None:
+        """What a run has taken over all its turns, if it can be gone on with from where this turn began.
+
+        It cannot if the turn has answered, or if its client has left and may have heard of the calls that are next.
+        """
+        if (pause := self._pause) is None:
+            return work.spent
+        left = pause.kept and self._log.get("outcome") == "abandoned"
+        return None if left or self._has_answered else pause.spent
+
+    @property
+    def _has_answered(self) -> bool:
+        return self._log.get("outcome") in ANSWERED
+
+    def _owner(self) -> str | None:
+        """A digest of whose request this is."""
+        return digest(identity(self._runtime.states.identity, self._opening))
+
+
+async def _with_tools(request: ChatRequest) -> ChatRequest:
+    """The request as teams know it, without holding up others for a long one."""
+    if len(request.body) > INLINE:
+        return await asyncio.to_thread(with_tools, request)
+    return with_tools(request)
