@@ -17,7 +17,7 @@ from looper.calling.budget import Budget
 from looper.calling.cost import PlannedCall
 from looper.calling.models import Model
 from looper.calling.parameters import Parameters
-from looper.contract import ContractConfig, OnViolation
+from looper.contract import ContractConfig, OnViolation, Winner
 from looper.patterns.closing.verify import AutomixVerifier
 from looper.patterns.closing.weighing import Weighing
 from looper.patterns.confidence import ConfidenceConfig
@@ -25,8 +25,8 @@ from looper.settings import Name, Setting, SomeTime
 from looper.wire.chat import ChatRequest
 
 OF_MODELS = frozenset(
-    {"contract", "contract_prompt", "on_violation", "budget", "overload", "progress", "usage"}
-    | {"keepalive", "parameters", "headers", "tools"}
+    {"contract", "contract_prompt", "contract_wins", "on_violation", "budget", "overload"}
+    | {"progress", "usage", "keepalive", "parameters", "headers", "tools"}
 )
 """What a decision says of the models that answer, and cannot say where none does."""
 
@@ -76,6 +76,11 @@ class Decision(Setting):
         default="pass",
         description="an answer that breaks its contract for good: published as degraded, or an error",
     )
+    contract_wins: Winner = Field(
+        default="client",
+        description="which form holds where the client's `response_format` has another: its own, or "
+        "`decision`, and then one that contradicts the contract is an error",
+    )
     budget: Budget = Budget()
     overload: str | None = Field(
         default=None, description="the model that answers when too many teams are at work"
@@ -97,6 +102,8 @@ class Decision(Setting):
             raise ValueError("give exactly one of `algorithm` and `respond`")
         if self.contract is not None and self.tools is not None:
             raise ValueError("a `contract` holds for every answer, and `tools` sends some past it")
+        if self.contract_wins == "decision" and self.contract is None:
+            raise ValueError("`contract_wins: decision` needs a `contract`")
         if self.respond is not None:
             self._says_what_it_must(self.model_fields_set & OF_MODELS)
         return self

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -99,13 +99,12 @@ class Runtime:
         return self.patterns[recipe, decision]
 
     def terms(self, recipe: str, decision: str, request: ChatRequest) -> Terms:
-        """What an answer has to be: what the client's `response_format` says, else what the decision does.
+        """What an answer has to be, by the client's `response_format` and by the decision.
 
-        Raises InvalidField for a format that cannot be used.
+        Raises InvalidField for a format that cannot be used, or contradicts what the decision insists on.
         """
-        agreed = self.agreed[recipe, decision]
         wanted = from_response_format(request.members.get("response_format"))
-        return agreed if wanted is None else replace(agreed, contract=wanted)
+        return self.agreed[recipe, decision].beside(wanted)
 
     def learn(self, request: ChatRequest, reported: Iterable[int]) -> None:
         """How many tokens a prompt had by the word of those that were sent it."""
@@ -159,7 +158,7 @@ def _not_found(model: str) -> ModelNotFound:
 
 def _terms(decision: Decision) -> Terms:
     contract = decision.contract.build() if decision.contract is not None else None
-    return Terms(contract, decision.contract_prompt, decision.on_violation)
+    return Terms(contract, decision.contract_prompt, decision.on_violation, decision.contract_wins)
 
 
 def _models_answer(config: Config) -> bytes:

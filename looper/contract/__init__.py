@@ -11,7 +11,7 @@ from looper.contract.exact import ExactConfig
 from looper.contract.json_contract import JsonConfig, JsonContract, from_response_format
 from looper.contract.number import NumberConfig
 from looper.contract.reference import Reference, ReferenceConfig
-from looper.contract.terms import NO_TERMS, OnViolation, Terms
+from looper.contract.terms import NO_TERMS, OnViolation, Terms, Winner
 from looper.contract.text import TextConfig
 
 ContractConfig = Annotated[
@@ -43,6 +43,7 @@ __all__ = [
     "Terms",
     "TextConfig",
     "Violation",
+    "Winner",
     "canonical",
     "from_response_format",
 ]

@@ -34,6 +34,11 @@ class Contract(ABC, Generic[V]):
     comparable: ClassVar[bool] = True
 
     @property
+    def takes_any_object(self) -> bool:
+        """Whether every JSON object keeps it."""
+        return False
+
+    @property
     def options(self) -> int | None:
         """How many values there are; None if nobody knows."""
         return None
@@ -62,6 +67,10 @@ class Contract(ABC, Generic[V]):
     @abstractmethod
     def check(self, text: str) -> Violation | None:
         """Why an answer may not be published as it is; None if it may."""
+
+    def allows(self, wanted: "Contract[str]") -> bool:
+        """Whether an answer can keep it and the JSON that a client wants as well, whatever it says."""
+        return False
 
     def repair(self, text: str) -> str | None:
         """The answer with its form mended and its value untouched; None if that takes more than machinery."""

@@ -203,6 +203,10 @@ class Extracting(Contract[V], Generic[V]):
     def _whole(self, text: str) -> V | None:
         """The value that a text is, where nothing else is in it."""
 
+    def _is_bare(self, text: str) -> bool:
+        """Whether a text is its value and no more, however it is dressed."""
+        return self._whole(text) is not None
+
     @abstractmethod
     def _search(self, text: str) -> V | Ambiguous | None:
         """The value that a text ends up with, however it says so."""
@@ -271,6 +275,9 @@ class Extracting(Contract[V], Generic[V]):
         explicit = [*places(self._markers, text), *places(_TAG, text), *boxes(text)]
         return sorted(explicit, key=lambda place: place.at)
 
+    def allows(self, wanted: Contract[str]) -> bool:
+        return self._mode == "json_field" and wanted.takes_any_object
+
     def render(self, value: V) -> str:
         written = self._write(value)
         if self._template is None:
@@ -283,14 +290,14 @@ class Extracting(Contract[V], Generic[V]):
             return Violation(
                 f"The answer must have {self._wanted()}, and this has not: {quote(text)}."
             )
-        return self._check_form(text.strip(), self.render(value))
+        return self._check_form(text, self.render(value))
 
     def _check_form(self, text: str, rendered: str) -> Violation | None:
         if self._mode == "exact" and text != rendered:
             return Violation(f"The answer must be {quote(rendered)} and nothing else.")
         if self._mode == "json_field" and not json_text.is_json(text):
             return Violation("The answer must be a JSON object and nothing else.")
-        if self._demanded and not text.endswith(rendered):
+        if self._demanded and not text.strip().endswith(rendered):
             return Violation(f"The answer must end with {quote(rendered)}.")
         return None
 
@@ -313,7 +320,7 @@ class Extracting(Contract[V], Generic[V]):
             yield unwrapped
         if self._mode == "json_field":
             yield from (each for each in json_text.sources(content) if self.extract(each) == value)
-        else:
+        elif not self._is_bare(content):
             yield f"{content}\n\n{self.render(value)}"
         yield self.render(value)
 

@@ -101,6 +101,15 @@ class JsonContract(Contract[str]):
             else None
         )
 
+    @property
+    def takes_any_object(self) -> bool:
+        return self._schema.canonical == Schema(_ANY_OBJECT).canonical
+
+    def allows(self, wanted: Contract[str]) -> bool:
+        if self._mode == "marker" or not isinstance(wanted, JsonContract):
+            return False
+        return wanted.takes_any_object or wanted._schema.canonical == self._schema.canonical
+
     def render(self, value: str) -> str:
         match self._mode:
             case "json_field":

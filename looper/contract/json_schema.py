@@ -115,6 +115,7 @@ class Schema:
 
     def __init__(self, document: str) -> None:
         root = _parse(document)
+        self.canonical = canonical(root)
         compiler = _Compiler(root)
         self._node = compiler.node(root)
         self.unchecked = tuple(dict.fromkeys(compiler.unchecked))

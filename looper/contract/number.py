@@ -148,6 +148,10 @@ class Number(Extracting[Fraction]):
         )
         return found[0].value if alone else None
 
+    def _is_bare(self, text: str) -> bool:
+        # A unit is more than the value.
+        return super()._is_bare(text) and not any(map(str.isalpha, plain_math(text)))
+
     def _scalar(self, value: str | Decimal | bool) -> Fraction | None:
         # JSON has its own decimal point.
         return _moderate(value) if isinstance(value, Decimal) else super()._scalar(value)

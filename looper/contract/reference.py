@@ -58,6 +58,17 @@ class ReferenceConfig(Setting):
 
 
 _BEST = r"\b(?:best|better|choose|chosen|pick|picked|select|selected|selection|prefer|preferred|winner|strongest)\b"
+_COUNTED = r"(?:no\.|number|nr\.?|#|№)"
+_SAID_OF = (
+    r"[\s*_`\"']{0,4}(?:(?:[:=,]|[-–—]\s|\bis\b)[\s*_`\"']{0,4})?"
+    rf"(?:no\.?|{_COUNTED})?[\s#*_`\[({{]{{0,4}}"
+)
+"""What models write between the name of a text, or the word that it is the best, and its number."""
+
+_NUMBER = r"(?P<number>\d{1,5})(?!\w|\.\d)"
+_LEADING = re.compile(rf"[*_`\[(#]{{0,4}}{_NUMBER}[*_`\])]{{0,4}}\s?[:–—-]\s")
+"""A number at the beginning, with its reason behind it."""
+
 _WORSE = re.compile(r"\b(?:not|than|over|worse|unlike|beats?|rather)\b|n't\b", re.IGNORECASE)
 _TAIL = 4_000
 _LONGEST = 100
@@ -78,14 +89,12 @@ class Reference(Extracting[int]):
         self._label = config.labels[0]
         self._references = references
         labels = "|".join(sorted(map(re.escape, config.labels), key=len, reverse=True))
-        number = (
-            r"[\s*_`]{0,4}(?:no\.?|number|nr\.?|#)?[\s#*_`\[({]{0,4}(?P<number>\d{1,5})(?!\w|\.\d)"
-        )
         ordinal = rf"(?P<ordinal>{'|'.join(_ORDINALS)})\s{{1,4}}(?:{labels})\b"
-        self._named = re.compile(rf"\b(?:{labels})s?{number}|\b{ordinal}", re.IGNORECASE)
-        bare = r"[\s*_`\"'“([{<#$:.-]{0,12}(?P<number>\d{1,5})(?!\w|\.\d)"
-        self._bare = re.compile(bare)
+        self._named = re.compile(rf"\b(?:{labels})s?{_SAID_OF}{_NUMBER}|\b{ordinal}", re.IGNORECASE)
+        self._bare = re.compile(rf"[\s*_`\"'“([{{<#$:.-]{{0,12}}(?<![-–]){_NUMBER}")
+        self._numbered = re.compile(rf"\b{_COUNTED}\s{{0,2}}{_NUMBER}", re.IGNORECASE)
         self._best = re.compile(_BEST, re.IGNORECASE)
+        self._best_is = re.compile(rf"{_BEST}{_SAID_OF}{_NUMBER}", re.IGNORECASE)
 
     def among(self, references: Sequence[str]) -> "Reference":
         """The same contract about the texts that a prompt shows: other numbers are no answers."""
@@ -111,7 +120,10 @@ class Reference(Extracting[int]):
 
     def _whole(self, text: str) -> int | None:
         plain = plain_characters(text).strip(" *_`\"'([{#\n") if len(text) <= _LONGEST else ""
-        tries = (pattern.match(plain) for pattern in (self._named, self._bare))
+        tries = (
+            pattern.match(plain)
+            for pattern in (self._named, self._numbered, self._best_is, self._bare)
+        )
         found = next((each for each in tries if each and _is_end(each)), None)
         return self._number(found) if found else None
 
@@ -143,16 +155,18 @@ class Reference(Extracting[int]):
             if self._best.search(sentence) and (chosen := self._chosen(sentence)):
                 return chosen
         named = {self._number(found) for found in self._named.finditer(text)}
+        if not named and (leading := _LEADING.match(text.lstrip())):
+            named = {self._number(leading)}
         return named.pop() if len(named) == 1 else None
 
     def _chosen(self, sentence: str) -> int | None:
         """The one text a sentence speaks for: what stands behind "than" or "not" is what it is compared with."""
         other = _WORSE.search(sentence)
-        named = {
-            self._number(found)
-            for found in self._named.finditer(sentence[: other.start() if other else None])
-        }
-        return named.pop() if len(named) == 1 else None
+        before = sentence[: other.start() if other else None]
+        for pattern in (self._named, self._numbered, self._best_is):
+            if named := {self._number(found) for found in pattern.finditer(before)}:
+                return named.pop() if len(named) == 1 else None
+        return None
 
 
 def _is_end(found: re.Match[str]) -> bool:

@@ -1,11 +1,14 @@
 """What was agreed on an answer: its contract, and what goes with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from looper.contract.base import Contract
+from looper.errors import InvalidField
 
 OnViolation = Literal["pass", "fail"]
+Winner = Literal["client", "decision"]
+"""Whose word on an answer's form counts, where both have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +18,21 @@ class Terms:
     contract: Contract[Any] | None = None
     prompt: str | None = None
     on_violation: OnViolation = "pass"
+    wins: Winner = "client"
+
+    def beside(self, wanted: Contract[str] | None) -> "Terms":
+        """These terms for a client that wants JSON of this form; None: it does not say.
+
+        Raises InvalidField if no answer could be both, and the client may not choose.
+        """
+        if wanted is None:
+            return self
+        if self.wins == "client" or self.contract is None:
+            return replace(self, contract=wanted)
+        if not self.contract.allows(wanted):
+            text = "`response_format` contradicts the form that answers of this model have."
+            raise InvalidField(text, param="response_format")
+        return self
 
 
 NO_TERMS = Terms()

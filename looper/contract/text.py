@@ -39,6 +39,9 @@ class Text(Contract[str]):
         content = visible(text).strip()
         return content if self.check(content) is None else None
 
+    def allows(self, wanted: Contract[str]) -> bool:
+        return True
+
     def render(self, value: str) -> str:
         return value
 

@@ -203,6 +203,12 @@ class FunctionCall(_Fault):
     type: Literal["function_call"] = "function_call"
 
 
+class PlainStop(_Fault):
+    """An answer that calls tools ends as one that does not: with `stop`."""
+
+    type: Literal["plain_stop"] = "plain_stop"
+
+
 class EarlyFinish(_Fault):
     """A stream's last content and its `finish_reason` are one chunk."""
 
@@ -227,6 +233,7 @@ Habit: TypeAlias = (
     | RoleInEach
     | ToolDeltas
     | FunctionCall
+    | PlainStop
     | EarlyFinish
     | Framing
 )

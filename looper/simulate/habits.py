@@ -15,6 +15,7 @@ from looper.simulate.faults import (
     Framing,
     FunctionCall,
     Habit,
+    PlainStop,
     RoleInEach,
     ToolDeltas,
     UsageHabit,
@@ -39,6 +40,8 @@ def behave(habit: Habit, delivery: Delivery) -> Delivery:
             return replace(rewritten(delivery, change), usage=None)
         case FunctionCall():
             return rewritten(delivery, every_choice(_with_function_call))
+        case PlainStop():
+            return rewritten(delivery, every_choice(_with_plain_stop))
         case EmptyFirst() | RoleInEach() | ToolDeltas() | EarlyFinish():
             return rewritten(delivery, _stream_habit(habit)) if delivery.streamed else delivery
         case _:
@@ -130,6 +133,11 @@ def _with_function_call(choice: dict[str, Any]) -> None:
         said["function_call"] = first[0]["function"]
     if choice["finish_reason"] == "tool_calls":
         choice["finish_reason"] = "function_call"
+
+
+def _with_plain_stop(choice: dict[str, Any]) -> None:
+    if choice["finish_reason"] == "tool_calls":
+        choice["finish_reason"] = "stop"
 
 
 def _early_finish(chunks: list[Chunk]) -> list[Chunk]:

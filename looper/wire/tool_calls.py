@@ -1,4 +1,4 @@
-"""Answers without calls of tools that were not asked for, or that name no tool."""
+"""Answers without calls of tools that were not asked for, or that name no tool; and which end as calls do."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,10 +21,16 @@ class ToolCalls:
         self._refused: set[int] = set()
 
     def read(self, completion: Completion) -> Completion:
-        """The same with nothing in it but calls that are some; a choice that is left without any just stops."""
-        if not any(map(_is_calling, completion.choices)):
+        """The same with nothing in it but calls that are some. A choice that is left without any just stops, and one
+        that just stops and has made some ends in calls, which its client is to answer."""
+        if not any(map(self._is_calling, completion.choices)):
             return completion
         return _replace(completion, choices=[self._choice(each) for each in completion.choices])
+
+    def _is_calling(self, choice: Choice) -> bool:
+        reply = choice.message or choice.delta
+        calls = reply is not None and reply.tool_calls is not None
+        return calls or choice.finish_reason == "tool_calls" or choice.index in self._called
 
     def _choice(self, choice: Choice) -> Choice:
         message = choice.message and self._reply(choice.message, choice.index, _is_named)
@@ -32,6 +38,8 @@ class ToolCalls:
         finish = choice.finish_reason
         if finish == "tool_calls" and choice.index in self._refused - self._called:
             finish = "stop"
+        elif finish == "stop" and choice.index in self._called:
+            finish = "tool_calls"
         return _replace(choice, message=message, delta=delta, finish_reason=finish)
 
     def _reply(self, reply: Reply, choice: int, begins: Callable[[ToolCall], bool]) -> Reply:
@@ -44,12 +52,6 @@ class ToolCalls:
         self._called |= {choice} if read else set()
         self._refused |= {choice} if reply.tool_calls and not read else set()
         return _replace(reply, tool_calls=read or None)
-
-
-def _is_calling(choice: Choice) -> bool:
-    reply = choice.message or choice.delta
-    calls = reply is not None and reply.tool_calls is not None
-    return calls or choice.finish_reason == "tool_calls"
 
 
 def _begins(call: ToolCall) -> bool:

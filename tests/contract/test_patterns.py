@@ -27,9 +27,11 @@ from looper.simulate.server import (
     MODELS,
     AnyFault,
     Blank,
+    Ending,
     FunctionCall,
     Garbage,
     Hang,
+    PlainStop,
     Reset,
     Simulator,
     Status,
@@ -301,3 +303,43 @@ async def test_every_loop_calls_functions(
     assert json.loads("".join(call["arguments"] for call in calls)) == {"of": "simulated of"}
     assert [event.reason for event in events if isinstance(event, Finish)] == ["function_call"]
     assert not any(isinstance(each, list) for each in said)
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "find_capital", "parameters": {"properties": {"of": {"type": "string"}}}},
+}
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "habit", [PlainStop(), Ending(kind="without_finish")], ids=["stop", "nothing"]
+)
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_an_answer_that_calls_tools_ends_in_calls(
+    team: Team, kind: str, habit: AnyFault, streamed: bool
+) -> None:
+    """Whatever its backend says of how it ended: a client goes by `finish_reason` to see that it has tools to run."""
+    for name in team.simulator.models:
+        team.simulator.fault(name, habit)
+    asked = [{"role": "user", "content": f"Use find_capital. {QUESTION}"}]
+    events, _ = await play(kind, team, messages=asked, tools=[TOOL], stream=streamed)
+
+    said = [event for event in events if isinstance(event, Delta)]
+    assert any(event.kind == "tool_calls" for event in said)
+    assert [event.reason for event in events if isinstance(event, Finish)] == ["tool_calls"]
+
+
+@both_ways
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_a_call_that_is_only_written_stays_text(
+    team: Team, kind: str, streamed: bool
+) -> None:
+    """What looks like a call in an answer's words is for backends to read, as only they know their models' form."""
+    written = '<tool_call>{"name": "find_capital", "arguments": {"of": "Canada"}}</tool_call>'
+    for name in team.simulator.models:
+        team.simulator.script(name, *[written] * 9)
+    events, _ = await play(kind, team, tools=[TOOL], stream=streamed)
+
+    assert text(events) == written
+    assert [event.reason for event in events if isinstance(event, Finish)] == ["stop"]

@@ -45,8 +45,9 @@ async def strict() -> AsyncIterator[Stack]:
             "one": recipe(one, contract=CHOICE, on_violation="fail"),
             "team": recipe(team, contract=CHOICE, contract_prompt="End with ANSWER: A or B."),
             "free": recipe(team),
+            "firm": recipe(one, contract=CHOICE, on_violation="fail", contract_wins="decision"),
         },
-        "entrypoints": {"one": "one", "team": "team", "free": "free"},
+        "entrypoints": {"one": "one", "team": "team", "free": "free", "firm": "firm"},
     }
     models = [SimulatedModel(name=name, latency=0, token_latency=0) for name in names]
     async with run_stack(Simulator(models), change) as stack:
@@ -140,3 +141,20 @@ async def test_a_schema_that_is_none_is_the_clients_mistake(strict: Stack) -> No
 
     assert (status, error["code"], error["param"]) == (400, "invalid_field", "response_format")
     assert strict.simulator.count() == 0
+
+
+@both_ways
+async def test_a_client_cannot_choose_a_form_where_the_decision_insists(
+    strict: Stack, streamed: bool
+) -> None:
+    """A `response_format` that contradicts the contract is told so before any model is called; without one it holds."""
+    strict.simulator.reset()
+    strict.simulator.script("s", "It is B.")
+    for wanted in (WANTED, {"type": "json_object"}):
+        status, _, error = await ask(strict, "firm", streamed=streamed, response_format=wanted)
+        assert (status, error["code"], error["param"]) == (400, "invalid_field", "response_format")
+    assert strict.simulator.count() == 0
+
+    plain = {"type": "text"}
+    status, text, _ = await ask(strict, "firm", streamed=streamed, response_format=plain)
+    assert (status, text) == (200, "It is B.\n\nANSWER: B")

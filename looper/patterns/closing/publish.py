@@ -34,12 +34,19 @@ async def publish(draft: Draft, run: Run, *, until: float) -> AsyncGenerator[Eve
 
 def whole(choice: Choice) -> Iterator[Event]:
     """A complete answer as events."""
+    calls = choice.message is not None and bool(choice.message.tool_calls)
     yield from bits(choice)
-    yield Finish(choice.finish_reason or "stop", choice.index)
+    yield Finish(choice.finish_reason or _end(calls=calls), choice.index)
+
+
+def _end(*, calls: bool) -> str:
+    """How an answer ends of which its backend does not say it."""
+    return "tool_calls" if calls else "stop"
 
 
 async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
     finishes: dict[int, str | None] = {0: None}
+    calling: set[int] = set()
     opening = _Opening()
     last: Sequence[Choice] = ()
     async for chunk in chunks:
@@ -47,12 +54,13 @@ async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
         for choice in chunk.choices:
             finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
             for bit in bits(choice):
+                calling |= {bit.choice} if bit.kind == "tool_calls" else set()
                 for event in opening.admit(bit):
                     yield event
     if not opening.over:
         raise nothing_said(last)
     for index, reason in sorted(finishes.items()):
-        yield Finish(reason or "stop", index)
+        yield Finish(reason or _end(calls=index in calling), index)
 
 
 class _Opening:

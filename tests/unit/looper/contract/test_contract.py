@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from looper.contract import FREE, Contract, ContractConfig, canonical
+from looper.contract import (
+    FREE,
+    Contract,
+    ContractConfig,
+    Terms,
+    canonical,
+    from_response_format,
+)
 from looper.contract.base import quote, visible
 from looper.contract.json_text import canonical as canonical_json
 from looper.contract.json_text import parse
+from looper.errors import InvalidField
 
 EXAMPLES = {
     "choice": '{type: choice, values: [A, B, C, D], render: "ANSWER: {choice}"}',
@@ -232,3 +240,79 @@ def test_a_quotation_is_one_short_line() -> None:
     """Messages show the end of a text, where answers stand."""
     assert quote("a\n b") == '"a b"'
     assert quote("x" * 1_000_000 + "\nend") == f'"…{"x" * 56} end"'
+
+
+@pytest.mark.parametrize("example", ["choice-exact", "number-exact", "exact"])
+def test_an_exact_value_is_published_without_the_blanks_around_it(example: str) -> None:
+    """The value is what is asked for: blanks before or behind it are taken off."""
+    contract, value = CONTRACTS[example], {"choice-exact": "B", "number-exact": "42"}.get(
+        example, "2024-01"
+    )  # fmt: skip
+    for dressed in (f" {value}", f"{value}\n", f"\n\t{value} \n"):
+        assert contract.check(dressed) is not None
+        assert contract.repair(dressed) == value
+    assert contract.check(value) is None
+
+
+@pytest.mark.parametrize(
+    ("example", "text", "repaired"),
+    [
+        pytest.param("choice", "B", "ANSWER: B", id="choice"),
+        pytest.param("choice", "**(B)**\n", "ANSWER: B", id="choice-dressed"),
+        pytest.param("choice", "It is B.", "It is B.\n\nANSWER: B", id="choice-in-words"),
+        pytest.param("number-form", "42", "#### 42", id="number"),
+        pytest.param("number-form", "42 apples", "42 apples\n\n#### 42", id="number-with-a-unit"),
+    ],
+)
+def test_a_form_replaces_an_answer_that_is_nothing_but_its_value(
+    example: str, text: str, repaired: str
+) -> None:
+    """The value is not said twice; whatever else an answer says is kept before it."""
+    assert CONTRACTS[example].repair(text) == repaired
+
+
+OTHER = {"type": "object", "required": ["age"]}
+NAMED: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}},
+    "required": ["name"],
+}
+
+
+def format_of(schema: object) -> bytes:
+    if schema is None:
+        return b'{"type": "json_object"}'
+    wanted = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema}}
+    return json.dumps(wanted).encode()
+
+
+@pytest.mark.parametrize(
+    ("example", "schema", "agrees"),
+    [
+        pytest.param("choice", None, False, id="choice-as-json"),
+        pytest.param("exact", NAMED, False, id="exact-as-json"),
+        pytest.param("code", None, False, id="code-as-json"),
+        pytest.param("reference", None, False, id="reference-as-json"),
+        pytest.param("choice-field", None, True, id="choice-in-a-field"),
+        pytest.param("choice-field", NAMED, False, id="choice-in-a-field-of-a-schema"),
+        pytest.param("json", None, True, id="json-as-any-json"),
+        pytest.param("json", NAMED, True, id="json-as-itself"),
+        pytest.param("json", OTHER, False, id="json-as-other-json"),
+        pytest.param("json-any", OTHER, False, id="any-json-as-other-json"),
+        pytest.param("json-marker", None, False, id="json-behind-a-marker"),
+        pytest.param("text", OTHER, True, id="text-as-json"),
+    ],
+)
+def test_whose_form_holds(example: str, schema: object, agrees: bool) -> None:
+    """The client's, in place of the contract; or the decision's, and then what contradicts it is refused."""
+    contract = CONTRACTS[example]
+    wanted = from_response_format(format_of(schema))
+    assert Terms(contract).beside(wanted).contract is wanted
+    insisting = Terms(contract, on_violation="fail", wins="decision")
+    assert insisting.beside(None) is insisting
+    if agrees:
+        assert insisting.beside(wanted) is insisting
+    else:
+        with pytest.raises(InvalidField) as refused:
+            insisting.beside(wanted)
+        assert refused.value.param == "response_format"

@@ -40,13 +40,17 @@ def test_a_text_of_the_form_is_found(
     assert exact(regex, extract=extract).extract(text) == value
 
 
+_FORM = {"render": "<{exact}>", "extract": {"mode": "last_match"}}
+
+
 @pytest.mark.parametrize(
     ("settings", "text", "repaired"),
     [
         pytest.param({}, "```\nB7\n```", "B7", id="fence"),
         pytest.param({}, "So:\nANSWER: B7", "B7", id="marker"),
         pytest.param({}, "It is B7", None, id="no-guess"),
-        pytest.param({"render": "<{exact}>", "extract": {"mode": "last_match"}}, "B7", "B7\n\n<B7>", id="form"),
+        pytest.param(_FORM, "B7", "<B7>", id="form"),
+        pytest.param(_FORM, "It is B7", "It is B7\n\n<B7>", id="form-amid-prose"),
     ],
 )  # fmt: skip
 def test_a_form_is_repaired(settings: dict[str, Any], text: str, repaired: str | None) -> None:

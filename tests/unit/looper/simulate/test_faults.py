@@ -29,6 +29,7 @@ from looper.simulate.server import (
     Huge,
     Length,
     OtherMode,
+    PlainStop,
     ReasoningOnly,
     Refusal,
     Reset,
@@ -587,6 +588,16 @@ async def test_function_call(backend: Backend, stream: bool) -> None:
     assert json.loads(arguments) == {"city": "simulated city", "days": 1}
     assert not any("tool_calls" in each for each in said)
     assert seen.choices[-1]["finish_reason"] == "function_call"
+
+
+@BOTH
+async def test_plain_stop(backend: Backend, stream: bool) -> None:
+    """The tools are called all the same."""
+    called = [{"role": "user", "content": "f"}]
+    tools = {"tools": [tool("f")]}
+    seen = await backend.ask(PlainStop(), messages=called, stream=stream, **tools)
+    assert "tool_calls" in seen.text
+    assert seen.choices[-1]["finish_reason"] == "stop"
 
 
 async def test_early_finish(backend: Backend) -> None:

@@ -46,3 +46,19 @@ def test_what_names_no_tool_is_no_call(function: object) -> None:
 
     assert choice.message == Reply()
     assert choice.finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    ("chunks", "finish"),
+    [
+        pytest.param([streamed(*BITS, finish="stop")], "tool_calls", id="at-once"),
+        pytest.param([streamed(*BITS), streamed(finish="stop")], "tool_calls", id="behind"),
+        pytest.param([streamed(*BITS), streamed(finish="length")], "length", id="cut"),
+        pytest.param([streamed(finish="stop")], "stop", id="no-calls"),
+    ],
+)
+def test_what_has_called_does_not_just_stop(chunks: list[Completion], finish: str) -> None:
+    """A client goes by the reason to know that it has tools to run."""
+    calls = ToolCalls(allowed=True)
+    (*_, last) = [calls.read(chunk) for chunk in chunks]
+    assert last.choices[0].finish_reason == finish
