@@ -123,6 +123,12 @@ class ContractViolated(UpstreamFailed):
     code = "contract_violated"
 
 
+class VerificationFailed(UpstreamFailed):
+    """A verifier does not let an answer pass, and the workflow wants every one to."""
+
+    code = "verification_failed"
+
+
 class RateLimited(LooperError):
     """Every backend that was asked is rate-limited."""
 

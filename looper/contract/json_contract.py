@@ -82,8 +82,9 @@ class JsonContract(Contract[str]):
                     yield from sources(content[found.end() :].lstrip(" \t\n*_`"))[:1]
             case "last_match" | "json_field":
                 yield content
-                yield from reversed(found := sources(content))
-                if not found:
+                readable = sources(content)
+                yield from reversed(readable)
+                if not readable:
                     yield from filter(None, [_mend(content)])
 
     def _value(self, source: str) -> str | None:

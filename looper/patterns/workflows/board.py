@@ -163,14 +163,15 @@ class Board:
     def best(self, models: Mapping[str, Model]) -> list[Agent]:
         """Workers with an answer, best first: not rejected, in a later step, of a better model."""
         found = [
-            (self._rejected(agent), -at, -models[agent.model].general_rating, agent)
+            (self.rejected(agent), -at, -models[agent.model].general_rating, agent)
             for at, step in enumerate(self.steps)
             for agent in self.of(step)
             if step.role == "worker" and agent.text.strip()
         ]
         return [agent for *_, agent in sorted(found, key=lambda each: each[:3])]
 
-    def _rejected(self, worker: Agent) -> bool:
+    def rejected(self, worker: Agent) -> bool:
+        """Whether a verifier says that its answer is wrong."""
         return any(
             agent.verdict == "fail"
             for verifier in self.steps

@@ -8,10 +8,13 @@ from typing import Any
 
 from looper.calling.calls import CallFailed, Failure, Result, Role
 from looper.calling.drafts import Draft, answering, append_messages, json_schema, message, private
+from looper.calling.failures import why_no_answer
+from looper.errors import UpstreamFailed, VerificationFailed
 from looper.patterns.workflows.board import Agent, Board, Verdict
 from looper.patterns.workflows.plan import Step, TimedStep
 from looper.patterns.workflows.prompts import VERDICT, Shown, to_revise, told
 from looper.patterns.workflows.settings import WorkflowSettings
+from looper.patterns.workflows.standing import Standing, standing
 from looper.patterns.workflows.tools import as_said, calls_of
 from looper.run import Run
 from looper.wire.chat import ChatRequest, Completion, Reply
@@ -120,6 +123,8 @@ class Crew:
     def _failed(self, agent: Agent, result: Result) -> None:
         self.failures.append(result)
         agent.fails()
+        if self._config.on_error == "fail" and result.state not in _NEVER_ASKED:
+            raise why_no_answer([result])
 
     def draft(
         self,
@@ -143,6 +148,8 @@ class Crew:
             stream=stream,
             sample=sample,
         )
+        if role == "worker" and len(self._board.steps) > 1:
+            draft = _of_a_part(draft)
         return replace(draft, agent=self._board.name(agent.id))
 
     # ... and verifiers.
@@ -162,6 +169,7 @@ class Crew:
             if all(agent.heard == now for agent in agents):
                 break
             await _all(self._judge(agent, step, now, until) for agent in agents)
+            self._check_passed(agents)
             if self._config.on_verify_fail == "revise":
                 self._send_back([agent for agent, _ in workers], agents)
         for agent in agents:
@@ -188,9 +196,17 @@ class Crew:
             read = None
             if self._has_call(draft):
                 read = await self._run.ask_json(draft, Verdict, until=self._by(step, until))
+            if read is None and self._config.on_error == "fail" and draft.unsuitable() is None:
+                raise UpstreamFailed("A verifier of this workflow did not give its verdict.")
         agent.verdict = None if read is None else read.verdict
         agent.reasons = [] if read is None else read.reasons
         agent.heard = heard
+
+    def _check_passed(self, verifiers: Sequence[Agent]) -> None:
+        """Raises VerificationFailed where everything has to pass, and a verifier does not say that it does."""
+        passed = all(agent.verdict == "pass" for agent in verifiers)
+        if self._config.on_verify_fail == "fail" and not passed:
+            raise VerificationFailed("A verifier of this workflow did not let its answers pass.")
 
     def _send_back(self, workers: Sequence[Agent], verifiers: Sequence[Agent]) -> None:
         """Put before workers what was found, behind the answers that they had given. No answer is sent back twice."""
@@ -235,13 +251,20 @@ class Crew:
             return until
         return min(until, self._run.deadline.now() + timeout.total_seconds())
 
-    def results(self) -> list[Result]:
-        """The answers that could be published, the best first."""
-        models = self._run.models
-        return [
-            Result(models[agent.model], "worker", "ok", agent.answer)
-            for agent in self._board.best(models)
-        ]
+    def standing(self) -> Standing:
+        """The workers' answers that could be published, the best first."""
+        return standing(self._board, self._run.models, self._run.terms.contract)
+
+
+_NEVER_ASKED = ("not_started", "cancelled")
+_OF_THE_WHOLE = frozenset({"response_format", "stop"})
+"""Members of the client's that say what its answer has to be like, and not what a part of the work has to be like."""
+
+
+def _of_a_part(draft: Draft) -> Draft:
+    """The same for whoever does a part of the work."""
+    members = {name: said for name, said in draft.members.items() if name not in _OF_THE_WHOLE}
+    return replace(draft, members=members, needs=draft.needs - {"json_schema"})
 
 
 def _sample(agent: Agent, step: Step) -> int:

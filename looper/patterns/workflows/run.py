@@ -9,7 +9,7 @@ import msgspec
 
 from looper.calling.drafts import json_schema, private
 from looper.calling.failures import why_no_answer
-from looper.errors import InvalidField
+from looper.errors import InvalidField, UpstreamFailed
 from looper.patterns.closing.conclude import Ending, conclude, present
 from looper.patterns.workflows.board import Agent, Board
 from looper.patterns.workflows.crew import Crew
@@ -128,6 +128,8 @@ class Workflows:
             effort = {"reasoning_effort": planner.reasoning_effort}
             draft = replace(draft, members={**draft.members, **effort})
         plan = await run.ask_json(draft, type, until=run.deadline.share(_PLANNER_SHARE))
+        if plan is None and config.on_error == "fail":
+            raise UpstreamFailed("The planner of this workflow gave no plan that can be used.")
         if plan is None:
             run.trace.note("the planner gave no plan that can be used: every model solves the task")
             return Board(fallback(config.models or ()), config.final, degraded=True)
@@ -149,7 +151,7 @@ class Workflows:
         self, crew: Crew, board: Board, request: ChatRequest, run: Run
     ) -> AsyncGenerator[Event]:
         """What follows when nobody can work any more."""
-        if board.skipped and (crew.results() or not board.waiting):
+        if board.skipped and (crew.standing() or not board.waiting):
             return self._best(crew, board, run)
         if board.waiting and run.pauses is not None:
             return _hand_over(board, request, run, run.pauses)
@@ -158,12 +160,13 @@ class Workflows:
     async def _best(self, crew: Crew, board: Board, run: Run) -> AsyncGenerator[Event]:
         """The best answer so far, as it is."""
         run.trace.note("nothing came of a step that another one needs: the best answer so far")
-        results = crew.results()
-        if not results:
+        standing = crew.standing()
+        if not standing:
             raise why_no_answer(crew.failures)
-        draft = crew.draft(board.best(run.models)[0], "worker")
-        ending = _ending(board, run)
-        async with aclosing(present(results[0], run, results[1:], ending, draft=draft)) as events:
+        (best, winner), *rest = standing
+        others = [result for _, result in rest]
+        draft, ending = crew.draft(best, "worker"), _ending(board, run)
+        async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
             async for event in events:
                 yield event
 
@@ -176,7 +179,8 @@ class Workflows:
         agent = board.agents.get(FINAL) or self._final(crew, board)
         tools = crew.may_use_tools(agent) and crew.may_call()
         draft = crew.draft(agent, "final", stream=request.stream, tools=tools)
-        events = conclude([draft], run, crew.results(), _ending(board, run))
+        answers = [result for _, result in crew.standing()]
+        events = conclude([draft], run, answers, _ending(board, run))
         if tools and run.pauses is not None:
             events = _keeping(events, agent, board, request, run, run.pauses)
         async with aclosing(events):

@@ -68,8 +68,13 @@ class WorkflowSettings(Setting):
         default=timedelta(minutes=30),
         description="time at work over all turns of a run, without what the client takes in between",
     )
-    on_verify_fail: Literal["revise", "continue"] = Field(
-        default="revise", description="revise: who was verified has one more go"
+    on_error: Literal["skip", "fail"] = Field(
+        default="skip",
+        description="fail: the request fails with the first worker, verifier or planner that does",
+    )
+    on_verify_fail: Literal["revise", "continue", "fail"] = Field(
+        default="revise",
+        description="revise: who was verified has one more go; fail: what does not pass fails the request",
     )
 
     @model_validator(mode="after")

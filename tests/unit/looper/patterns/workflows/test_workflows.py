@@ -236,6 +236,36 @@ class TestStaticPlan:
         assert [asked.deadline - began for asked in client.asked[:2]] == [2, 5]
         assert done_of(events).outcome == "degraded"
 
+    @pytest.mark.parametrize(
+        ("steps", "heard"),
+        [
+            pytest.param([step("one", "a", "b")], {"a", "b", "f"}, id="one-step"),
+            pytest.param([step("one", "a"), step("two", "b")], {"f"}, id="parts"),
+            pytest.param([step("one", "a"), verifier("check", "one")], {"f"}, id="verified"),
+        ],
+    )
+    async def test_who_does_a_part_is_not_told_of_the_whole(
+        self, steps: list[dict[str, Any]], heard: set[str]
+    ) -> None:
+        """The form of the answer is for whoever writes it, and needs no capability of those who do not."""
+        schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+        members: dict[str, Any] = {
+            "response_format": schema,
+            "stop": ["END"],
+            "n": 1,
+            "logprobs": True,
+            "seed": 7,
+        }
+        client = client_of()
+        await events_of(client, static(*steps), **members)
+        workers = [asked for asked in client.asked if asked.role in ("worker", "final")]
+
+        for name in ("response_format", "stop"):
+            assert {asked.name for asked in workers if name in asked.body} == heard
+        assert not any("n" in asked.body for asked in workers)
+        assert {asked.name for asked in workers if "logprobs" in asked.body} == {"f"}
+        assert all("seed" in asked.body for asked in workers)
+
     async def test_more_than_one_choice_is_refused(self) -> None:
         """`n` must be 1, and nothing is called."""
         client = client_of()
@@ -289,6 +319,88 @@ class TestFailures:
 
         assert text_of(events) == "said by b"
         assert done_of(events).outcome == "fallback"
+
+    @pytest.mark.parametrize(
+        ("steps", "published"),
+        [
+            pytest.param([step("one", "a", "b", "c")], "It is B.", id="side-by-side"),
+            pytest.param([step("x", "a"), step("y", "b"), step("z", "c")], "It is B.", id="steps"),
+            pytest.param(
+                [step("one", "b", "c"), step("two", "a", needs=["one"])],
+                "It is C.",
+                id="a-later-one-has-seen-them",
+            ),
+            pytest.param(
+                [step("one", "b", "c"), step("two", "a", needs=["one"], sees=[])],
+                "It is B.",
+                id="a-later-one-has-not-seen-them",
+            ),
+            pytest.param(
+                [step("one", "b", "c"), verifier("check", "one"), step("two", "a")],
+                "It is C.",
+                id="rejected",
+            ),
+        ],
+    )
+    @both
+    async def test_under_a_contract_the_workers_vote(
+        self, stream: bool, steps: list[dict[str, Any]], published: str
+    ) -> None:
+        """What most of those say who may still be right is the best answer, not that of whoever stands first."""
+        equal = {**CATALOGUE, **{name: model(name) for name in "abc"}}
+        said: Mapping[str, Step] = {"a": "It is C.", "b": "It is B.", "c": "It is B."}
+        client = client_of(**said, v=FAIL, f=refused(500))
+        contract = ChoiceConfig(type="choice", values=("A", "B", "C")).build()
+        run = replace(run_of(client), models=equal, terms=Terms(contract))
+        events = await events_of(client, static(*steps), run=run, stream=stream)
+
+        assert text_of(events) == published
+        assert done_of(events).outcome == "fallback"
+
+    @timeless
+    async def test_on_error_fail_fails_at_the_first_failure(self) -> None:
+        """At once: nobody else is waited for, and no step that was still to come begins."""
+        client = client_of(a=After(1, refused(429, 9)), b=After(50, "late"))
+        config = static(step("one", "a", "b"), step("two", "c", needs=["one"]), on_error="fail")
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(LooperError) as caught:
+            await events_of(client, config)
+
+        assert caught.value.status == 429
+        assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+        assert client.cancelled == ["b"]
+        assert client.names == ["a", "b"]
+
+    @pytest.mark.parametrize("said", [refused(500), "fine with me"])
+    async def test_a_verifier_is_one_whose_failure_counts(self, said: Step) -> None:
+        """Also one whose verdict cannot be read, asked again or not."""
+        client = client_of(v=said)
+        config = static(step("one", "a"), verifier("check", "one"), on_error="fail")
+        with pytest.raises(LooperError) as caught:
+            await events_of(client, config)
+        assert caught.value.code == "upstream_failed"
+        assert "f" not in client.names
+
+    async def test_so_is_a_planner(self) -> None:
+        """Nobody works by a plan that was not made."""
+        client = client_of(p="no plan")
+        with pytest.raises(LooperError) as caught:
+            await events_of(client, dynamic(on_error="fail"))
+        assert caught.value.code == "upstream_failed"
+        assert set(client.names) == {"p"}
+
+    async def test_who_was_never_asked_has_not_failed(self) -> None:
+        """A model that cannot take the request is left out, whatever `on_error` says."""
+        run = run_of(client := client_of())
+        blind = model("a", capabilities=["tools"])
+        run = replace(run, models={**CATALOGUE, "a": blind})
+        image = {"type": "image_url", "image_url": {"url": "https://x.test/i.png"}}
+        messages = [{"role": "user", "content": [image]}]
+        config = static(step("one", "a", "b"), on_error="fail")
+        events = await events_of(client, config, run=run, messages=messages)
+
+        assert text_of(events) == "the answer"
+        assert client.names == ["b", "f"]
 
     @pytest.mark.parametrize("calls", [1, 2, 3])
     async def test_a_small_budget_leaves_what_it_bought(self, calls: int) -> None:
@@ -448,6 +560,23 @@ class TestVerifiers:
 
         assert client.names == ["a", "v", "f"]
         assert done_of(events).outcome == "degraded"
+
+    @pytest.mark.parametrize(
+        "said", [FAIL, json.dumps({"verdict": "unsure"}), "fine with me", refused(500)]
+    )
+    async def test_on_verify_fail_fail_publishes_nothing_that_did_not_pass(
+        self, said: Step
+    ) -> None:
+        """What was rejected, or for whatever reason not vouched for, is an error; nothing is revised or written."""
+        client = client_of(v=said)
+        config = static(step("one", "a"), verifier("check", "one"), on_verify_fail="fail")
+        with pytest.raises(LooperError) as caught:
+            await events_of(client, config)
+
+        assert (caught.value.status, caught.value.code) == (502, "verification_failed")
+        assert client.names.count("a") == 1
+        assert "f" not in client.names
+        assert text_of(await events_of(client_of(), config)) == "the answer"
 
     async def test_unsure_is_not_rejected(self) -> None:
         """A verifier that cannot tell has nothing revised, and the outcome says that nobody vouches for it."""
