@@ -10,7 +10,7 @@ class ProtocolError(Exception):
 
 
 class Abandoned(Exception):
-    """The client left before its request was complete. Nobody is there to be told."""
+    """The client left before its request was complete, or before its answer was. Nobody is there to be told."""
 
 
 class Overtaken(Exception):

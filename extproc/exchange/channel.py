@@ -18,10 +18,22 @@ class Channel(Protocol):
         """The next event; None when Envoy has no more to say."""
         ...
 
-    async def send(self, action: Action) -> None: ...
+    async def send(self, action: Action) -> None:
+        """Hand an action to the transport, whole. One at a time, and cancelled only with its stream.
+
+        Raises Abandoned if the stream is over.
+        """
+        ...
 
     async def begin(self) -> None:
         """Have Envoy never replay this exchange, whatever happens to us: from here on it costs money."""
+        ...
+
+    async def abort(self, why: str) -> None:
+        """Break the stream off, so that the client's answer breaks off as well. `why` is for Envoy's log.
+
+        May come at any time, also when a `send` was given up. Raises Abandoned if the stream is over.
+        """
         ...
 
 

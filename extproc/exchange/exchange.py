@@ -8,9 +8,10 @@ import structlog
 from extproc.decisions.canned import Canned
 from extproc.decisions.destination import destination
 from extproc.decisions.recipe import Decision
-from extproc.errors import Abandoned, Overtaken
+from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.exchange.channel import Channel, wave_through
 from extproc.exchange.incoming import Incoming
+from extproc.exchange.outlet import Outlet
 from extproc.exchange.reply import error_facts, error_reply, said_of
 from extproc.exchange.respond import respond
 from extproc.exchange.routed import Routed
@@ -59,34 +60,56 @@ class Exchange:
         self._opening = opening
         self._recipe = recipe
         self._facts: dict[str, str | int] = {}
-        self._incoming = Incoming(channel, opening, runtime.config.limits.max_body)
+        self._end = "answered"
+        self._is_told = False
+        self._outlet = Outlet(channel, self._broken_off)
+        self._incoming = Incoming(channel, self._outlet, opening, runtime.config.limits.max_body)
         self._routed: Routed | None = None
         self._team: Team | None = None
 
     async def run(self) -> None:
         """See the exchange through. Ends, with everything under way, when it is cancelled."""
         started = time.perf_counter()
-        end = "abandoned"
         try:
-            await self._answer()
-            end = "answered"
-            await self._see_out()
-        except LooperError as error:
-            end = "refused"
-            await self._fail(error)
-            await self._see_out()
-        except Overtaken:
-            end = "overtaken"
-            await wave_through(self._channel)
+            async with self._outlet:
+                await self._see_through()
         except Abandoned:
             pass
+        except ProtocolError:
+            raise
+        except Exception:
+            _log.exception("exchange.crashed")
+            await self._outlet.abort("An internal error.")
         finally:
             # Only now has Envoy nothing of the answer left for a slow client.
             if self._team is not None:
                 self._team.release()
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
-            path = self._known_path()
+            path, end = self._known_path(), self._how_it_ended()
             _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **self._facts)
+
+    async def _see_through(self) -> None:
+        try:
+            await self._answer()
+        except LooperError as error:
+            await self._fail(error)
+        except Overtaken:
+            self._end, self._is_told = "overtaken", True
+            await wave_through(self._channel)
+            return
+        except (Abandoned, ProtocolError):
+            raise
+        except Exception:
+            _log.exception("exchange.crashed")
+            await self._fail(InternalError())
+        self._is_told = True
+        await self._see_out()
+
+    def _how_it_ended(self) -> str:
+        """What happened to the client: it has been told all from when the transport has the end of that."""
+        if self._outlet.aborted:
+            return "aborted"
+        return self._end if self._is_told or self._outlet.handed else "abandoned"
 
     async def _answer(self) -> None:
         match self._opening.method, self._opening.path:
@@ -149,11 +172,11 @@ class Exchange:
         metadata = {**facts, "run": secrets.token_hex(8)}
         self._facts |= {**metadata, "status": canned.status}
         headers = said_of(metadata)
-        await self._channel.send(respond(canned, request, headers, metadata))
+        await self._outlet.send(respond(canned, request, headers, metadata))
 
     async def _tell_models(self) -> None:
         body = self._runtime.models_answer
-        await self._channel.send(
+        await self._outlet.send(
             Respond(200, (("content-type", "application/json"),), body, "looper.models")
         )
 
@@ -167,12 +190,12 @@ class Exchange:
         self._facts |= metadata
         self._routed = Routed(self._runtime, request, model, metered=self._opening.metered)
         trailers = self._incoming.trailers
-        await self._channel.send(self._routed.rewrite(decision, metadata, trailers=trailers))
+        await self._outlet.send(self._routed.rewrite(decision, metadata, trailers=trailers))
 
     # ... or a team, whose answer we write in Envoy's place.
 
     def _begin_team(self) -> Team:
-        self._team = Team(self._runtime, self._channel, self._opening, self._facts, self._route)
+        self._team = Team(self._runtime, self._outlet, self._opening, self._facts, self._route)
         return self._team
 
     # The answer does not come by here, unless it is metered: then Envoy holds each piece of it until we have replied.
@@ -182,15 +205,15 @@ class Exchange:
         while (event := await self._channel.receive()) is not None:
             match event:
                 case RequestTrailers() if self._opening.mode is BodyMode.BUFFERED:
-                    await self._channel.send(PassTrailers())
+                    await self._outlet.send(PassTrailers())
                 case ResponseHeaders():
                     if self._routed is not None:
                         self._routed.begin(event)
-                    await self._channel.send(PassResponseHeaders())
+                    await self._outlet.send(PassResponseHeaders())
                 case ResponseBody():
-                    await self._channel.send(self._returned(event))
+                    await self._outlet.send(self._returned(event))
                 case ResponseTrailers():
-                    await self._channel.send(PassResponseTrailers())
+                    await self._outlet.send(PassResponseTrailers())
                 case RequestHeaders() | RequestBody() | RequestTrailers():
                     pass  # nothing that follows the end of the request is looked at
 
@@ -204,14 +227,18 @@ class Exchange:
     # What goes wrong is told as a status if nothing was said yet, else in the stream.
 
     async def _fail(self, error: LooperError) -> None:
-        self._facts |= error_facts(error)
-        if self._team is not None and await self._team.fail(error):
+        if self._outlet.closed:  # it came too late to be the client's
             return
-        await self._channel.send(error_reply(error, error.retry, (), {}))
+        self._end = "refused"
+        self._facts |= error_facts(error)
+        if self._team is None or not await self._team.fail(error):
+            await self._outlet.send(error_reply(error, error.retry, (), {}))
 
-    async def last_resort(self) -> None:
-        """After a mistake of ours: end the exchange in a way that says no more than that there was one."""
-        await self._fail(InternalError())
+    def _broken_off(self, why: str) -> None:
+        """The stream was aborted: say where its team stands, as long as that stands there."""
+        self._runtime.process.tally.aborted += 1
+        at = [] if self._team is None else self._team.stands
+        _log.error("exchange.aborted", why=why, run=self._facts.get("run"), at=at)
 
     def _known_path(self) -> str:
         """The path, if it is one of ours: others may hold anything."""

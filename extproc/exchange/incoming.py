@@ -2,6 +2,7 @@
 
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.exchange.channel import Channel
+from extproc.exchange.outlet import Outlet
 from extproc.protocol.actions import PassBody, PassHeaders, PassTrailers
 from extproc.protocol.events import (
     BodyMode,
@@ -16,8 +17,11 @@ from looper.errors import BodyTooLarge, InvalidRequest
 class Incoming:
     """What follows a request's headers."""
 
-    def __init__(self, channel: Channel, opening: RequestHeaders, max_body: int) -> None:
+    def __init__(
+        self, channel: Channel, outlet: Outlet, opening: RequestHeaders, max_body: int
+    ) -> None:
         self._channel = channel
+        self._outlet = outlet
         self._opening = opening
         self._max_body = max_body
         self.trailers = False
@@ -30,7 +34,7 @@ class Incoming:
         if self._opening.end_of_stream:
             return b""
         if self._opening.mode is BodyMode.BUFFERED:
-            await self._channel.send(PassHeaders())
+            await self._outlet.send(PassHeaders())
         pieces: list[bytes] = []
         size = 0
         while (piece := await self._next_piece()) is not None:
@@ -60,11 +64,11 @@ class Incoming:
 
     async def let_through(self) -> None:
         """Let the request through as it is, piece by piece."""
-        await self._channel.send(PassHeaders())
+        await self._outlet.send(PassHeaders())
         ended = self._opening.end_of_stream
         while not ended:
             piece = await self._next_piece()
-            await self._channel.send(
+            await self._outlet.send(
                 PassTrailers() if piece is None else PassBody(piece.data, piece.end_of_stream)
             )
             ended = piece is None or piece.end_of_stream
@@ -72,7 +76,7 @@ class Incoming:
     async def release(self, body: bytes) -> None:
         """Let a request through that was read to its end."""
         if self._opening.mode is BodyMode.FULL_DUPLEX:
-            await self._channel.send(PassHeaders())
-        await self._channel.send(PassBody(body, end_of_stream=not self.trailers))
+            await self._outlet.send(PassHeaders())
+        await self._outlet.send(PassBody(body, end_of_stream=not self.trailers))
         if self.trailers:
-            await self._channel.send(PassTrailers())
+            await self._outlet.send(PassTrailers())

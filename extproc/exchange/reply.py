@@ -1,6 +1,6 @@
 """How a team's answer reaches the client: live, as Envoy's streamed local reply, or whole."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,8 +22,6 @@ from looper.wire.answer import Chunks, Whole
 from looper.wire.chat import ChatRequest
 from looper.wire.events import Delta, Done, Event, Progress
 
-Send = Callable[[Action], Awaitable[None]]
-
 _JSON: Headers = (("content-type", "application/json"),)
 _SSE: Headers = (
     ("content-type", "text/event-stream"),
@@ -34,13 +32,12 @@ _SSE: Headers = (
 
 @dataclass(slots=True)
 class Answering:
-    """What a reply needs to know: the request, its run, where to send, and what is noted of the exchange."""
+    """What a reply needs to know: the request, its run, and what is noted of the exchange."""
 
     request: ChatRequest
     run: Run
     decision: Decision
     facts: Metadata
-    send: Send
     log: dict[str, str | int]
     outflow: Outflow
     max_bytes: int
@@ -76,10 +73,10 @@ class Answering:
         self.log |= metadata
         return metadata
 
-    def end(self, error: BaseException | None) -> None:
+    def end(self, *, failed: bool) -> None:
         """Note what became of a run that has not answered: it failed, or nobody is left to hear of it."""
         if "outcome" not in self.log:
-            self.log |= self._ended("failed" if isinstance(error, Exception) else "abandoned")
+            self.log |= self._ended("failed" if failed else "abandoned")
 
     def _ended(self, outcome: str) -> dict[str, str | int]:
         ledger = self.run.ledger
@@ -147,11 +144,11 @@ def said_of(facts: Metadata) -> Headers:
 
 
 class Reply(Protocol):
-    """Takes a run's events and makes an answer of them."""
+    """Takes a run's events, and says what is to be said of them at once. So nothing can be cancelled in between."""
 
-    async def add(self, event: Event | Heartbeat) -> None: ...
+    def add(self, event: Event | Heartbeat) -> Sequence[Action]: ...
 
-    async def fail(self, error: LooperError) -> None:
+    def fail(self, error: LooperError) -> Sequence[Action]:
         """End the answer with an error."""
         ...
 
@@ -163,51 +160,41 @@ class LiveReply:
         self._answering = answering
         self._chunks = Chunks(answering.request, answering.decision.usage)
         self._open = False
-        self._closed = False
 
-    async def add(self, event: Event | Heartbeat) -> None:
-        if self._closed:
-            return
+    def add(self, event: Event | Heartbeat) -> Sequence[Action]:
         match event:
             case Progress():
-                if self._answering.decision.progress == "reasoning":
-                    await self._write(
-                        self._chunks.frames(Delta("reasoning_content", f"{event.stage}\n"))
-                    )
+                if self._answering.decision.progress != "reasoning":
+                    return ()
+                return self._say(
+                    self._chunks.frames(Delta("reasoning_content", f"{event.stage}\n"))
+                )
             case Heartbeat():
-                await self._write(self._chunks.comment())
+                return self._say(self._chunks.comment())
             case Done():
                 debug = self._answering.debug
                 facts = self._answering.debug_facts(event) if debug else None
                 before = self._chunks.facts(facts) if facts is not None else b""
-                await self._close(before + self._chunks.frames(event), event)
+                return self._close(before + self._chunks.frames(event), event)
             case _:
-                await self._write(self._chunks.frames(event))
+                return self._say(self._chunks.frames(event))
 
-    async def _write(self, frames: bytes) -> None:
+    def _say(self, frames: bytes) -> Sequence[Action]:
         answering = self._answering
-        if not self._open:
-            self._open = True
-            await answering.send(OpenStream((*_SSE, *answering.headers()), answering.opening()))
-            frames = self._chunks.opening() + frames
-        await answering.send(StreamData(answering.count(frames)))
-
-    async def _close(self, frames: bytes, done: Done | None) -> None:
-        if not self._open:
-            await self._write(b"")
-        self._closed = True
-        await self._answering.send(CloseStream(frames, self._answering.closing(done)))
-
-    async def fail(self, error: LooperError) -> None:
-        if self._closed:
-            return
         if self._open:
-            await self._close(
-                self._chunks.failed(error, self._answering.run.trace.attempts()), None
-            )
-        else:
-            self._closed = True
-            await self._answering.send(self._answering.error(error))
+            return (StreamData(answering.count(frames)),)
+        first = StreamData(answering.count(self._chunks.opening() + frames))
+        self._open = True
+        return (OpenStream((*_SSE, *answering.headers()), answering.opening()), first)
+
+    def _close(self, frames: bytes, done: Done | None) -> Sequence[Action]:
+        opening = () if self._open else self._say(b"")
+        return (*opening, CloseStream(frames, self._answering.closing(done)))
+
+    def fail(self, error: LooperError) -> Sequence[Action]:
+        if not self._open:
+            return (self._answering.error(error),)
+        return self._close(self._chunks.failed(error, self._answering.run.trace.attempts()), None)
 
 
 class WholeReply:
@@ -219,19 +206,17 @@ class WholeReply:
         self._answer = Whole(request, count)
         self._chunks = Chunks(request, count) if request.stream else None
         self._frames: list[bytes] = []
-        self._sent = False
 
-    async def add(self, event: Event | Heartbeat) -> None:
+    def add(self, event: Event | Heartbeat) -> Sequence[Action]:
         if isinstance(event, Heartbeat):
-            return
+            return ()
         if self._chunks is None:
             self._answer.add(event)
         else:
             self._frames.append(self._chunks.frames(event))
-        if isinstance(event, Done):
-            await self._finish(event)
+        return (self._finish(event),) if isinstance(event, Done) else ()
 
-    async def _finish(self, done: Done) -> None:
+    def _finish(self, done: Done) -> Action:
         if self._chunks is None:
             kind, body = _JSON, self._answer.to_json()
         else:
@@ -240,13 +225,10 @@ class WholeReply:
         debug = answering.debug_headers(done) if answering.debug else ()
         headers = (*kind, *answering.headers(done.outcome), *debug)
         body = answering.count(body)
-        self._sent = True
-        await answering.send(Respond(200, headers, body, "looper.answer", answering.closing(done)))
+        return Respond(200, headers, body, "looper.answer", answering.closing(done))
 
-    async def fail(self, error: LooperError) -> None:
-        if not self._sent:
-            self._sent = True
-            await self._answering.send(self._answering.error(error))
+    def fail(self, error: LooperError) -> Sequence[Action]:
+        return (self._answering.error(error),)
 
 
 class PatientReply:
@@ -260,36 +242,32 @@ class PatientReply:
         self._whole = WholeReply(answering)
         self._answer = Whole(answering.request, answering.decision.usage)
         self._open = False
-        self._closed = False
 
-    async def add(self, event: Event | Heartbeat) -> None:
-        answering = self._answering
-        if self._closed:
-            return
+    def add(self, event: Event | Heartbeat) -> Sequence[Action]:
         if isinstance(event, Heartbeat):
-            if not self._open:
-                self._open = True
-                await answering.send(
-                    OpenStream((*_JSON, *answering.headers()), answering.opening())
-                )
-            await answering.send(StreamData(answering.count(b" ")))
-            return
+            return self._wait()
         self._answer.add(event)
         if not self._open:
-            self._closed = isinstance(event, Done)
-            await self._whole.add(event)
-        elif isinstance(event, Done):
-            await self._close(answering.count(self._answer.to_json()), event)
+            return self._whole.add(event)
+        if isinstance(event, Done):
+            return self._close(self._answering.count(self._answer.to_json()), event)
+        return ()
 
-    async def _close(self, body: bytes, done: Done | None) -> None:
-        self._closed = True
-        await self._answering.send(CloseStream(body, self._answering.closing(done)))
+    def _wait(self) -> Sequence[Action]:
+        answering = self._answering
+        blank = StreamData(answering.count(b" "))
+        if self._open:
+            return (blank,)
+        self._open = True
+        return (OpenStream((*_JSON, *answering.headers()), answering.opening()), blank)
 
-    async def fail(self, error: LooperError) -> None:
+    def _close(self, body: bytes, done: Done | None) -> Sequence[Action]:
+        return (CloseStream(body, self._answering.closing(done)),)
+
+    def fail(self, error: LooperError) -> Sequence[Action]:
         if not self._open:
-            await self._whole.fail(error)
-        elif not self._closed:
-            await self._close(error.to_json(self._answering.run.trace.attempts()), None)
+            return self._whole.fail(error)
+        return self._close(error.to_json(self._answering.run.trace.attempts()), None)
 
 
 def reply_for(answering: Answering, *, live: bool) -> Reply:

@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from extproc.decisions.destination import takes
 from extproc.decisions.recipe import Decision
-from extproc.exchange.channel import Channel
+from extproc.exchange.outlet import OVERDUE, Outlet
 from extproc.exchange.reply import Answering, Reply, error_facts, reply_for
 from extproc.exchange.work import Work
 from extproc.process.runtime import Runtime
 from extproc.process.states import identity
+from extproc.process.telemetry import standing
 from extproc.protocol.actions import Metadata
 from extproc.protocol.events import BodyMode, RequestHeaders
 from extproc.signals.read import INLINE
@@ -25,9 +27,9 @@ from looper.errors import LooperError, Overloaded
 from looper.functions import for_client, goes_on, with_tools
 from looper.patterns.workflows.pausing import Origin, Pause, Spent, answers_ours, digest
 from looper.patterns.workflows.saved import ToolResult, load, tool_results
-from looper.run import Deadline, Run, drive, seeded
+from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest
-from looper.wire.events import ANSWERED
+from looper.wire.events import ANSWERED, Event
 
 Route = Callable[[ChatRequest, Model, Metadata, Decision], Awaitable[None]]
 """Has Envoy route a request to one model."""
@@ -45,19 +47,20 @@ class Team:
     def __init__(
         self,
         runtime: Runtime,
-        channel: Channel,
+        outlet: Outlet,
         opening: RequestHeaders,
         log: dict[str, str | int],
         route: Route,
     ) -> None:
         self._runtime = runtime
-        self._channel = channel
+        self._outlet = outlet
         self._opening = opening
         self._log = log
         self._route = route
         self._reply: Reply | None = None
         self._answering: Answering | None = None
         self._pause: Pause | None = None
+        self._task: asyncio.Task[Any] | None = None
 
     async def resume(self, request: ChatRequest, results: Sequence[ToolResult]) -> None:
         """Go on with a run that waited for these answers of tools: what to do with it was decided long ago."""
@@ -107,8 +110,9 @@ class Team:
             self._log |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             heartbeat = runtime.config.heartbeat.total_seconds()
-            await self._channel.begin()
-            emit = for_client(request, self._reply.add, run.trace)
+            self._task = asyncio.current_task()
+            await self._outlet.begin(run.deadline.at + OVERDUE)
+            emit = for_client(request, partial(self._tell, self._reply), run.trace)
             await drive(work.pattern, asked, run, emit, heartbeat=heartbeat)
 
     async def fail(self, error: LooperError) -> bool:
@@ -117,8 +121,17 @@ class Team:
             await self._pause.withdraw()
         if self._reply is None:
             return False
-        await self._reply.fail(error)
+        await self._outlet.send(*self._reply.fail(error))
         return True
+
+    @property
+    def stands(self) -> list[str]:
+        """The lines in which the team is at work just now."""
+        return [] if self._task is None else standing(self._task)
+
+    async def _tell(self, reply: Reply, event: Event | Heartbeat) -> None:
+        if not self._outlet.closed:
+            await self._outlet.send(*reply.add(event))
 
     def release(self) -> None:
         """Envoy has nothing of the answer left for a slow client."""
@@ -158,7 +171,6 @@ class Team:
             run=run,
             decision=work.decision,
             facts={**work.facts, "run": run.id},
-            send=self._channel.send,
             log=self._log,
             outflow=runtime.outflow,
             max_bytes=runtime.config.limits.max_answer_bytes,
@@ -174,8 +186,8 @@ class Team:
     ) -> None:
         """A run has ended, one way or another: with an answer, an error, or because nobody waits for it any more."""
         request, run = answering.request, answering.run
-        answering.end(error)
-        if isinstance(error, Exception):
+        answering.end(failed=isinstance(error, Exception) or self._outlet.aborted)
+        if isinstance(error, Exception) and not self._outlet.closed:
             self._log |= error_facts(error)
         self._runtime.process.tally.add(run.ledger, self._log)
         self._runtime.runs.add(request, run, self._log)

@@ -14,6 +14,8 @@ class Tally:
     def __init__(self) -> None:
         self._runs: Counter[Labels] = Counter()
         self._microusd: Counter[Labels] = Counter()
+        self.aborted = 0
+        """Exchanges that had to be broken off, since their end was overdue or could not be written."""
 
     def add(self, ledger: Ledger, facts: Mapping[str, str | int]) -> None:
         """Count a run that has ended, one way or another. `facts` are those of its exchange."""

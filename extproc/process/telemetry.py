@@ -1,9 +1,12 @@
 """One JSON line for each event worth telling, on standard error. Never a prompt, an answer or a secret."""
 
+import asyncio
+import gc
 import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
+from types import AsyncGeneratorType, FrameType
 from typing import Any
 
 import msgspec
@@ -39,3 +42,27 @@ def _frames(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMappi
         event["exception"] = type(error).__qualname__
         event["frames"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return event
+
+
+def standing(task: asyncio.Task[Any]) -> list[str]:
+    """The lines in which a task waits, the outermost first."""
+    lines: list[str] = []
+    awaited: object = task.get_coro()
+    while awaited is not None:
+        frame = _member(awaited, "frame")
+        if isinstance(frame, FrameType):
+            code = frame.f_code
+            lines.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
+            awaited = _member(awaited, "await", "yieldfrom")
+        else:  # a step of an asynchronous generator, which names it nowhere
+            steps = gc.get_referents(awaited)
+            awaited = next((each for each in steps if isinstance(each, AsyncGeneratorType)), None)
+    return lines
+
+
+def _member(awaited: object, *names: str) -> object:
+    """Of a coroutine, a generator or an asynchronous one, which call the same differently."""
+    found = (
+        getattr(awaited, f"{kind}_{name}", None) for kind in ("cr", "ag", "gi") for name in names
+    )
+    return next((each for each in found if each is not None), None)

@@ -45,6 +45,12 @@ def _series(versions: Versions, reloads: Reloads, lag: Lag) -> Iterator[Series]:
         "What runs cost, by their ledgers",
         process.tally.microusd(),
     )
+    yield Series(
+        "looper_exchanges_aborted_total",
+        "counter",
+        "Exchanges broken off without an end",
+        [((), process.tally.aborted)],
+    )
     yield from _signals(versions)
 
 

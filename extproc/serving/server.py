@@ -1,4 +1,4 @@
-"""The gRPC server that Envoy talks to: sockets, health, and the last resort for mistakes."""
+"""The gRPC server that Envoy talks to: sockets and health."""
 
 import asyncio
 import secrets
@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
 from extproc import headers as names
-from extproc.errors import Overtaken, ProtocolError
+from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.exchange.channel import wave_through
 from extproc.exchange.exchange import Exchange
 from extproc.protocol.actions import Action
@@ -48,18 +48,36 @@ class GrpcChannel:
         self.mode = BodyMode.FULL_DUPLEX
 
     async def receive(self) -> Event | None:
-        message: Any = await self._context.read()
+        try:
+            message: Any = await self._context.read()
+        except grpc.aio.BaseError:
+            raise Abandoned from None
         return None if message is grpc.aio.EOF else decode(message)
 
     async def send(self, action: Action) -> None:
         self._spoke = True
-        for message in encode(action, self.mode):
-            await self._context.write(message)
+        try:
+            for message in encode(action, self.mode):
+                await self._context.write(message)
+        except grpc.aio.BaseError:
+            raise Abandoned from None
 
     async def begin(self) -> None:
         # What Envoy does not replay is a stream whose initial metadata it has; a first message brings it as well.
-        if not self._spoke:
+        if self._spoke:
+            return
+        try:
             await self._context.send_initial_metadata(())
+        except grpc.aio.BaseError:
+            raise Abandoned from None
+
+    async def abort(self, why: str) -> None:
+        try:
+            await self._context.abort(grpc.StatusCode.INTERNAL, why)
+        except grpc.aio.AbortError:
+            return
+        except grpc.aio.BaseError:
+            raise Abandoned from None
 
 
 class Processor:
@@ -90,6 +108,8 @@ class Processor:
         self._idle.clear()
         try:
             await self._exchange(channel, context)
+        except Abandoned:
+            pass  # before it said what it wants
         except Overtaken:
             await wave_through(channel)
         except ProtocolError as error:
@@ -110,14 +130,7 @@ class Processor:
         channel.mode = opening.mode
         said = _said(context)
         with self._begin(said.get(names.GENERATION)) as runtime:
-            exchange = Exchange(runtime, channel, opening, said.get(names.RECIPE))
-            try:
-                await exchange.run()
-            except ProtocolError:
-                raise
-            except Exception:
-                _log.exception("exchange.crashed")
-                await exchange.last_resort()
+            await Exchange(runtime, channel, opening, said.get(names.RECIPE)).run()
 
 
 def _said(context: grpc.aio.ServicerContext[bytes, bytes]) -> dict[str, str]:

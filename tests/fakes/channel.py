@@ -21,7 +21,8 @@ A = TypeVar("A")
 CHAT = "/v1/chat/completions"
 
 BEGIN: Literal["begin"] = "begin"
-"""What stands in the journal for `begin()`."""
+ABORT: Literal["abort"] = "abort"
+"""What stands in the journal for `begin()` and `abort()`."""
 
 
 @dataclass
@@ -43,6 +44,9 @@ class ScriptedChannel(Channel):
 
     async def begin(self) -> None:
         self.journal.append(BEGIN)
+
+    async def abort(self, why: str) -> None:
+        self.journal.append(ABORT)
 
     @property
     def sent(self) -> list[Action]:

@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 
 from extproc.config import parse_config
 from extproc.errors import ProtocolError
-from extproc.exchange.exchange import Exchange
 from extproc.process.runtime import Runtime, build
 from extproc.protocol.actions import (
     Action,
@@ -41,7 +40,7 @@ from looper.wire.chat import ChatRequest, Choice, Completion, Reply, Usage
 from looper.wire.events import Delta, Done, Finish, Grounds, Progress
 from looper.wire.events import Event as LoopEvent
 from looper.wire.sse import DONE, EventReader
-from tests.fakes.channel import BEGIN, ScriptedChannel, body, exchange_of, exchanged, opening
+from tests.fakes.channel import ABORT, BEGIN, ScriptedChannel, body, exchange_of, exchanged, opening
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
     After,
@@ -724,11 +723,12 @@ class TestLoop:
         assert channel.sent == before
 
     async def test_a_mistake_in_the_client_is_not_hidden(self) -> None:
-        """What is no failure of a model is raised, for the server's last resort."""
+        """What is no failure of a model is logged as what it is, with the lines it came through."""
         client = ScriptedClient({"small": Crash(), "other": "x"})
-        exchange, _ = exchange_of(runtime(client), opening(), loop())
-        with pytest.raises(Exception, match="TaskGroup"):
-            await exchange.run()
+        with capture_logs() as events:
+            channel = await exchanged(runtime(client), opening(), loop())
+        assert error_of(channel.respond)["code"] == "internal_error"
+        assert [each["event"] for each in events] == ["exchange.crashed", "exchange.finished"]
 
 
 GARBAGE = [b'["a"]', b'"x"', b"5", b"true", b'{"content": 5}', b'{"content": [1e400]}', b"1e400"]
@@ -994,17 +994,16 @@ class TestEstimates:
 
 
 class TestLastResort:
-    """After a mistake of ours the server calls `last_resort`."""
+    """After a mistake of ours the exchange ends in a way that says no more than that there was one."""
 
     async def crash(
         self, pattern: Pattern, *, mode: BodyMode = FDS, stream: bool = True
     ) -> ScriptedChannel:
-        exchange, channel = exchange_of(
-            runtime(panel=pattern), opening(mode=mode), loop(stream=stream)
-        )
-        with pytest.raises(ZeroDivisionError):
-            await exchange.run()
-        await exchange.last_resort()
+        with capture_logs() as events:
+            channel = await exchanged(
+                runtime(panel=pattern), opening(mode=mode), loop(stream=stream)
+            )
+        assert [each["event"] for each in events] == ["exchange.crashed", "exchange.finished"]
         return channel
 
     @both_modes
@@ -1038,19 +1037,32 @@ class TestLastResort:
         )
         assert channel.respond.status == 200
 
-    async def test_before_a_run_began_it_is_a_500(self) -> None:
+    async def test_before_a_run_began_it_is_a_500(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A mistake while deciding is answered as well."""
 
-        class Broken(ScriptedChannel):
-            async def begin(self) -> None:
-                raise ZeroDivisionError
+        def broken(*_: object) -> None:
+            raise ZeroDivisionError
 
-        channel = Broken(loop())
-        exchange = Exchange(runtime(), channel, opening())
-        with pytest.raises(ZeroDivisionError):
-            await exchange.run()
-        await exchange.last_resort()
-        assert channel.only(Respond).status == 500
+        built = runtime()
+        monkeypatch.setattr(type(built), "policy", broken)
+        assert (await exchanged(built, opening(), loop())).only(Respond).status == 500
+
+    @pytest.mark.parametrize("when", ["begin", "send"])
+    async def test_where_nothing_can_be_said_any_more_the_stream_is_aborted(
+        self, when: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A transport with a mistake of its own: a broken answer, and never silence."""
+
+        async def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        built = runtime()
+        monkeypatch.setattr(ScriptedChannel, when, broken)
+        with capture_logs() as events:
+            channel = await exchanged(built, opening(), loop())
+        assert channel.journal[-1] == ABORT
+        assert events[-1]["end"] == "aborted"
+        assert built.process.tally.aborted == 1
 
 
 class TestPatterns:

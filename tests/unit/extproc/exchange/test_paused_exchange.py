@@ -92,6 +92,9 @@ class Line(Channel):
     async def begin(self) -> None:
         return None
 
+    async def abort(self, why: str) -> None:
+        raise AssertionError(why)
+
 
 async def refused(runtime: Runtime, *ids: str) -> bool:
     """Whether there is nothing to go on with under these ids, and it is free to ask."""

@@ -9,6 +9,7 @@ import pytest
 
 from extproc.config import parse_config
 from extproc.exchange.exchange import Exchange
+from extproc.exchange.outlet import Outlet
 from extproc.exchange.reply import Answering, Reply, reply_for
 from extproc.process.outflow import Outflow
 from extproc.process.runtime import Runtime, build
@@ -101,13 +102,17 @@ def said(sse: bytes, kind: str) -> str:
 
 @dataclass
 class Sent:
-    """A reply by itself, and all that it sent."""
+    """A reply by itself, and all of what it said that went out."""
 
-    actions: list[Action] = field(default_factory=list)
+    channel: ScriptedChannel = field(default_factory=lambda: ScriptedChannel([]))
     outflow: Outflow = field(default_factory=lambda: Outflow(1 << 30))
 
-    async def send(self, action: Action) -> None:
-        self.actions.append(action)
+    def __post_init__(self) -> None:
+        self.outlet = Outlet(self.channel, lambda why: None)
+
+    @property
+    def actions(self) -> list[Action]:
+        return self.channel.sent
 
     def reply(self, *, live: bool = True, stream: bool = False, **decision: Any) -> Reply:
         data = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": stream}
@@ -118,7 +123,6 @@ class Sent:
             run=run,
             decision=made,
             facts={"decision": "panel", "recipe": "team", "algorithm": "fusion"},
-            send=self.send,
             log={},
             outflow=self.outflow,
             max_bytes=1 << 20,
@@ -143,10 +147,10 @@ class TestEveryKind:
         sent = Sent()
         reply = sent.reply(**KINDS[kind])
         for event in ANSWER:
-            await reply.add(event)
-        before = list(sent.actions)
-        await reply.add(Heartbeat())
-        await reply.fail(UpstreamFailed("late"))
+            await sent.outlet.send(*reply.add(event))
+        before = sent.actions
+        await sent.outlet.send(*reply.add(Heartbeat()))
+        await sent.outlet.send(*reply.fail(UpstreamFailed("late")))
         assert sent.actions == before
 
     @each_kind
@@ -156,10 +160,10 @@ class TestEveryKind:
         sent = Sent()
         reply = sent.reply(**KINDS[kind])
         if begun:
-            await reply.add(Heartbeat())
-        await reply.fail(UpstreamFailed("first"))
-        before = list(sent.actions)
-        await reply.fail(UpstreamFailed("second"))
+            await sent.outlet.send(*reply.add(Heartbeat()))
+        await sent.outlet.send(*reply.fail(UpstreamFailed("first")))
+        before = sent.actions
+        await sent.outlet.send(*reply.fail(UpstreamFailed("second")))
         assert sent.actions == before
         assert isinstance(before[-1], Respond | CloseStream)
 
@@ -169,7 +173,7 @@ class TestEveryKind:
         sent = Sent()
         reply = sent.reply(**KINDS[kind])
         for event in (Progress("panel"), Heartbeat(), *ANSWER):
-            await reply.add(event)
+            await sent.outlet.send(*reply.add(event))
         last = sent.actions[-1]
         assert isinstance(last, Respond | CloseStream)
         assert last.metadata["outcome"] == "ok"

@@ -1,0 +1,114 @@
+"""Answers whose heartbeats, rounds and deadlines fall together, through a real Envoy: each of them ends."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from looper.simulate.faults import Hang
+from looper.simulate.models import SimulatedModel
+from looper.simulate.server import Simulator
+from looper.wire.sse import DONE
+from tests.fakes.stack import Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+ANSWERS = 500
+AT_ONCE = 100
+PATIENCE = 15.0
+"""Seconds after which an answer that should have taken one or two is lost: its client would wait for minutes."""
+
+PANEL = {"type": "fusion", "analysis_models": ["stuck"], "judge_model": "quick"}
+MODELS = ("quick", "slow", "stuck", "mute")
+WAYS: dict[str, dict[str, Any]] = {
+    "round": {"algorithm": {**PANEL, "round_timeout": "1s"}, "budget": {"deadline": "9s"}},
+    "patient": {
+        "algorithm": {**PANEL, "round_timeout": "1s"},
+        "budget": {"deadline": "9s"},
+        "keepalive": "whitespace",
+    },
+    "deadline": {
+        "algorithm": {"type": "single", "model": "stuck", "fallbacks": ["mute"]},
+        "budget": {"deadline": "2s"},
+    },
+    "delta": {
+        "algorithm": {"type": "single", "model": "slow", "fallbacks": ["quick"]},
+        "budget": {"deadline": "3s"},
+    },
+    "both": {
+        "algorithm": {
+            **PANEL,
+            "analysis_models": ["quick", "stuck"],
+            "judge_model": "stuck",
+            "round_timeout": "1s",
+        },
+        "budget": {"deadline": "2s"},
+        "progress": "reasoning",
+    },
+}
+"""Slow teams, each with two things or more that happen at the very moment of a heartbeat."""
+
+
+def change() -> dict[str, Any]:
+    return {
+        "models": [{"name": name, "url": ""} for name in MODELS],
+        "recipes": {
+            name: {"decisions": [{"name": "team", **decision}]} for name, decision in WAYS.items()
+        },
+        "entrypoints": {name: name for name in WAYS},
+        "heartbeat": "1s",
+    }
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stack() -> AsyncIterator[Stack]:
+    simulator = Simulator(
+        SimulatedModel(name=name, token_latency=1.0 if name == "slow" else 0.0) for name in MODELS
+    )
+    for name in ("stuck", "mute"):
+        simulator.fault(name, Hang())
+    simulator.script("slow", *["one two three four five six"] * ANSWERS)
+    async with run_stack(simulator, change()) as stack:
+        yield stack
+
+
+async def how_it_ends(stack: Stack, way: str) -> str:
+    asked = {
+        "model": way,
+        "messages": [{"role": "user", "content": "hi"}],
+        "stream": way != "patient",
+    }
+    try:
+        async with (
+            asyncio.timeout(PATIENCE),
+            stack.session.post(f"{stack.base_url}/chat/completions", json=asked) as response,
+        ):
+            data = await response.read()
+    except TimeoutError:
+        return "never"
+    if response.content_type == "application/json":
+        return "whole" if json.loads(data) else "torn"
+    return "whole" if data.rstrip().endswith(DONE) else "torn"
+
+
+@pytest.mark.timeout(120)
+async def test_all_of_them_end(stack: Stack) -> None:
+    """Nobody waits for ever, whatever falls together, and nothing is a mistake of ours."""
+    ends: Counter[tuple[str, str]] = Counter()
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> None:
+        way = list(WAYS)[number % len(WAYS)]
+        async with turns:
+            ends[way, await how_it_ends(stack, way)] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(ANSWERS):
+            group.create_task(one(number))
+
+    assert ends == {(way, "whole"): ANSWERS // len(WAYS) for way in WAYS}
+    assert "exchange.crashed" not in stack.processor.log.read_text()
