@@ -9,7 +9,13 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager i
 from extproc import headers
 from extproc.bootstrap import local_replies, stats
 from extproc.bootstrap.ingress import idle_timeout
-from extproc.bootstrap.messages import address, http_filter, http_listener, watched_file
+from extproc.bootstrap.messages import (
+    address,
+    http_filter,
+    http_listener,
+    seconds,
+    watched_file,
+)
 from extproc.config import Config
 
 _LOOPBACK = (("127.0.0.0", 8), ("::1", 128))
@@ -37,6 +43,8 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         use_remote_address=True,
         internal_address_config=_internal(config),
         stream_idle_timeout=idle_timeout(config),
+        # When a backend breaks off, the processor sees it once it has what came before, and not a second later.
+        delayed_close_timeout=seconds(0),
         access_log=stats.egress(),
         local_reply_config=local_replies.egress(),
         http_filters=[

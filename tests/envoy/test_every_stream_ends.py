@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate.faults import Hang
+from looper.simulate.faults import Hang, Reset, Status, Torn
 from looper.simulate.models import SimulatedModel
 from looper.simulate.server import Simulator
 from looper.wire.sse import DONE
@@ -23,7 +24,7 @@ PATIENCE = 15.0
 """Seconds after which an answer that should have taken one or two is lost: its client would wait for minutes."""
 
 PANEL = {"type": "fusion", "analysis_models": ["stuck"], "judge_model": "quick"}
-MODELS = ("quick", "slow", "stuck", "mute")
+MODELS = ("quick", "slow", "stuck", "mute", "torn", "refused")
 WAYS: dict[str, dict[str, Any]] = {
     "round": {"algorithm": {**PANEL, "round_timeout": "1s"}, "budget": {"deadline": "9s"}},
     "patient": {
@@ -52,14 +53,18 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """Slow teams, each with two things or more that happen at the very moment of a heartbeat."""
 
+BROKEN = {"algorithm": {"type": "single", "model": "torn", "fallbacks": ["refused"]}}
+MORE: dict[str, dict[str, Any]] = {"broken": BROKEN, "patient-broken": BROKEN}
+
 
 def change() -> dict[str, Any]:
     return {
         "models": [{"name": name, "url": ""} for name in MODELS],
         "recipes": {
-            name: {"decisions": [{"name": "team", **decision}]} for name, decision in WAYS.items()
+            name: {"decisions": [{"name": "team", **decision}]}
+            for name, decision in {**WAYS, **MORE}.items()
         },
-        "entrypoints": {name: name for name in WAYS},
+        "entrypoints": {name: name for name in (*WAYS, *MORE)},
         "heartbeat": "1s",
     }
 
@@ -71,6 +76,7 @@ async def stack() -> AsyncIterator[Stack]:
     )
     for name in ("stuck", "mute"):
         simulator.fault(name, Hang())
+    simulator.fault("refused", Status(status=500))
     simulator.script("slow", *["one two three four five six"] * ANSWERS)
     async with run_stack(simulator, change()) as stack:
         yield stack
@@ -80,7 +86,7 @@ async def how_it_ends(stack: Stack, way: str) -> str:
     asked = {
         "model": way,
         "messages": [{"role": "user", "content": "hi"}],
-        "stream": way != "patient",
+        "stream": not way.startswith("patient"),
     }
     try:
         async with (
@@ -112,3 +118,24 @@ async def test_all_of_them_end(stack: Stack) -> None:
 
     assert ends == {(way, "whole"): ANSWERS // len(WAYS) for way in WAYS}
     assert "exchange.crashed" not in stack.processor.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        pytest.param("broken", Reset(after_chunks=2), id="a-stream-that-is-reset"),
+        pytest.param("patient-broken", Torn(), id="a-body-that-is-torn"),
+    ],
+)
+async def test_a_backend_that_breaks_off_is_seen_at_once(
+    stack: Stack, way: str, fault: Reset | Torn
+) -> None:
+    """What it had said has come by then, and the client's answer ends with an error in the same moment."""
+    stack.simulator.fault("torn", fault)
+    took = []
+    for _ in range(3):  # a machine may stand still for once
+        began = time.monotonic()
+        assert await how_it_ends(stack, way) == "whole"
+        took.append(time.monotonic() - began)
+
+    assert min(took) < 0.5
