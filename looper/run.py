@@ -124,7 +124,7 @@ class Run:
                     deadline=self._until(draft, until),
                 )
                 heard.add(answer)
-                answer = ToolCalls(allowed=draft.tools).read(answer)
+                answer = _called(draft, answer)
             except CallFailed as error:
                 heard.attempts = error.attempts
                 heard.broke_off(error.seen)
@@ -273,6 +273,18 @@ async def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead |
         read = read_json(result.text, type)
     why = None if isinstance(read, NotRead) else fault(read)
     return read if why is None else NotRead(why)
+
+
+def _called(draft: Draft, answer: Completion) -> Completion:
+    """An answer with the calls of tools that count.
+
+    Several servers know no `tool_choice: none`. What a model proposes in a loop of tools, and says nothing else, is
+    what it has to say.
+    """
+    read = ToolCalls(allowed=draft.tools).read(answer)
+    if draft.proposals and not usable(read):
+        return ToolCalls(allowed=True).read(answer)
+    return read
 
 
 def _judged(draft: Draft, completion: Completion) -> Result:

@@ -44,6 +44,8 @@ class Draft:
     """Whose call it is, where a model works under several names."""
     tools: bool = False
     """Whether calls of tools are an answer to it."""
+    proposals: bool = False
+    """Whether calls of tools say something though they are none: where they would be answers if others made them."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""
@@ -155,6 +157,7 @@ def answering(
         wanted_output=request.output_limit,
         stream=stream,
         tools=tools,
+        proposals=not tools and request.offers_tools and _uses_tools(request),
     )
 
 

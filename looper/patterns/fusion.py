@@ -14,9 +14,9 @@ from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round
 from looper.calling.models import Model
 from looper.errors import InvalidField
-from looper.patterns.closing.choosing import Bench, Judging, Ranking, scored, voted
-from looper.patterns.closing.conclude import Ending, conclude, present
-from looper.patterns.closing.evidence import fenced, room
+from looper.patterns.closing.choosing import Bench, Judging, Points, Ranking, confirmed, voted
+from looper.patterns.closing.conclude import Ending, Finding, conclude, present
+from looper.patterns.closing.evidence import fenced, room, said
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
 from looper.settings import Posterior, Setting, Tokens, posterior_or
@@ -128,6 +128,8 @@ class FusionConfig(Round, Weighing, Judging):
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
         panel = {each.model for each in self.analysis_models}
+        if len(self.panel) + len(self.escalate_to) == 1:
+            yield "judge_model: a panel of one answer leaves it nothing to compare"
         for key, name in (("judge_model", self.judge_model), ("final_model", self.final_model)):
             if name in panel:
                 yield f"{key}: {name} is one of the panel, and may prefer its own answer"
@@ -165,15 +167,20 @@ class Panel:
 
     @classmethod
     def of(cls, vote: Vote, run: Run) -> "Panel":
-        groups = [group for group in vote.groups() if group[0].text.strip()]
-        groups = groups or [[each] for each in vote.ranked() if each.text.strip()]
+        groups = [group for group in vote.groups() if said(group[0]).strip()]
+        groups = groups or [[each] for each in vote.ranked() if said(each).strip()]
         shown = run.random.sample(groups, len(groups))
         return cls(vote, [group[0] for group in shown], [len(group) for group in shown])
 
     @property
     def complete(self) -> bool:
         """Whether everybody has said something."""
-        return all(each.state == "ok" and each.text.strip() for each in self.vote.results)
+        return self.answers == len(self.vote.results)
+
+    @property
+    def answers(self) -> int:
+        """How many have said something."""
+        return sum(each.state == "ok" and bool(said(each).strip()) for each in self.vote.results)
 
     def evidence(self, request: ChatRequest, run: Run, reader: Model, *, counts: bool) -> str:
         """The answers as `reader` gets them, cut to what its context window has room for.
@@ -181,7 +188,7 @@ class Panel:
         They are numbered and between fences that no candidate can know: what they say is data.
         """
         notes = [f" ({count} say this)" if counts and count > 1 else "" for count in self.counts]
-        texts = [each.text for each in self.shown]
+        texts = [said(each) for each in self.shown]
         return fenced(texts, run.fence, room=room(request, reader), notes=notes)
 
 
@@ -214,15 +221,18 @@ class Fusion:
             closing = self._publish(vote, request, run)
         else:
             # ... or else a judge says where they agree and where they do not...
-            yield Progress("judge")
-            run.trace.stage("judge")
-            analysis = await self._ask_judge(request, run, panel)
-            ranking = await self._rank(request, run, panel, analysis)
+            analysis = None
+            if panel.answers == 1:
+                run.trace.note("one answer is all there is: nobody compares it")
+            else:
+                yield Progress("judge")
+                run.trace.stage("judge")
+                analysis = await self._ask_judge(request, run, panel)
 
             # ... and the final model writes the answer, which is handed on as it comes.
             yield Progress("final")
             run.trace.stage("final")
-            closing = self._write(request, run, panel, analysis, ranking)
+            closing = self._write(request, run, panel, analysis)
         async with aclosing(closing) as events:
             async for event in events:
                 yield event
@@ -288,8 +298,7 @@ class Fusion:
         return vote.verdict.confidence >= float(when.partition(">=")[2])
 
     def _too_few(self, panel: Panel) -> bool:
-        said = sum(each.state == "ok" and bool(each.text.strip()) for each in panel.vote.results)
-        few = said < self._config.min_successful_responses
+        few = panel.answers < self._config.min_successful_responses
         return few and self._config.below_quorum == "fail"
 
     async def _publish(self, vote: Vote, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
@@ -321,32 +330,35 @@ class Fusion:
         run.trace.shown("judge", panel.shown)
         return await run.ask_json(draft, Analysis, until=run.deadline.share(_JUDGE_SHARE))
 
-    async def _rank(
+    def _ranking(
         self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None
-    ) -> Ranking:
-        """The answers by the judge's word and the models' ratings, best first; without scores, by the vote."""
-        if analysis is None or len(analysis.scores) != len(panel.shown):
-            return _preferring(panel, analysis, run)
-        bench = Bench(
-            run.models[self._config.judge_model],
-            None,
-            self._config,
-            run.deadline.share(_JUDGE_SHARE),
-        )
-        return await scored(panel.vote, panel.shown, analysis.scores, bench, request, run)
+    ) -> Finding:
+        """Finds the answers by the judge's word and the models' ratings, best first; without scores, by the vote.
+
+        Close calls are judged again only then: as long as somebody writes the answer, nothing depends on the order.
+        """
+        points: Points | None = None
+        if analysis is not None and len(analysis.scores) == len(panel.shown):
+            points = Points.of(panel.vote, panel.shown, analysis.scores, self._config)
+        ranking = _preferring(panel, analysis, run) if points is None else points.ranking(run)
+
+        async def find() -> Sequence[Result]:
+            if points is None:
+                return ranking.results
+            judge = run.models[self._config.judge_model]
+            bench = Bench(judge, None, self._config, run.deadline.share(_JUDGE_SHARE))
+            return (await confirmed(points, bench, request, run)).results
+
+        return find
 
     # ... and the final stage.
 
     async def _write(
-        self,
-        request: ChatRequest,
-        run: Run,
-        panel: Panel,
-        analysis: Analysis | None,
-        ranking: Ranking,
+        self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None
     ) -> AsyncGenerator[Event]:
         """The answer, written up; if that fails before its first word, the best of the panel in its place."""
-        outcome: Outcome = "ok" if analysis is not None and panel.complete else "degraded"
+        compared = analysis is not None or panel.answers == 1
+        outcome: Outcome = "ok" if compared and panel.complete else "degraded"
         vote = panel.vote
         run.trace.shown("final model", panel.shown)
         drafts = [
@@ -364,7 +376,8 @@ class Fusion:
         ]
         until = run.deadline.share(_FINAL_SHARE)
         ending = Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
-        async with aclosing(conclude(drafts, run, ranking.results, ending)) as events:
+        evidence = self._ranking(request, run, panel, analysis)
+        async with aclosing(conclude(drafts, run, evidence, ending)) as events:
             async for event in events:
                 yield event
 

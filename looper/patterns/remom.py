@@ -19,6 +19,7 @@ from looper.contract import Reference, ReferenceConfig
 from looper.errors import InvalidField
 from looper.patterns.closing.conclude import Ending, conclude, present
 from looper.patterns.closing.distribution import Distribution, distribute
+from looper.patterns.closing.evidence import said
 from looper.patterns.closing.references import Compaction, References
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
@@ -385,18 +386,9 @@ class _Team:
     async def select(self, vote: Vote) -> AsyncGenerator[Event]:
         """The answer that the writer chooses of those it was shown; if it chooses none, the vote decides."""
         references = References.of(vote, self._config, self._random()).answers()
-        writer = self._writer()
-        self._run.trace.shown("judge", references.shown)
-        draft = private(
-            self._request,
-            writer,
-            "judge",
-            instruction=self._shown(references, writer, _SELECTION),
-            schema=None,
-        )
-        result = await self._run.ask(draft, until=self._run.deadline.share(_CHOICE_SHARE))
-        among = _REFERENCE.among([each.text for each in references.shown])
-        number = among.extract(result.text) if result.text else None
+        if self._request.offers_tools:
+            self._run.trace.note("an answer is chosen as it is: nobody is given the client's tools")
+        number = await self._choose(references) if len(references.shown) > 1 else 1
         ending = self._ending(vote)
         winner, *others = vote.ranked()
         if number is None:
@@ -409,6 +401,21 @@ class _Team:
         async with aclosing(present(winner, self._run, others, ending, draft=asked)) as events:
             async for event in events:
                 yield event
+
+    async def _choose(self, references: References) -> int | None:
+        """The number of the reference that the writer chooses; None if it chooses none."""
+        writer = self._writer()
+        self._run.trace.shown("judge", references.shown)
+        draft = private(
+            self._request,
+            writer,
+            "judge",
+            instruction=self._shown(references, writer, _SELECTION),
+            schema=None,
+        )
+        result = await self._run.ask(draft, until=self._run.deadline.share(_CHOICE_SHARE))
+        among = _REFERENCE.among([said(each) for each in references.shown])
+        return among.extract(result.text) if result.text else None
 
     def _writer(self) -> Model:
         name = self._config.synthesis_model

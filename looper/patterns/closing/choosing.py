@@ -7,8 +7,8 @@ from pydantic import Field
 
 from looper.calling.calls import Result
 from looper.calling.models import Model
+from looper.patterns.closing.evidence import said
 from looper.patterns.closing.judge import judge
-from looper.patterns.closing.verify import said
 from looper.run import Run
 from looper.settings import Setting
 from looper.voting.votes import Vote
@@ -77,55 +77,68 @@ async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ra
     scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
     if scores is None:
         return None
-    return await scored(vote, shown, scores, bench, request, run)
-
-
-async def scored(
-    vote: Vote,
-    shown: Sequence[Result],
-    scores: Sequence[float],
-    bench: Bench,
-    request: ChatRequest,
-    run: Run,
-) -> Ranking:
-    """By the scores of the answers that a judge was shown, one of each kind, in that order.
-
-    The two best are judged again in the other order if they are close, as judges prefer what they read first, or last.
-    """
-    distinct = [each for each in vote.ranked() if any(each is other for other in shown)]
-    points = _Points(vote, bench, dict(zip(map(id, shown), scores, strict=True)))
-    top = points.sorted(distinct)[:2]
-    if len(top) == 2 and points.total(top[0]) - points.total(top[1]) < bench.judging.recheck_within:
-        # Whichever of the two stood first stands second now.
-        pair = [each for each in reversed(shown) if each is top[0] or each is top[1]]
-        again = await judge(
-            request, run, bench.model, pair, bench.rubric, until=bench.until, extra=True
-        )
-        points.hear(pair, again or [])
-    best = points.sorted(distinct)
-    for each in distinct:
-        place = "winner" if each is best[0] else "other"
-        run.trace.score(each, points.given[id(each)] / 10, place)
-    rest = [each for each in vote.ranked() if id(each) not in points.given]
-    return Ranking([*best, *rest])
+    points = Points.of(vote, shown, scores, bench.judging)
+    return await confirmed(points, bench, request, run)
 
 
 @dataclass(frozen=True, slots=True)
-class _Points:
-    """What a judge gave to each answer so far."""
+class Points:
+    """What a judge gave so far to the answers that it was shown, one of each kind, in that order."""
 
     vote: Vote
-    bench: Bench
+    shown: Sequence[Result]
+    judging: Judging
     given: dict[int, float]
 
-    def total(self, each: Result) -> float:
-        rating = self.vote.electorate.rating(each.model.name)
-        return self.given[id(each)] + self.bench.judging.rating_weight * rating
+    @classmethod
+    def of(
+        cls, vote: Vote, shown: Sequence[Result], scores: Sequence[float], judging: Judging
+    ) -> "Points":
+        return cls(vote, shown, judging, dict(zip(map(id, shown), scores, strict=True)))
+
+    def close(self) -> Sequence[Result]:
+        """The two best, if they are so close that the order in which they stood may have decided; else nobody."""
+        best = self._sorted()[:2]
+        if len(best) < 2 or self._total(best[0]) - self._total(best[1]) >= self._within:
+            return ()
+        return best
 
     def hear(self, results: Sequence[Result], scores: Sequence[float]) -> None:
         """The mean of this and of what was given before."""
         for each, score in zip(results, scores, strict=False):
             self.given[id(each)] = (self.given[id(each)] + score) / 2
 
-    def sorted(self, results: Sequence[Result]) -> list[Result]:
-        return sorted(results, key=self.total, reverse=True)
+    def ranking(self, run: Run) -> Ranking:
+        """By these points; behind them those of whom nothing was shown."""
+        best = self._sorted()
+        for each in best:
+            place = "winner" if each is best[0] else "other"
+            run.trace.score(each, self.given[id(each)] / 10, place)
+        rest = [each for each in self.vote.ranked() if id(each) not in self.given]
+        return Ranking([*best, *rest])
+
+    @property
+    def _within(self) -> float:
+        return self.judging.recheck_within
+
+    def _total(self, each: Result) -> float:
+        rating = self.vote.electorate.rating(each.model.name)
+        return self.given[id(each)] + self.judging.rating_weight * rating
+
+    def _sorted(self) -> list[Result]:
+        judged = [each for each in self.vote.ranked() if id(each) in self.given]
+        return sorted(judged, key=self._total, reverse=True)
+
+
+async def confirmed(points: Points, bench: Bench, request: ChatRequest, run: Run) -> Ranking:
+    """By a judge's points. The two best are judged again in the other order if they are close, as judges prefer what
+    they read first, or last.
+    """
+    if top := points.close():
+        # Whichever of the two stood first stands second now.
+        pair = [each for each in reversed(points.shown) if any(each is one for one in top)]
+        again = await judge(
+            request, run, bench.model, pair, bench.rubric, until=bench.until, extra=True
+        )
+        points.hear(pair, again or [])
+    return points.ranking(run)

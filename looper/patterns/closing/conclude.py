@@ -1,6 +1,6 @@
 """How every pattern ends: with an answer that keeps its contract, or else with the best there is."""
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,6 +17,8 @@ from looper.wire.events import Delta, Done, Event, Grounds, Outcome
 
 Weigh = Callable[[str], float | None]
 Reject = Callable[[str], bool]
+Finding = Callable[[], Awaitable[Sequence[Result]]]
+"""Finds evidence, best first, when it is needed: that may take a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ class Ending:
 
 
 async def conclude(
-    drafts: Sequence[Draft], run: Run, evidence: Sequence[Result], ending: Ending
+    drafts: Sequence[Draft], run: Run, evidence: Sequence[Result] | Finding, ending: Ending
 ) -> AsyncGenerator[Event]:
     """Have a model write the answer, and publish it. Where one fails, the next draft's model takes its turn, and behind
-    the last one the best of the evidence, which is best first.
+    the last one the best of the evidence, which is best first and is looked for only then.
 
     Without a contract each word goes out as it comes. Under one the answer is held back until it is known to keep it;
     only thoughts are not. Raises a LooperError if there is nothing to publish.
@@ -66,9 +68,10 @@ async def conclude(
         if writing.spoke:
             raise why_no_answer(failures)
         broken = broken or writing.held
-    if not broken and not evidence:
+    found = evidence if isinstance(evidence, Sequence) else await evidence()
+    if not broken and not found:
         raise why_no_answer(failures)
-    for event in instead(broken or list(events_of(evidence[0])), evidence, run, ending):
+    for event in instead(broken or list(events_of(found[0])), found, run, ending):
         yield event
 
 

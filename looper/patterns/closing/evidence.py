@@ -1,7 +1,9 @@
 """Answers of models as other models read them: as data, between fences, cut to what the reader has room for."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from looper.calling.calls import Result
 from looper.calling.models import Model
 from looper.wire.chat import ChatRequest
 from looper.wire.tokens import fit_all
@@ -41,3 +43,18 @@ def fenced(
         f"[{label} {number} {fence}]{note}\n{text}\n[end of {label} {number} {fence}]"
         for number, (text, note) in enumerate(zip(cut, said, strict=True), 1)
     )
+
+
+def said(answer: Result) -> str:
+    """An answer as another model reads it: its text, and the calls of tools that it makes."""
+    if answer.completion is None:
+        return ""
+    message = answer.completion.choices[0].message
+    calls = [_call(call) for call in (message and message.tool_calls) or ()]
+    return "\n".join(filter(None, [answer.text, *calls]))
+
+
+def _call(call: dict[str, Any]) -> str:
+    called = call.get("function") or call.get("custom")
+    said = called if isinstance(called, dict) else {}
+    return f"[calls {said.get('name')} with {said.get('arguments') or said.get('input') or '{}'}]"

@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field
 from looper.calling.calls import Result
 from looper.calling.drafts import json_schema, private
 from looper.calling.models import Model
-from looper.patterns.closing.evidence import fenced, room
-from looper.patterns.closing.verify import said
+from looper.patterns.closing.evidence import fenced, room, said
 from looper.run import Run
 from looper.wire.chat import ChatRequest
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from looper.calling.calls import Result
 from looper.calling.models import Model
-from looper.patterns.closing.evidence import fenced, room
+from looper.patterns.closing.evidence import fenced, room, said
 from looper.settings import Setting, Tokens
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
@@ -78,7 +78,7 @@ def _thoughts(vote: Vote) -> list[Result]:
 
 
 def _compact(result: Result, settings: Compaction) -> str:
-    text = result.text.strip()
+    text = said(result).strip()
     if settings.include_reasoning and result.thoughts:
         text = f"(thoughts)\n{result.thoughts.strip()}\n(answer)\n{text or 'none'}"
     if settings.compaction_strategy == "last_n_tokens":

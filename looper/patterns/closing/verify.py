@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 from looper.calling.calls import Result
 from looper.calling.drafts import json_schema, private
 from looper.calling.models import Model, Retry, Url
-from looper.patterns.closing.evidence import fenced, room
+from looper.patterns.closing.evidence import fenced, room, said
 from looper.run import Run
 from looper.settings import Name, Setting, SomeTime
 from looper.wire.chat import ChatRequest
@@ -38,21 +38,6 @@ async def grade(
     )
     verdict = await run.ask_json(draft, Verdict, until=until)
     return verdict.confidence if verdict is not None else None
-
-
-def said(answer: Result) -> str:
-    """An answer as another model reads it: its text, and the calls of tools that it makes."""
-    if answer.completion is None:
-        return ""
-    message = answer.completion.choices[0].message
-    calls = [_call(call) for call in (message and message.tool_calls) or ()]
-    return "\n".join(filter(None, [answer.text, *calls]))
-
-
-def _call(call: dict[str, Any]) -> str:
-    called = call.get("function") or call.get("custom")
-    said = called if isinstance(called, dict) else {}
-    return f"[calls {said.get('name')} with {said.get('arguments') or said.get('input') or '{}'}]"
 
 
 _VERIFY = """\

@@ -1007,6 +1007,98 @@ class TestScores:
         _, roles = await self.ranked({**judged, "draft of a": 2})
         assert roles.count("judge") == 1
 
+    @whole_and_streamed
+    async def test_close_calls_are_not_judged_again_for_nothing(self, stream: bool) -> None:
+        """As long as the final model writes, nothing depends on which of the two is better."""
+        client = script(judge=json.dumps({"scores": [7, 7, 1]}))
+        run = run_of(client)
+        events = await events_of(client, run=run, stream=stream)
+        assert text_of(events) == "the answer"
+        assert [asked.role for asked in client.asked] == ["panel"] * 3 + ["judge", "final"]
+        assert [call.score is not None for call in run.trace.calls[:3]] == [True] * 3
+
+
+LOOP = [
+    {"role": "user", "content": "why?"},
+    {"role": "assistant", "content": None, "tool_calls": [
+        {"id": "c0", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+    ]},
+    {"role": "tool", "tool_call_id": "c0", "content": "nothing"},
+]  # fmt: skip
+TOOLS = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+PROPOSED = completion(
+    None,
+    finish="tool_calls",
+    tool_calls=[{"id": "c1", "type": "function", "function": {"name": "look", "arguments": '{"at": 1}'}}],
+)  # fmt: skip
+
+
+class TestOneAnswer:
+    @whole_and_streamed
+    async def test_one_that_is_left_is_not_compared(self, stream: bool) -> None:
+        """There is nothing that a judge could say of it, and the final model writes without one."""
+        client = script(alpha=refused(500), gamma=completion(" "))
+        events = await events_of(client, stream=stream)
+        assert [asked.role for asked in client.asked] == ["panel"] * 3 + ["final"]
+        assert "draft of b" in client.role("final").prompt
+        assert done_of(events).outcome == "degraded"
+
+    async def test_a_panel_of_one_needs_no_judge(self) -> None:
+        """It is complete all the same; and whoever names a judge for it is told that it has nothing to do."""
+        client = script()
+        alone = fusion(analysis_models=["alpha"])
+        events = await events_of(client, pattern=alone)
+        assert client.names == ["alpha", "final"]
+        assert done_of(events).outcome == "ok"
+        (warning,) = alone._config.warnings(CATALOGUE)
+        assert warning.startswith("judge_model: ")
+
+
+class TestProposals:
+    @whole_and_streamed
+    async def test_calls_of_who_may_not_call_are_shown(self, stream: bool) -> None:
+        """In a loop of tools, what a member would call is what it has to say: shown, and no silence."""
+        client = script(alpha=PROPOSED, beta=PROPOSED, gamma=PROPOSED)
+        events = await events_of(client, messages=LOOP, tools=TOOLS, stream=stream)
+        assert text_of(events) == "the answer"
+        assert done_of(events).outcome == "ok"
+        for asked in client.asked:
+            if asked.role == "panel":
+                assert asked.body["tool_choice"] == "none"
+        assert '[calls look with {"at": 1}]' in client.role("final").prompt
+
+    async def test_they_may_stand_in(self) -> None:
+        """Where nobody writes the answer, the client gets the calls, which it can make."""
+        client = script(alpha=PROPOSED, beta=refused(500), gamma=refused(500), final=refused(500))
+        events = await events_of(client, messages=LOOP, tools=TOOLS)
+        (calls,) = [event.value for event in events if isinstance(event, Delta)]
+        assert calls[0]["function"] == {"name": "look", "arguments": '{"at": 1}'}
+        assert events[-2] == Finish("tool_calls")
+        assert done_of(events).outcome == "fallback"
+
+    @pytest.mark.parametrize(
+        "members",
+        [
+            pytest.param({"messages": LOOP}, id="no-tools"),
+            pytest.param({"tools": TOOLS}, id="no-loop"),
+            pytest.param({"messages": LOOP, "tools": TOOLS, "tool_choice": "none"}, id="forbidden"),
+        ],
+    )
+    async def test_elsewhere_they_say_nothing(self, members: dict[str, Any]) -> None:
+        """Where tools were not shown, or the client itself wants none called, such an answer is none."""
+        client = script(alpha=PROPOSED)
+        events = await events_of(client, **members)
+        assert "[calls" not in client.role("final").prompt
+        assert done_of(events).outcome == "degraded"
+
+    async def test_words_count_more(self) -> None:
+        """Of an answer with both, the words are the answer, as ever."""
+        both = completion("draft of a", tool_calls=PROPOSED.choices[0].message.tool_calls)  # type: ignore[union-attr]
+        client = script(alpha=both)
+        await events_of(client, messages=LOOP, tools=TOOLS)
+        assert "draft of a" in client.role("final").prompt
+        assert "[calls" not in client.role("final").prompt
+
 
 class TestFinalFallbacks:
     @whole_and_streamed

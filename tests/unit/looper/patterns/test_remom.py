@@ -416,6 +416,44 @@ class TestSelection:
         said = await answer(script, breadth_schedule=[3], contract={"type": "reference"})
         assert said.text == said.references(said.client.role("judge").prompt)[1]
 
+    @pytest.mark.parametrize("stream", [False, True])
+    async def test_one_that_is_left_is_not_chosen_by_a_call(self, stream: bool) -> None:
+        """It is published as it is."""
+        script = {**FREE, "a": refused(500), "b": refused(500)}
+        said = await answer(
+            script, breadth_schedule=[3], reference_selection=True, members={"stream": stream}
+        )
+        assert said.text == "from c"
+        assert said.roles == ["proposer"] * 3
+
+    async def test_what_becomes_of_tools_is_told(self) -> None:
+        """Whoever looks for calls of the client's tools finds in the trace why there are none."""
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+        said = await answer(
+            FREE, breadth_schedule=[3], reference_selection=True, members={"tools": tools}
+        )
+        assert not any("tools" in asked.body for asked in said.client.asked)
+        assert any("tools" in note for note in said.run.trace.notes)
+
+    async def test_a_proposal_in_a_loop_of_tools_is_a_reference(self) -> None:
+        """Who is told to call nothing and calls all the same has said what it would do."""
+        call = {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+        loop = [
+            {"role": "user", "content": "why?"},
+            {"role": "assistant", "content": None, "tool_calls": [{**call, "id": "c0"}]},
+            {"role": "tool", "tool_call_id": "c0", "content": "nothing"},
+        ]
+        tools = [{"type": "function", "function": {"name": "look", "parameters": {}}}]
+        proposed = completion(None, finish="tool_calls", tool_calls=[call])
+        script: dict[str, Step] = dict.fromkeys("abc", proposed)
+        script |= {"w": "the synthesis"}
+        members = {"messages": loop, "tools": tools}
+        said = await answer(script, breadth_schedule=[3], members=members)
+        assert said.text == "the synthesis"
+        assert said.references(said.client.role("synthesis").prompt) == [
+            "[calls look with {}] (and 2 more like it)"
+        ]
+
 
 class TestFailures:
     async def test_who_fails_is_left_out(self) -> None:

@@ -11,7 +11,8 @@ from aiohttp import web
 from looper.calling.budget import Budget, Ledger
 from looper.calling.calls import Result
 from looper.calling.client import EgressClient
-from looper.patterns.closing.verify import AutomixVerifier, Grade, entailment, grade, said
+from looper.patterns.closing.evidence import said
+from looper.patterns.closing.verify import AutomixVerifier, Grade, entailment, grade
 from looper.run import Deadline, Run
 from looper.wire.chat import ChatRequest, Completion
 from tests.fakes.models import ScriptedClient, Step, completion, in_turn, model, refused
