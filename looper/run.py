@@ -126,9 +126,11 @@ class Run:
                 heard.add(answer)
                 answer = _called(draft, answer)
             except CallFailed as error:
-                heard.attempts = error.attempts
-                heard.broke_off(error.seen)
+                heard.failed(error)
                 return record.end(Result(draft.model, draft.role, _state(error), error=error))
+            except asyncio.CancelledError:
+                heard.left()
+                raise
             finally:
                 self._settle(draft, heard, record)
             return record.end(_judged(draft, answer))
@@ -207,8 +209,11 @@ class Run:
                         yield calls.read(chunk)
                 record.state = "ok"
             except CallFailed as error:
-                heard.attempts = max(heard.attempts, error.attempts)
+                heard.failed(error)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))
+                raise
+            except (asyncio.CancelledError, GeneratorExit):
+                heard.left()
                 raise
             finally:
                 self._settle(draft, heard, record)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from looper.calling.budget import Grant
+from looper.calling.calls import CallFailed, Failure
 from looper.wire.chat import Choice, Completion, Reply, Usage
 from looper.wire.deltas import GIVEN
 from looper.wire.tokens import weigh
@@ -14,8 +15,8 @@ from looper.wire.tokens import weigh
 class Heard:
     """What a backend has reported of a call so far; where it reports nothing, what was seen of the answer.
 
-    A call that is cancelled, or breaks, before its backend has said what it used is paid for all the same. As long as
-    nothing of an answer has come, nobody knows whether anything was used, and nothing is booked.
+    A call that is left, or breaks, before its backend has said what it used is paid for all the same: who is left has
+    read the prompt, even if nothing of an answer has come. Who broke before that may not have, and nothing is booked.
     """
 
     input_tokens: int
@@ -33,10 +34,17 @@ class Heard:
             self._begun = True
             self._weight += written(choice)
 
-    def broke_off(self, seen: int) -> None:
-        """The call has failed when so many bytes of an unstreamed answer had come, which nobody can read."""
-        self._begun = self._begun or seen > 0
-        self._weight += seen / _BYTES_PER_TOKEN
+    def failed(self, error: CallFailed) -> None:
+        """The call came to nothing. Of an unstreamed answer some may have come, which nobody can read."""
+        self.attempts = max(self.attempts, error.attempts)
+        self._begun = self._begun or error.seen > 0
+        self._weight += error.seen / _BYTES_PER_TOKEN
+        if error.failure is Failure.TIMEOUT and error.attempts:
+            self.left()
+
+    def left(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._begun = True
 
     @property
     def usage(self) -> Usage | None:

@@ -278,6 +278,7 @@ async def _arrived(step: Step, deadline: float) -> Step:
             status=step.status,
             retry_after=step.retry_after,
             refusal=step.refusal,
+            attempts=step.attempts,
             seen=step.seen,
         )
     if isinstance(step, Crash):

@@ -464,8 +464,8 @@ class TestMoney:
         assert run.ledger.usage == Usage(40, 20, estimated=60)
 
     @timeless
-    async def test_a_loser_that_has_said_nothing_is_a_call_and_no_more(self) -> None:
-        """Of stragglers and of hedging's losers nothing has come: nobody knows what they took."""
+    async def test_who_is_left_has_read_the_prompt(self) -> None:
+        """Early stops do not make the ledger smaller than the bill: stragglers and hedging's losers count."""
         client = ScriptedClient({"a": After(1, "yes"), "b": Hang()})
         run = run_of(client)
         results = await run.fan_out(
@@ -475,7 +475,26 @@ class TestMoney:
             stop=lambda results: any(results),
         )
         assert [result.state for result in results] == ["ok", "cancelled"]
-        assert (run.ledger.calls, run.ledger.usage) == (2, Usage(10, 5))
+        assert (run.ledger.calls, run.ledger.usage) == (2, Usage(50, 5, estimated=40))
+
+    @timeless
+    @pytest.mark.parametrize("streams", [False, True], ids=["whole", "streamed"])
+    async def test_so_has_who_is_late(self, streams: bool) -> None:
+        run = run_of(ScriptedClient({"m": Hang()}))
+        until = asyncio.get_running_loop().time() + 5
+        if streams:
+            with pytest.raises(CallFailed):
+                await read(run.stream(prompted(), until=until))
+        else:
+            assert (await run.ask(prompted(), until=until)).state == "timed_out"
+        assert (run.ledger.calls, run.ledger.usage) == (1, Usage(40, 0, estimated=40))
+
+    async def test_what_was_never_sent_has_cost_nothing(self) -> None:
+        """A call whose time was over before it began reached nobody."""
+        late = CallFailed(Failure.TIMEOUT, attempts=0)
+        run = run_of(ScriptedClient({"m": late}))
+        await run.ask(prompted(), until=FOREVER)
+        assert run.ledger.usage == Usage()
 
     async def test_a_failed_call_counts(self) -> None:
         """A call that came to nothing was a call."""
