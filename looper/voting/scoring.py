@@ -14,10 +14,13 @@ from looper.contract.base import Contract, visible
 from looper.wire.chat import Choice, Reply
 
 TokenFilter = Literal["all", "tool_call_args"]
-"""Which tokens of an answer that calls tools count: every one, or those of the arguments."""
+"""Which tokens of an answer that calls tools count: every one, or those of the arguments' values."""
 
 _SCALE = 3.0
 """Nats: a mean log-probability of -3 is a score of 0, and a mean gap of 3 is one of 1 - 1/e."""
+
+_COVERED = 0.5
+"""The share of an answer's tokens that must have alternatives for `margin` to say anything of it."""
 
 # --- The formulas: 0..1, or None without evidence ---------------------------------------------------
 
@@ -44,9 +47,10 @@ def from_mean(logprob: float) -> float:
 
 
 def margin(tokens: Sequence[Token]) -> float | None:
-    """How far the likeliest token was ahead of the next one, on average."""
+    """How far the likeliest token was ahead of the next one, on average; unknown if too few tokens say so."""
     gaps = [token.gap for token in tokens if token.gap is not None]
-    return -math.expm1(-fmean(gaps) / _SCALE) if gaps else None
+    enough = gaps and len(gaps) >= _COVERED * len(tokens)
+    return -math.expm1(-fmean(gaps) / _SCALE) if enough else None
 
 
 def hybrid(
@@ -181,7 +185,7 @@ def tokens_of(logprobs: msgspec.Raw) -> list[Token]:
 
 
 def answer_tokens(choice: Choice, which: TokenFilter = "tool_call_args") -> list[Token]:
-    """The tokens of an answer: of its arguments if it calls tools, else of its text without the thoughts before it.
+    """The tokens of an answer: of its arguments' values if it calls tools, else of its text without the thoughts before.
 
     None, if they cannot be told from the others.
     """
@@ -219,7 +223,7 @@ def span_tokens(
 
 
 def _argument_tokens(tokens: Sequence[Token], reply: Reply) -> list[Token]:
-    """Those of every call's arguments; none if one call's cannot be found."""
+    """Those that carry values in every call's arguments; none if one call's cannot be found."""
     joined = b"".join(_bare(token.data) for token in tokens)
     spans: list[tuple[int, int]] = []
     at = 0
@@ -229,7 +233,7 @@ def _argument_tokens(tokens: Sequence[Token], reply: Reply) -> list[Token]:
         if start < 0:
             return []
         at = start + len(bare)
-        spans.append((start, at))
+        spans += ((start + begin, start + end) for begin, end in _values(bare))
     return _within(tokens, spans)
 
 
@@ -238,6 +242,16 @@ def _arguments(reply: Reply) -> Iterator[str]:
         function = call.get("function")
         arguments = function.get("arguments") if isinstance(function, dict) else None
         yield arguments if isinstance(arguments, str) else ""
+
+
+_VALUE = re.compile(rb'"(?P<text>(?:[^"\\]|\\.)*+)"(?P<key>:)?|(?P<plain>[^]["{},:]++)')
+
+
+def _values(arguments: bytes) -> Iterator[tuple[int, int]]:
+    """Where values stand in JSON without blanks: the insides of strings, numbers and literals. What breaks off has some."""
+    for found in _VALUE.finditer(arguments):
+        if not found["key"]:
+            yield found.span("plain" if found["plain"] else "text")
 
 
 def _span(tokens: Iterable[Token], text: str) -> tuple[int, int] | None:

@@ -89,11 +89,15 @@ class TestFormulas:
             pytest.param((9.0,), 0.950213, id="9"),
             pytest.param((1.0, 5.0), 0.632121, id="mean"),
             pytest.param((1.0, None, 5.0), 0.632121, id="one-without"),
+            pytest.param((1.0, None, 5.0, None), 0.632121, id="half-of-them-without"),
+            pytest.param((1.0, None, None), None, id="most-of-them-without"),
+            pytest.param((9.0, *[None] * 9), None, id="one-of-ten"),
         ],
     )
-    def test_margin(self, values: tuple[float | None, ...], score: float) -> None:
-        """1 - e^(-m/3), with m the mean gap over the tokens that have one."""
-        assert margin(apart(*values)) == pytest.approx(score, abs=1e-6)
+    def test_margin(self, values: tuple[float | None, ...], score: float | None) -> None:
+        """1 - e^(-m/3), with m the mean gap over the tokens that have one, at least half of all."""
+        found = margin(apart(*values))
+        assert found == (None if score is None else pytest.approx(score, abs=1e-6))
 
     @pytest.mark.parametrize(
         ("weights", "score"),
@@ -287,11 +291,41 @@ class TestToolCalls:
     )  # fmt: skip
 
     def test_arguments_are_what_counts(self) -> None:
-        """Of an answer that calls tools the arguments count, of every call."""
+        """Of an answer that calls tools the arguments' values count, of every call."""
         calls = [call('{"city": "Rome"}'), call('{"city":"Oslo"}')]
         found = answer_tokens(choice(None, list(self.pieces), calls=calls))
-        assert [token.logprob for token in found] == [-0.1, -0.2, -0.6]
-        assert avg_logprob(found) == pytest.approx(0.9)
+        assert [token.logprob for token in found] == [-0.2, -0.6]
+        assert avg_logprob(found) == pytest.approx(1 - 0.4 / 3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "values"),
+        [
+            ('{"ci|ty"|: "|Pa|ris|", |"days"|: |3|}', ["Pa", "ris", "3"]),
+            ('{"|a|": |[|-1.5|, |true|, |null|]|}', ["-1.5", "true", "null"]),
+            ('{"a|":| {"b|":| "|x: y|"}}', ["x: y"]),
+            (r'{"a": "|the \"best\": |one|"}', [r"the \"best\": ", "one"]),
+            ('{"a": "|to be cont', ["to be cont"]),
+            ('{|"a"|:| {|}|}', []),
+            ("{}", []),
+        ],
+    )
+    def test_only_values_of_arguments_count(self, arguments: str, values: list[str]) -> None:
+        """Keys and braces are sure whatever the values are."""
+        pieces = arguments.split("|")
+        answer = choice(None, [(each, -1.0) for each in pieces], calls=[call("".join(pieces))])
+        assert [token.data.decode() for token in answer_tokens(answer)] == values
+
+    def test_doubtful_values_among_sure_braces_are_doubtful(self) -> None:
+        pieces = [
+            ('{"city": "', 0.0),
+            ("Rome", -1.5),
+            ('", "days": ', 0.0),
+            ("3", -1.5),
+            ("}", 0.0),
+        ]
+        arguments = "".join(piece for piece, _ in pieces)
+        found = answer_tokens(choice(None, pieces, calls=[call(arguments)]))
+        assert avg_logprob(found) == pytest.approx(0.5)
 
     def test_all_is_every_token(self) -> None:
         """With the filter `all` names and braces count too."""
@@ -387,7 +421,7 @@ class TestSpan:
         assert len(found) == 2
 
     def test_a_call_is_its_arguments(self) -> None:
-        """The span of an answer that calls tools is its arguments."""
+        """The span of an answer that calls tools is the values of its arguments."""
         pieces = list(TestToolCalls.pieces[:4])
         found = span_tokens(choice(None, pieces, calls=[call('{"city": "Rome"}')]), object())
-        assert [token.logprob for token in found] == [-0.1, -0.2]
+        assert [token.logprob for token in found] == [-0.2]
