@@ -164,7 +164,10 @@ class Run:
         if isinstance(read, NotRead):
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
             said = result.text if len(result.text) <= LONGEST else ""
-            result = await self.ask(draft.again(said, _REASK.format(read.why)), until=until)
+            again = draft.again(said, _REASK.format(read.why))
+            if result.finish == "length":
+                again = again.roomier()
+            result = await self.ask(again, until=until)
             read = await _read(result, type, fault)
         return None if isinstance(read, NotRead) else read
 
@@ -267,17 +270,24 @@ Answer again, with the one JSON object that was asked for and nothing else."""
 
 async def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead | None:
     """What a model's JSON says; why it says nothing; None if there is no use in asking again."""
-    if result.state == "unusable":
-        return NotRead("it has no content.")
-    if result.state != "ok":
+    if result.state not in ("ok", "unusable"):
         return None
-    if len(result.text) > _INLINE:
+    said = result.text or _thought_only(result)
+    if len(said) > _INLINE:
         # Whoever wrote that much may have written what takes long to read.
-        read = await asyncio.to_thread(read_json, result.text, type)
+        read = await asyncio.to_thread(read_json, said, type)
     else:
-        read = read_json(result.text, type)
-    why = None if isinstance(read, NotRead) else fault(read)
-    return read if why is None else NotRead(why)
+        read = read_json(said, type)
+    why = read.why if isinstance(read, NotRead) else fault(read)
+    if why is None:
+        return read
+    return NotRead(why if result.text else "it has no content.")
+
+
+def _thought_only(result: Result) -> str:
+    """What a server took for thoughts to the very end, as it does where a model does not close them."""
+    ended = result.message is not None and result.finish != "length"
+    return (result.message.thought or "") if ended and result.message else ""
 
 
 def _called(draft: Draft, answer: Completion) -> Completion:

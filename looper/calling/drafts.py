@@ -23,6 +23,8 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 """The names of the token limit. The first one holds where both are given."""
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 PRIVATE_OUTPUT = 4096
+MORE_ROOM = 2
+AGAIN_OUTPUT = PRIVATE_OUTPUT * MORE_ROOM
 """Tokens that a private stage may answer with, unless it says otherwise."""
 Members = dict[str, Any]
 
@@ -62,6 +64,11 @@ class Draft:
             input_tokens=self.input_tokens + estimate(said) + estimate(why),
             extra=True,
         )
+
+    def roomier(self) -> "Draft":
+        """The same with more room for the answer, of which nothing, or not all, came."""
+        wanted = self.wanted_output
+        return replace(self, wanted_output=None if wanted is None else wanted * MORE_ROOM)
 
     def without_tools(self) -> "Draft":
         """The same for an answer that is to be a text."""

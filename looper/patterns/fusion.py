@@ -9,7 +9,14 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import PRIVATE_OUTPUT, Draft, answering, json_schema, private
+from looper.calling.drafts import (
+    AGAIN_OUTPUT,
+    PRIVATE_OUTPUT,
+    Draft,
+    answering,
+    json_schema,
+    private,
+)
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round
 from looper.calling.models import Model
@@ -119,7 +126,7 @@ class FusionConfig(Round, Weighing, Judging):
             *self.in_round(panel),
             *self.in_round(more),
             judge,
-            replace(judge, reads=reads + 1, need="spare"),
+            replace(judge, reads=reads + 1, output=AGAIN_OUTPUT, need="spare"),
             replace(judge, reads=2, need="spare"),
             replace(final, need=need),
             *(replace(each, need="perhaps") for each in others),

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import PRIVATE_OUTPUT, Draft, answering
+from looper.calling.drafts import AGAIN_OUTPUT, PRIVATE_OUTPUT, Draft, answering
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Results, Round, Stop, never
 from looper.calling.models import Model
@@ -105,7 +105,7 @@ class RatingsConfig(Round, Weighing, Judging):
         if self.judge_model is None:
             return calls
         first = PlannedCall((self.judge_model,), "judge", len(asked), PRIVATE_OUTPUT)
-        spare = replace(first, need="spare")
+        spare = replace(first, need="spare", output=AGAIN_OUTPUT)
         again = replace(spare, reads=2)
         return (*calls, first, spare, again, again)
 

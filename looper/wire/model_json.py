@@ -3,15 +3,20 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from looper.contract.base import visible
 from looper.contract.json_mending import mend
 from looper.contract.json_text import sources
 
 T = TypeVar("T", bound=BaseModel)
+Sentences = Annotated[
+    list[str], BeforeValidator(lambda said: [said] if isinstance(said, str) else said)
+]
+"""Some sentences; a model that has only one may leave out the list."""
+
 LONGEST = 128 * 1024
 """Characters, without thoughts, above which nothing can be the JSON that was asked for."""
 

@@ -14,7 +14,7 @@ from looper.calling.models import Model, Retry, Url
 from looper.patterns.closing.evidence import fenced, room, said
 from looper.run import Run
 from looper.settings import Name, Setting, SomeTime
-from looper.wire.chat import ChatRequest
+from looper.wire.chat import ChatRequest, Message
 
 
 class Verdict(BaseModel):
@@ -119,15 +119,25 @@ class _Entailment(msgspec.Struct, frozen=True):
 _entailment = msgspec.json.Decoder(_Entailment)
 
 
+def _asks(message: Message) -> bool:
+    return message.role == "user" and bool(message.text.strip())
+
+
 async def entailment(
     verifier: AutomixVerifier, request: ChatRequest, run: Run, answer: Result, *, until: float
 ) -> Grade:
-    """What an AutoMix verifier makes of an answer. Unknown if it is late, down, or says nothing that can be used."""
-    *before, last = [f"{each.role}: {each.text}" for each in request.messages]
+    """What an AutoMix verifier makes of an answer. Unknown if it is late, down, or says nothing that can be used; nor is
+    there anything to ask it as long as the user has asked nothing in words.
+    """
+    asked = (at for at, each in enumerate(request.messages) if _asks(each))
+    question = max(asked, default=None)
+    if question is None:
+        return UNKNOWN
+    others = (each for at, each in enumerate(request.messages) if at != question)
     body = {
-        "question": last.partition(": ")[2],
+        "question": request.messages[question].text,
         "answer": said(answer),
-        "context": "\n".join(before),
+        "context": "\n".join(f"{each.role}: {each.text}" for each in others),
     }
     until = min(until, run.deadline.now() + verifier.timeout.total_seconds())
     data = await run.consult(

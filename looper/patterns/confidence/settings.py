@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import PRIVATE_OUTPUT
+from looper.calling.drafts import AGAIN_OUTPUT, PRIVATE_OUTPUT
 from looper.calling.fanout import Round
 from looper.calling.models import Model
 from looper.contract import Contract
@@ -299,7 +299,7 @@ class ConfidenceSettings(Round, Weighing):
         grader = model if self.confidence_method in ("self_verify", "auto") else self.verifier_model
         if grader is not None:
             yield PlannedCall((grader,), "verifier", 1, PRIVATE_OUTPUT, "perhaps")
-            yield PlannedCall((grader,), "verifier", 2, PRIVATE_OUTPUT, "spare")
+            yield PlannedCall((grader,), "verifier", 2, AGAIN_OUTPUT, "spare")
 
     # ... and what is hardly meant
 

@@ -13,6 +13,7 @@ from looper.patterns.workflows.plan import FINAL, Final, Step, seen, verified
 from looper.patterns.workflows.prompts import Shown
 from looper.wire.chat import Choice, Completion, Reply, WireUsage
 from looper.wire.events import Outcome
+from looper.wire.model_json import Sentences
 
 Said = Literal["pass", "fail", "unsure"]
 
@@ -21,7 +22,7 @@ class Verdict(BaseModel):
     """What a verifier is asked for."""
 
     verdict: Said
-    reasons: list[str] = []
+    reasons: Sentences = []
 
 
 class Agent(msgspec.Struct):

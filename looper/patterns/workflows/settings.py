@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import PRIVATE_OUTPUT
+from looper.calling.drafts import MORE_ROOM, PRIVATE_OUTPUT
 from looper.calling.models import Model
 from looper.patterns.workflows.plan import (
     MAX_STEPS,
@@ -170,7 +170,7 @@ class WorkflowSettings(Setting):
         yield from [PlannedCall(pool, "worker", 1, need="perhaps")] * (
             self.max_steps * len(pool) - 1
         )
-        yield replace(planning, need="spare")
+        yield replace(planning, output=planner.max_output * MORE_ROOM, need="spare")
 
 
 def _output(step: Step) -> int | None:

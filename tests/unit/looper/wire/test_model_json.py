@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from looper.wire.model_json import NotRead, read_json
+from looper.wire.model_json import NotRead, Sentences, read_json
 
 
 class Verdict(BaseModel):
@@ -175,6 +175,23 @@ class TestBad:
         begun = time.process_time()
         assert isinstance(read_json(text, Verdict), NotRead)
         assert time.process_time() - begun < 1
+
+
+class Remarks(BaseModel):
+    said: Sentences = []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [('{"said": "one"}', ["one"]), ('{"said": ["one", "two"]}', ["one", "two"]), ("{}", [])],
+)
+def test_one_sentence_is_a_list_of_one(text: str, said: list[str]) -> None:
+    assert read_json(text, Remarks) == Remarks(said=said)
+
+
+@pytest.mark.parametrize("text", ['{"said": 1}', '{"said": [1]}', '{"said": {"a": "b"}}'])
+def test_what_is_no_sentence_is_none(text: str) -> None:
+    assert isinstance(read_json(text, Remarks), NotRead)
 
 
 @settings(deadline=None, max_examples=100)

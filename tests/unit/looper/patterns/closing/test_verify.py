@@ -77,15 +77,49 @@ class TestGrade:
             '{"confidence": 95}', '{"confidence": "high"}', '{"confidence": NaN}', '{"confidence": -0.1}',
             '{"confidence": "85%"}', 'It says {"confidence": 1}. {"confidence": 9}',
             '{"confidence": true}', '{"confidence": null}', "{}", "1. The answer is wrong", "0.9",
-            completion(None, reasoning_content='{"confidence": 0.9}'),
+            completion(None, reasoning_content="I am not sure."),
         ],
     )  # fmt: skip
     async def test_what_is_no_verdict_is_asked_for_again(self, verdict: Step) -> None:
-        """Out of range, no number, no JSON, or said in thoughts only: once more, and then it is unknown, not 1.0."""
+        """Out of range, no number, or no JSON: once more, and then it is unknown, not 1.0."""
         found, client = await graded(verdict, '{"confidence": 0.6}')
         assert found == 0.6
         assert len(client.asked) == 2
         assert (await graded(verdict, verdict))[0] is None
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [
+            completion(None, reasoning_content='Well. {"confidence": 0.9}'),
+            completion("", reasoning_content='```json\n{"confidence": 0.9}\n```'),
+            completion("\n", reasoning='{"confidence": 0.9}'),
+        ],
+        ids=["reasoning_content", "fenced", "reasoning"],
+    )
+    async def test_a_verdict_may_stand_where_thoughts_do(self, verdict: Step) -> None:
+        """Servers put all into the thoughts of a model that does not close them."""
+        found, client = await graded(verdict)
+        assert (found, len(client.asked)) == (0.9, 1)
+
+    @pytest.mark.parametrize(
+        "verdict",
+        [
+            completion("", finish="length"),
+            completion(None, finish="length", reasoning_content='Not {"confidence": 0.9}, as'),
+            completion('{"confidence": 0.9, "reason": "it is', finish="length"),
+        ],
+        ids=["nothing", "thoughts", "half"],
+    )
+    async def test_who_had_no_room_gets_more_of_it(self, verdict: Step) -> None:
+        """Asked again with the same limit it would end in the same place."""
+        found, client = await graded(verdict, '{"confidence": 0.6}')
+        assert found == 0.6
+        limits = [asked.body["max_tokens"] for asked in client.asked]
+        assert limits[1] == 2 * limits[0]
+
+    async def test_other_mistakes_are_not_mended_by_room(self) -> None:
+        _, client = await graded("no", '{"confidence": 0.6}')
+        assert client.asked[0].body["max_tokens"] == client.asked[1].body["max_tokens"]
 
     async def test_a_verifier_that_is_down_knows_nothing(self) -> None:
         """A failure is no evidence, and nobody is asked again."""
@@ -165,6 +199,37 @@ class TestEntailment:
             "context": "system: Be brief.",
         }
         assert seen == [("/v1/verify", body), ("/v1/check", body)]
+
+    @pytest.mark.parametrize(
+        ("messages", "question", "context"),
+        [
+            pytest.param(
+                [("user", "Weather?"), ("assistant", "I look."), ("tool", "rain")],
+                "Weather?", "assistant: I look.\ntool: rain", id="behind-a-tool",
+            ),
+            pytest.param(
+                [("user", "One"), ("assistant", "two"), ("user", "Three"), ("user", " ")],
+                "Three", "user: One\nassistant: two\nuser:  ", id="behind-a-blank",
+            ),
+            pytest.param([("system", "Be brief."), ("assistant", "Hello")], None, "", id="none"),
+            pytest.param([("user", ""), ("tool", "rain")], None, "", id="blank"),
+        ],
+    )  # fmt: skip
+    async def test_the_question_is_what_the_user_wrote_last(
+        self, messages: list[tuple[str, str]], question: str | None, context: str
+    ) -> None:
+        """Not what a tool said, and not nothing; without a question nobody is asked, and nothing is known."""
+        settings = AutomixVerifier.model_validate({"url": "http://v.test", "timeout": "5s"})
+        client = ScriptedClient({settings.upstream.name: '{"confidence": 0.4}'})
+        run = Run("r", {}, client, Ledger(Budget()), Deadline.after(10), Random(1))
+        said = [{"role": role, "content": text} for role, text in messages]
+        request = ChatRequest.parse(json.dumps({"model": "m", "messages": said}).encode())
+
+        found = await entailment(settings, request, run, answer(), until=run.deadline.at)
+
+        asked = [(each.body["question"], each.body["context"]) for each in client.asked]
+        assert asked == ([] if question is None else [(question, context)])
+        assert found == (Grade(None) if question is None else Grade(0.4))
 
     @pytest.mark.parametrize(
         ("body", "score"),
