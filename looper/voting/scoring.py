@@ -185,7 +185,7 @@ def tokens_of(logprobs: msgspec.Raw) -> list[Token]:
 
 
 def answer_tokens(choice: Choice, which: TokenFilter = "tool_call_args") -> list[Token]:
-    """The tokens of an answer: of its arguments' values if it calls tools, else of its text without the thoughts before.
+    """The tokens of an answer: of its arguments' values if it calls tools, else of its text without thoughts.
 
     None, if they cannot be told from the others.
     """
@@ -248,7 +248,7 @@ _VALUE = re.compile(rb'"(?P<text>(?:[^"\\]|\\.)*+)"(?P<key>:)?|(?P<plain>[^]["{}
 
 
 def _values(arguments: bytes) -> Iterator[tuple[int, int]]:
-    """Where values stand in JSON without blanks: the insides of strings, numbers and literals. What breaks off has some."""
+    """Where values stand in JSON without blanks: the insides of strings, numbers, literals. Broken ones too."""
     for found in _VALUE.finditer(arguments):
         if not found["key"]:
             yield found.span("plain" if found["plain"] else "text")

@@ -126,8 +126,8 @@ def _asks(message: Message) -> bool:
 async def entailment(
     verifier: AutomixVerifier, request: ChatRequest, run: Run, answer: Result, *, until: float
 ) -> Grade:
-    """What an AutoMix verifier makes of an answer. Unknown if it is late, down, or says nothing that can be used; nor is
-    there anything to ask it as long as the user has asked nothing in words.
+    """What an AutoMix verifier makes of an answer. Unknown if it is late, down, or says nothing that can be used, and
+    where there is nothing to ask it, as the user has asked nothing in words.
     """
     asked = (at for at, each in enumerate(request.messages) if _asks(each))
     question = max(asked, default=None)
