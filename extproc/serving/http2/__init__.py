@@ -1,0 +1,1 @@
+"""HTTP/2 and gRPC as Envoy speaks them to a processor: nothing else of either, on asyncio, bounded everywhere."""
