@@ -2,10 +2,16 @@
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from extproc.cli.options import CONFIG, INTERVAL, environment, reporting
+
+if TYPE_CHECKING:
+    from extproc.serving.calls import Transport
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
@@ -37,6 +43,29 @@ from extproc.cli.options import CONFIG, INTERVAL, environment, reporting
     show_default=True,
     help="Seconds between looks at FILE.",
 )
+@click.option(
+    "--transport",
+    type=click.Choice(["native", "grpcio"]),
+    default="native",
+    show_default=True,
+    help="What speaks gRPC: `native` takes a fraction of the time of `grpcio`.",
+)
+@click.option(
+    "--tls",
+    "tls",
+    nargs=2,
+    type=_FILE,
+    default=None,
+    metavar="CERTIFICATE KEY",
+    help="PEM files: TLS at every --listen that is host:port.",
+)
+@click.option(
+    "--tls-clients",
+    "clients",
+    type=_FILE,
+    default=None,
+    help="CAs: only clients with a certificate from one of them get in.",
+)
 @click.option("--log-level", default="info", show_default=True)
 def command(
     path: Path,
@@ -46,11 +75,15 @@ def command(
     drain: float,
     grace: float,
     interval: float,
+    transport: str,
+    tls: tuple[Path, Path] | None,
+    clients: Path | None,
     log_level: str,
 ) -> None:
     """Run the processor that Envoy's ext_proc filter talks to."""
     from extproc.config import check_address, load
     from extproc.process import telemetry
+    from extproc.serving.calls import Tls
     from extproc.serving.serve import Service, serve
 
     telemetry.set_up(log_level)
@@ -59,9 +92,30 @@ def command(
         for address in (*listen, health, admin):
             if address is not None:
                 check_address(address)
-    service = Service(listen, health, admin, drain, grace)
+    if clients is not None and tls is None:
+        raise click.UsageError("--tls-clients needs --tls")
+    service = Service(
+        listen,
+        health,
+        admin,
+        drain,
+        grace,
+        _transport(transport),
+        None if tls is None else Tls(*tls, clients),
+    )
     try:
         with reporting():
             asyncio.run(serve(loaded, path, service, lambda: None, interval, environment()))
     except OSError as error:
         raise click.ClickException(str(error)) from None
+
+
+def _transport(name: str) -> "Transport":
+    """Only the one that is wanted is imported."""
+    if name == "grpcio":
+        from extproc.serving.grpcio import GrpcioServer
+
+        return GrpcioServer
+    from extproc.serving.http2.server import Server
+
+    return Server

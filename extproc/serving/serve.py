@@ -15,6 +15,7 @@ from extproc.config import Loaded, warnings
 from extproc.config.watch import Watched
 from extproc.process.states import opened
 from extproc.serving.admin import Facts, admin
+from extproc.serving.calls import Tls, Transport
 from extproc.serving.lag import Lag
 from extproc.serving.reload import Reloads
 from extproc.serving.server import serving
@@ -35,6 +36,8 @@ class Service:
     admin: str | None
     drain: float
     grace: float
+    transport: Transport
+    tls: Tls | None = None
 
 
 async def serve(
@@ -63,7 +66,14 @@ async def serve(
         if service.admin is not None:
             await stack.enter_async_context(admin(facts, service.admin))
         health = await stack.enter_async_context(
-            serving(versions.begin, service.listen, service.health, service.grace)
+            serving(
+                versions.begin,
+                service.listen,
+                service.health,
+                service.grace,
+                service.transport,
+                service.tls,
+            )
         )
         watched = Watched(path, loaded.files)
         async with _beside(facts.reloads.follow(watched, versions, interval), facts.lag.measure()):
@@ -75,7 +85,7 @@ async def serve(
             ready()
             await stop.wait()
         _log.info("draining", seconds=service.drain)
-        await health.set_serving(False)
+        health.set_serving(False)
         await asyncio.sleep(service.drain)
     _log.info("stopped")
 

@@ -24,6 +24,9 @@ from extproc.config import parse_config
 from extproc.process.runtime import build
 from extproc.protocol._pb.ext_proc_pb2 import ProcessingMode, ProcessingRequest
 from extproc.protocol.codec import MAX_CHUNK
+from extproc.serving.calls import Transport
+from extproc.serving.grpcio import GrpcioServer
+from extproc.serving.http2.server import Server
 from extproc.serving.server import serving
 from looper.wire.sse import DONE, EventReader
 from tests.fakes.envoy_client import (
@@ -87,6 +90,25 @@ CLIENT_GONE = 0.2
 """Seconds within which a backend has seen that nobody waits for it."""
 
 
+TRANSPORTS: dict[str, Transport] = {"native": Server, "grpcio": GrpcioServer}
+
+
+@dataclass
+class Carried:
+    """By what the servers of the tests that run now are reached."""
+
+    transport: Transport = Server
+
+
+CARRIED = Carried()
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS, autouse=True)
+def carried(request: pytest.FixtureRequest) -> None:
+    """Each test runs on each transport."""
+    CARRIED.transport = TRANSPORTS[request.param]
+
+
 @dataclass(frozen=True)
 class Rig:
     """A server, what its models are asked, and a connection to it."""
@@ -115,14 +137,14 @@ async def processing(
         address = listen or f"unix:{folder}/p.sock"
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
-                serving(lambda _: nullcontext(runtime), [address], None, grace)
+                serving(lambda _: nullcontext(runtime), [address], None, grace, CARRIED.transport)
             )
             async with connected(address) as envoy:
                 yield Rig(models, envoy, address, stack)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def rig() -> AsyncIterator[Rig]:
+async def rig(carried: None) -> AsyncIterator[Rig]:
     """A server for all that asks no model and leaves nothing behind."""
     async with processing() as rig:
         yield rig
@@ -1028,7 +1050,7 @@ async def test_all_addresses_stop_together() -> None:
         addresses = [f"unix:{folder}/{number}.sock" for number in range(3)]
         async with AsyncExitStack() as clients, AsyncExitStack() as server:
             await server.enter_async_context(
-                serving(lambda _: nullcontext(runtime), addresses, None, 0.2)
+                serving(lambda _: nullcontext(runtime), addresses, None, 0.2, CARRIED.transport)
             )
             for address in addresses:
                 envoy = await clients.enter_async_context(connected(address))
@@ -1050,7 +1072,7 @@ async def test_liveness_outlasts_what_is_open() -> None:
             server = await stack.enter_async_context(AsyncExitStack())
             health = f"unix:{name}/health.sock"
             await server.enter_async_context(
-                serving(lambda _: nullcontext(runtime), addresses, health, 5)
+                serving(lambda _: nullcontext(runtime), addresses, health, 5, CARRIED.transport)
             )
             envoy = await stack.enter_async_context(connected(addresses[0]))
             kubelet = health_of(await stack.enter_async_context(connected(health)))

@@ -20,7 +20,7 @@ from extproc.cli.main import main
 from extproc.cli.serve import command as serve
 from extproc.config import Config, parse_config
 from extproc.process.states import opened
-from extproc.serving.server import SERVICES
+from extproc.serving.health import SERVICES
 from looper.calling.budget import Budget, Ledger
 from looper.errors import StateUnavailable
 from looper.patterns.workflows import WorkflowsConfig

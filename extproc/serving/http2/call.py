@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from extproc.errors import Abandoned
+from extproc.serving.calls import Status
 from extproc.serving.http2.headers import Request, plain, trailers
 from extproc.serving.http2.receiver import Receiver
 from extproc.serving.http2.sender import Sender
-from extproc.serving.http2.status import Status
 
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])").fullmatch
 _UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -21,7 +22,7 @@ class Call:
     take it has lost nothing, and whatever it writes next comes after it.
     """
 
-    __slots__ = ("_reset", "_task", "_timer", "endless", "opened", "receiver", "request", "sender")
+    __slots__ = ("_reset", "_task", "_timer", "opened", "receiver", "request", "sender")
 
     def __init__(
         self, request: Request, receiver: Receiver, sender: Sender, reset: Callable[[], None]
@@ -32,7 +33,6 @@ class Call:
         self._reset = reset
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.endless = False
         self.opened = asyncio.get_running_loop().time()
 
     # What handlers do.
@@ -47,13 +47,11 @@ class Call:
 
     async def write(self, message: bytes) -> None:
         """Send a message, and wait while the client takes no more."""
+        if self.sender.finished:
+            raise Abandoned
         self.sender.put(message)
         if self.sender.waits:
             await self.sender.emptied()
-
-    def put(self, message: bytes) -> None:
-        """Send a message that is small, and do not wait."""
-        self.sender.put(message)
 
     async def begin(self) -> None:
         """Send the headers now, before any message."""
@@ -62,11 +60,6 @@ class Call:
     async def abort(self, status: Status, why: str) -> None:
         """End the call at once, whatever waits to be sent: with a status if nothing does, else by a reset."""
         self.end(status, why)
-
-    async def gone(self) -> None:
-        """Wait for the end, which is the client's to say, or the server's when that stops."""
-        self.endless = True
-        await asyncio.get_running_loop().create_future()
 
     # What ends it.
 

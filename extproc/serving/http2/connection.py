@@ -10,6 +10,7 @@ from typing import Protocol
 
 import structlog
 
+from extproc.serving.calls import Status
 from extproc.serving.http2.allowance import Allowance
 from extproc.serving.http2.bounds import Bounds
 from extproc.serving.http2.call import Call
@@ -50,7 +51,6 @@ from extproc.serving.http2.messages import BadMessage
 from extproc.serving.http2.outlet import Outlet
 from extproc.serving.http2.receiver import Intake, Receiver
 from extproc.serving.http2.sender import Sender
-from extproc.serving.http2.status import Status
 
 _log = structlog.get_logger()
 
@@ -431,8 +431,6 @@ class Connection(asyncio.Protocol):
         if self._leaving or self._over:
             return
         self._leaving = True
-        for call in [call for call in self._calls.values() if call.endless]:
-            call.break_off(Status.UNAVAILABLE, "the server stops")
         self._outlet.frame(GOAWAY, 0, 0, number(LARGEST) + number(Code.NO_ERROR))
         self._outlet.frame(PING, 0, 0, _FAREWELL)
         self._loop.call_later(self._bounds.farewell, self._refuse_more)

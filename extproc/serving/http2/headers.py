@@ -7,9 +7,9 @@ from typing import TypeAlias
 
 import hpack
 
+from extproc.serving.calls import Status
 from extproc.serving.http2.bounds import Bounds
 from extproc.serving.http2.frames import Code, ConnectionFault, StreamFault
-from extproc.serving.http2.status import Status
 
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 

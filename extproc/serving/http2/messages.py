@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from struct import Struct
 
-from extproc.serving.http2.status import Status
+from extproc.serving.calls import Status
 
 _PREFIX = Struct(">BL")
 PREFIX = _PREFIX.size

@@ -4,10 +4,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
+from extproc.serving.calls import Status
 from extproc.serving.http2.bounds import Bounds
 from extproc.serving.http2.frames import Code, ConnectionFault, StreamFault
 from extproc.serving.http2.messages import BadMessage, Messages
-from extproc.serving.http2.status import Status
 
 
 class Intake:

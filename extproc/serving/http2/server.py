@@ -9,10 +9,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from extproc.serving.calls import Handler, Status, Tls
 from extproc.serving.http2.bounds import DEFAULT, Bounds
 from extproc.serving.http2.connection import Connection
-from extproc.serving.http2.services import Handler, Handlers
-from extproc.serving.http2.status import Status
+from extproc.serving.http2.services import Handlers
 
 _BACKLOG = 512
 
@@ -40,9 +40,9 @@ class Server:
         trace: TracebackType | None,
     ) -> None:
         await self.stop(0)
-        await self._tasks.__aexit__(kind, error, trace)
+        await self._tasks.__aexit__(None, None, None)  # whoever raised `error` is no task of ours
 
-    async def listen(self, address: str, tls: ssl.SSLContext | None = None) -> None:
+    async def listen(self, address: str, tls: Tls | None = None) -> None:
         """Take connections at `unix:/path` or `host:port`. Raises OSError if that cannot be."""
         loop = asyncio.get_running_loop()
         made: set[Connection] = set()  # those of this address
@@ -56,7 +56,7 @@ class Server:
                 protocol,
                 **_place(host.strip("[]"), int(port)),
                 backlog=_BACKLOG,
-                ssl=tls,
+                ssl=_context(tls) if tls else None,
                 ssl_handshake_timeout=self._bounds.greeting if tls else None,
                 ssl_shutdown_timeout=self._bounds.linger if tls else None,
             )
@@ -105,13 +105,13 @@ def _place(host: str, port: int) -> dict[str, Any]:
     return {"host": host, "port": port}
 
 
-def tls_context(certificate: str, key: str, clients: str | None) -> ssl.SSLContext:
-    """TLS as gRPC has it. With `clients`, a file of CAs, only clients with a certificate from one of them get in."""
+def _context(tls: Tls) -> ssl.SSLContext:
+    """TLS as gRPC has it. With `clients`, only those get in that have a certificate from one of these CAs."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(certificate, key)
-    if clients is not None:
-        context.load_verify_locations(clients)
+    context.load_cert_chain(tls.certificate, tls.key)
+    if tls.clients is not None:
+        context.load_verify_locations(tls.clients)
         context.verify_mode = ssl.CERT_REQUIRED
     return context

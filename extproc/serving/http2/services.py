@@ -1,18 +1,15 @@
 """Which handler a call is for, and how it ends when that has returned."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeAlias
 
 import structlog
 
+from extproc.serving.calls import Handler, Status
 from extproc.serving.http2.call import Call
-from extproc.serving.http2.status import Status
 
 _log = structlog.get_logger()
-
-Handler: TypeAlias = Callable[[Call], Awaitable[None]]
 
 
 class Handlers:
