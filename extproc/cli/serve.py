@@ -46,7 +46,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--transport",
     type=click.Choice(["native", "grpcio"]),
-    default="native",
+    default="grpcio",
     show_default=True,
     help="What speaks gRPC: `native` takes a fraction of the time of `grpcio`.",
 )
