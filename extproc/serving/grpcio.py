@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -109,7 +110,8 @@ def _generic(path: str, handler: Handler) -> grpc.GenericRpcHandler:
 
 def _serving(handler: Handler) -> Any:
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        await handler(GrpcioCall(context))
+        with suppress(Abandoned):
+            await handler(GrpcioCall(context))
 
     return serve
 

@@ -59,6 +59,8 @@ class Call:
 
     async def abort(self, status: Status, why: str) -> None:
         """End the call at once, whatever waits to be sent: with a status if nothing does, else by a reset."""
+        if self.sender.over:
+            raise Abandoned
         self.end(status, why)
 
     # What ends it.

@@ -48,7 +48,7 @@ from extproc.serving.http2.frames import (
 )
 from extproc.serving.http2.headers import HeaderBlocks, Request
 from extproc.serving.http2.messages import BadMessage
-from extproc.serving.http2.outlet import Outlet
+from extproc.serving.http2.output import Output
 from extproc.serving.http2.receiver import Intake, Receiver
 from extproc.serving.http2.sender import Sender
 
@@ -127,8 +127,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._outlet = Outlet(transport, self._bounds)
-        self._intake = Intake(self._bounds, partial(self._outlet.grant, 0))
+        self._output = Output(transport, self._bounds)
+        self._intake = Intake(self._bounds, partial(self._output.grant, 0))
         if not self._made(self):
             transport.abort()
             return
@@ -139,8 +139,8 @@ class Connection(asyncio.Protocol):
             MAX_FRAME_SIZE: bounds.frame,
             MAX_HEADER_LIST_SIZE: bounds.header_list,
         }
-        self._outlet.frame(SETTINGS, 0, 0, settings(offered))
-        self._outlet.grant(0, bounds.connection_window - FIRST_WINDOW)
+        self._output.frame(SETTINGS, 0, 0, settings(offered))
+        self._output.grant(0, bounds.connection_window - FIRST_WINDOW)
 
     def data_received(self, data: bytes) -> None:
         if self._over:
@@ -153,18 +153,18 @@ class Connection(asyncio.Protocol):
         except ConnectionFault as fault:
             self._fail(fault)
             return
-        self._outlet.flush()
+        self._output.flush()
 
     def pause_writing(self) -> None:
-        self._outlet.pause()
+        self._output.pause()
 
     def resume_writing(self) -> None:
-        self._outlet.resume()
+        self._output.resume()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._over = True
         self._timer.cancel()
-        self._outlet.close()
+        self._output.close()
         self._drop_all()
         self._lost(self)
 
@@ -266,9 +266,9 @@ class Connection(asyncio.Protocol):
         call.receiver.end()
 
     def _open(self, flags: int, stream: int, request: Request) -> None:
-        outlet, bounds = self._outlet, self._bounds
-        receiver = Receiver(self._intake, bounds, request.length, partial(outlet.grant, stream))
-        sender = Sender(outlet, stream, partial(self._ended_by_us, stream))
+        output, bounds = self._output, self._bounds
+        receiver = Receiver(self._intake, bounds, request.length, partial(output.grant, stream))
+        sender = Sender(output, stream, partial(self._ended_by_us, stream))
         call = Call(request, receiver, sender, partial(self._reset, stream, Code.CANCEL))
         self._calls[stream] = call
         if flags & END_STREAM:
@@ -311,13 +311,13 @@ class Connection(asyncio.Protocol):
         self._allowance.spend(1 + len(payload) // 6 + len(self._calls) // 32)
         for key, value in read_settings(payload):
             self._set(key, value)
-        self._outlet.acknowledge_settings()
+        self._output.acknowledge_settings()
         for call in list(self._calls.values()):
             call.sender.push()
 
     def _set(self, key: int, value: int) -> None:
         if key == HEADER_TABLE_SIZE and value < _USUAL_TABLE:
-            self._outlet.shrink_table()
+            self._output.shrink_table()
         elif key == ENABLE_PUSH and value > 1:
             raise ConnectionFault(Code.PROTOCOL_ERROR, "ENABLE_PUSH is neither 0 nor 1")
         elif key == INITIAL_WINDOW_SIZE:
@@ -325,15 +325,15 @@ class Connection(asyncio.Protocol):
         elif key == MAX_FRAME_SIZE:
             if not SMALLEST_FRAME <= value <= LARGEST_FRAME:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "no size of frames")
-            self._outlet.longest = value
+            self._output.longest = value
 
     def _resize_windows(self, size: int) -> None:
         if size > LARGEST:
             raise ConnectionFault(Code.FLOW_CONTROL_ERROR, "a window is too wide")
-        change = size - self._outlet.first_window
+        change = size - self._output.first_window
         if not change:
             return
-        self._outlet.first_window = size
+        self._output.first_window = size
         try:
             for call in list(self._calls.values()):
                 call.sender.resize(change)
@@ -350,7 +350,7 @@ class Connection(asyncio.Protocol):
             raise ConnectionFault(Code.FRAME_SIZE_ERROR, "a PING is not eight bytes")
         self._allowance.spend()
         if not flags & ACK:
-            self._outlet.echo(payload)
+            self._output.echo(payload)
         elif payload == _FAREWELL and self._leaving:
             self._refuse_more()
 
@@ -363,11 +363,11 @@ class Connection(asyncio.Protocol):
 
     def _window_update(self, flags: int, stream: int, payload: bytes) -> None:
         size = read_number(payload) & LARGEST
-        self._outlet.count_update()
+        self._output.count_update()
         if not stream:
             if not size:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "a window becomes no wider")
-            self._outlet.widen(size)
+            self._output.widen(size)
             return
         self._check_known(stream)
         if (call := self._calls.get(stream)) is None:
@@ -386,7 +386,7 @@ class Connection(asyncio.Protocol):
         self._allowance.spend()
         if stream in self._given_up:
             return True
-        self._outlet.reset(stream, Code.STREAM_CLOSED)
+        self._output.reset(stream, Code.STREAM_CLOSED)
         return False
 
     # How streams end.
@@ -395,7 +395,7 @@ class Connection(asyncio.Protocol):
         """Trailers are on their way. A client that could still say something is told that nobody listens."""
         call = self._calls[stream]
         if not call.receiver.ended:
-            self._outlet.frame(RST_STREAM, 0, stream, number(Code.NO_ERROR))
+            self._output.frame(RST_STREAM, 0, stream, number(Code.NO_ERROR))
             self._given_up.append(stream)
         self._forget(stream)
 
@@ -407,7 +407,7 @@ class Connection(asyncio.Protocol):
 
     def _reset(self, stream: int, code: Code) -> None:
         """End a stream at once, from our side."""
-        self._outlet.frame(RST_STREAM, 0, stream, number(code))
+        self._output.frame(RST_STREAM, 0, stream, number(code))
         self._given_up.append(stream)
         if (call := self._calls.pop(stream, None)) is not None:
             self._drop(call)
@@ -431,15 +431,15 @@ class Connection(asyncio.Protocol):
         if self._leaving or self._over:
             return
         self._leaving = True
-        self._outlet.frame(GOAWAY, 0, 0, number(LARGEST) + number(Code.NO_ERROR))
-        self._outlet.frame(PING, 0, 0, _FAREWELL)
+        self._output.frame(GOAWAY, 0, 0, number(LARGEST) + number(Code.NO_ERROR))
+        self._output.frame(PING, 0, 0, _FAREWELL)
         self._loop.call_later(self._bounds.farewell, self._refuse_more)
 
     def _refuse_more(self) -> None:
         """Whatever the client sent before it heard of the end has come by now."""
         if not self._refusing and not self._over:
             self._refusing = True
-            self._outlet.frame(GOAWAY, 0, 0, number(self._last) + number(Code.NO_ERROR))
+            self._output.frame(GOAWAY, 0, 0, number(self._last) + number(Code.NO_ERROR))
             self._leave()
 
     def _leave(self) -> None:
@@ -459,7 +459,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, fault: ConnectionFault) -> None:
         _log.warning("connection.failed", code=fault.code.name, why=fault.why)
         why = fault.why.encode()
-        self._outlet.frame(GOAWAY, 0, 0, number(self._last) + number(fault.code) + why)
+        self._output.frame(GOAWAY, 0, 0, number(self._last) + number(fault.code) + why)
         self._drop_all()
         self._hang_up()
 
@@ -468,7 +468,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         self._over = True
-        self._outlet.close()
+        self._output.close()
         if self._transport.can_write_eof():
             with suppress(OSError):  # the client was faster
                 self._transport.write_eof()
@@ -488,7 +488,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
         elif quiet >= bounds.silence and not self._asked:
             self._asked = True
-            self._outlet.frame(PING, 0, 0, _ARE_YOU_THERE)
+            self._output.frame(PING, 0, 0, _ARE_YOU_THERE)
         for call in list(self._calls.values()):
             if not call.receiver.heard and now - call.opened >= bounds.first_message:
                 call.break_off(Status.DEADLINE_EXCEEDED, "no message has come")

@@ -16,7 +16,7 @@ from extproc.serving.http2.frames import (
 )
 from extproc.serving.http2.headers import BEGINNING
 from extproc.serving.http2.messages import PREFIX, prefix
-from extproc.serving.http2.outlet import Outlet
+from extproc.serving.http2.output import Output
 
 
 class Sender:
@@ -26,7 +26,7 @@ class Sender:
         "_emptied",
         "_ended",
         "_last",
-        "_outlet",
+        "_output",
         "_queue",
         "_stream",
         "_window",
@@ -34,11 +34,11 @@ class Sender:
         "finished",
     )
 
-    def __init__(self, outlet: Outlet, stream: int, ended: Callable[[], None]) -> None:
-        self._outlet = outlet
+    def __init__(self, output: Output, stream: int, ended: Callable[[], None]) -> None:
+        self._output = output
         self._stream = stream
         self._ended = ended
-        self._window = outlet.first_window
+        self._window = output.first_window
         self._queue: deque[memoryview] | None = None  # what waits for a window
         self._last: bytes | None = None  # trailers that wait for that
         self._emptied: asyncio.Future[None] | None = None
@@ -49,21 +49,21 @@ class Sender:
         """Send the headers. Whoever has them takes the call for answered, at least in part."""
         if not self.begun and not self.finished:
             self.begun = True
-            block = self._outlet.block(block)
-            self._outlet.add(head(len(block), HEADERS, END_HEADERS, self._stream), block)
+            block = self._output.block(block)
+            self._output.add(head(len(block), HEADERS, END_HEADERS, self._stream), block)
 
     def put(self, message: bytes) -> None:
         """Send a message, or have it wait for a window. Nothing happens if the stream has ended."""
         if self.finished:
             return
         self.begin()
-        outlet = self._outlet
+        output = self._output
         size = len(message) + PREFIX
-        if self._queue is None and size <= min(self._window, outlet.window, outlet.longest):
+        if self._queue is None and size <= min(self._window, output.window, output.longest):
             self._window -= size
-            outlet.window -= size
-            outlet.add(head(size, DATA, 0, self._stream), prefix(size - PREFIX), message)
-            outlet.count_data()
+            output.window -= size
+            output.add(head(size, DATA, 0, self._stream), prefix(size - PREFIX), message)
+            output.count_data()
             return
         self.put_bytes(prefix(size - PREFIX) + message)
 
@@ -88,7 +88,7 @@ class Sender:
         waited = self._queue is not None
         self._queue = None
         self._last = None
-        self._outlet.blocked.pop(self, None)
+        self._output.blocked.pop(self, None)
         self._tell()
         return waited
 
@@ -101,14 +101,19 @@ class Sender:
         """Return when all that was put is on its way, or never will be."""
         while self._queue is not None:
             if self._emptied is None:
-                self._emptied = self._outlet.future()
+                self._emptied = self._output.future()
             await asyncio.shield(self._emptied)
-        await self._outlet.writable()
+        await self._output.writable()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be sent any more, nor taken back."""
+        return self.finished and self._queue is None
 
     @property
     def waits(self) -> bool:
         """Whether what was put is held up by a window, or by the connection."""
-        return self._queue is not None or self._outlet.paused
+        return self._queue is not None or self._output.paused
 
     def resize(self, change: int) -> None:
         """Raises StreamFault if the window becomes wider than there are numbers for."""
@@ -123,16 +128,16 @@ class Sender:
 
     def push(self) -> None:
         """Send what the windows allow."""
-        outlet, queue = self._outlet, self._queue
+        output, queue = self._output, self._queue
         if queue is None:
             return
         while queue:
-            room = min(self._window, outlet.window, outlet.longest)
+            room = min(self._window, output.window, output.longest)
             if room <= 0:
                 if (
-                    outlet.window <= 0
+                    output.window <= 0
                 ):  # else this stream alone is held up, which its own window will end
-                    outlet.blocked[self] = None
+                    output.blocked[self] = None
                 return
             piece = queue[0][:room]
             if len(piece) < len(queue[0]):
@@ -140,9 +145,9 @@ class Sender:
             else:
                 queue.popleft()
             self._window -= len(piece)
-            outlet.window -= len(piece)
-            outlet.frame(DATA, 0, self._stream, piece)
-            outlet.count_data()
+            output.window -= len(piece)
+            output.frame(DATA, 0, self._stream, piece)
+            output.count_data()
         self._queue = None
         self._tell()
         if self._last is not None:
@@ -156,12 +161,12 @@ class Sender:
     def _end(self) -> None:
         trailers, self._last = self._last, None
         if not trailers:
-            self._outlet.frame(DATA, END_STREAM, self._stream)
+            self._output.frame(DATA, END_STREAM, self._stream)
             self._ended()
             return
         if not self.begun:
             self.begun = True
             trailers = BEGINNING + trailers
-        block = self._outlet.block(trailers)
-        self._outlet.add(head(len(block), HEADERS, END_HEADERS | END_STREAM, self._stream), block)
+        block = self._output.block(trailers)
+        self._output.add(head(len(block), HEADERS, END_HEADERS | END_STREAM, self._stream), block)
         self._ended()

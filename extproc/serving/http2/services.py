@@ -6,6 +6,7 @@ from functools import partial
 
 import structlog
 
+from extproc.errors import Abandoned
 from extproc.serving.calls import Handler, Status
 from extproc.serving.http2.call import Call
 
@@ -45,6 +46,8 @@ class Handlers:
         try:
             await handler(call)
             status, why = Status.OK, ""
+        except Abandoned:
+            pass  # the client has broken it off
         except Exception:
             _log.exception("call.crashed")
         finally:

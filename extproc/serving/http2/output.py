@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from extproc.serving.http2.sender import Sender
 
 
-class Outlet:
+class Output:
     """The windows that the client grants, the streams that wait for one, and the way to the socket."""
 
     __slots__ = (
