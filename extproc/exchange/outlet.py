@@ -86,8 +86,7 @@ class Outlet:
         self.closed = isinstance(actions[-1], Respond | CloseStream)
         if self._writer is None:
             for action in actions:
-                self.handed |= _is_last(action)
-                await self._channel.send(action)
+                await self._hand(action)
         else:
             await self._wait_for(actions)
 
@@ -115,9 +114,19 @@ class Outlet:
         for action in turn.actions:
             if _is_last(action):
                 patience.reschedule(None)  # a client may be slow to read what is there
-                self.handed = True
-            await self._channel.send(action)
+            await self._hand(action)
         turn.over()
+
+    async def _hand(self, action: Action) -> None:
+        """Once the transport has begun with it, Envoy may close before we hear that it is done."""
+        ends = _is_last(action)
+        self.handed |= ends
+        try:
+            await self._channel.send(action)
+        except Exception:
+            if ends:
+                self.handed = False
+            raise
 
     async def abort(self, why: str) -> None:
         """Break the stream off, if it is still there. Waits for that, but not for long."""
