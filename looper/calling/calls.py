@@ -120,6 +120,11 @@ class Result:
         return None if self._choice is None else self._choice.message
 
     @property
+    def is_cut(self) -> bool:
+        """Whether it is a text that ends where its limit does, and not where its author wanted."""
+        return self.finish == "length" and bool(self.text.strip())
+
+    @property
     def finish(self) -> str | None:
         """How the answer ended, by its backend's word."""
         return None if self._choice is None else self._choice.finish_reason

@@ -242,6 +242,22 @@ async def test_a_verifier_decides(chain: Stack) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
+async def test_what_was_rejected_is_not_published_for_want_of_a_grade(
+    chain: Stack, streamed: bool
+) -> None:
+    """The last answer, which nobody could grade, is the client's, however it asks."""
+    chain.simulator.script("small", "first")
+    chain.simulator.script("judge", '{"confidence": 0.2}', "hm", "hm")
+    chain.simulator.script("large", "second")
+    if streamed:
+        chunks, _, _ = await stream(chain, "verified")
+        assert content(chunks) == "second"
+    else:
+        _, headers, answer = await ask(chain, "verified")
+        assert (text(answer), headers["x-looper-outcome"]) == ("second", "degraded")
+
+
 async def test_votes_are_pooled(chain: Stack) -> None:
     """Two that contradict each other are settled by the third, and what they said counts."""
     chain.simulator.script("small", "ANSWER: A")

@@ -115,6 +115,11 @@ async def test_a_settled_vote_closes_the_sockets_of_the_rest(team: Stack) -> Non
     assert answer["choices"][0]["message"]["content"] == "ANSWER: A"
     outcomes = {call.model: call.outcome for call in team.simulator.calls}
     assert outcomes == {"alpha": "disconnected", "beta": "finished", "gamma": "finished"}
+    # The straggler has read its prompt, and is paid for that.
+    billed = [call.usage for call in team.simulator.calls if call.usage is not None]
+    prompts = [usage["prompt_tokens"] for usage in billed]
+    assert answer["usage"]["looper"]["estimated_tokens"] == pytest.approx(prompts[0], abs=8)
+    assert answer["usage"]["prompt_tokens"] > sum(prompts)
 
 
 async def test_streamed_and_whole_say_the_same(team: Stack) -> None:

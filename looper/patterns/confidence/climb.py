@@ -16,12 +16,14 @@ from looper.wire.events import Grounds
 class Candidate:
     """An answer, what its model was asked for it, and how sure of it one may be.
 
-    `score` is as it was measured, `worth` the same as a probability where that is known; None is unknown.
+    `stage` is its place in the chain. `score` is as it was measured, `worth` the same as a probability where that is
+    known; None is unknown.
     """
 
     draft: Draft
     result: Result
     value: Value | None
+    stage: int = 0
     score: float | None = None
     worth: float | None = None
     passes: bool = False
@@ -60,25 +62,30 @@ class Climb:
     def results(self) -> list[Result]:
         return [each.result for each in self.pool]
 
-    def heard(self, draft: Draft, result: Result) -> Candidate:
-        """What came of a draft, perhaps by a substitute. A text that ends where the client has it end is no silence."""
+    def heard(self, draft: Draft, result: Result, at: int) -> Candidate:
+        """What came of a draft of a stage, perhaps by a substitute. A text that ends where the client has it end is no
+        silence, nor is one of the last stage, behind which nobody else is asked.
+        """
         contract = self.run.terms.contract
         value = value_of(result, contract)
-        wanted = contract is None and self.request.output_limit is not None
-        if value is None and wanted and _was_cut(result) and result.text.strip():
+        enough = self.request.output_limit is not None or at == len(self.stages) - 1
+        if value is None and contract is None and enough and result.is_cut:
             value = TEXT
-        return Candidate(draft.to(result.model), result, value)
-
-
-def _was_cut(result: Result) -> bool:
-    completion = result.completion
-    return completion is not None and completion.choices[0].finish_reason == "length"
+        return Candidate(draft.to(result.model), result, value, at)
 
 
 def by_score(pool: Sequence[Candidate]) -> list[Candidate]:
-    """Answers from the best score down, the unknown below the known, the silent last; of equals the later one first."""
+    """Answers, best first: whom the best score was not enough for and of whom nothing is known, then from that score
+    down, then the others of whom nothing is known; the silent last. Of equals the later one is first.
+    """
     answered = [each for each in reversed(pool) if each.result.state == "ok"]
-    return sorted(
-        answered,
-        key=lambda each: (each.value is None, each.worth is None, -(each.worth or 0.0)),
-    )
+    known = [each for each in answered if each.worth is not None and each.value is not None]
+    best = max(known, key=lambda each: each.worth or 0.0, default=None)
+
+    def place(each: Candidate) -> tuple[bool, int, float]:
+        if each.worth is not None:
+            return each.value is None, 1, -each.worth
+        asked_for_more = best is not None and not best.passes and each.stage > best.stage
+        return each.value is None, 0 if asked_for_more else 2, -each.stage
+
+    return sorted(answered, key=place)

@@ -115,14 +115,15 @@ class Confidence:
 
     async def _stage(self, climb: Climb, at: int) -> None:
         """Ask a stage's voters, and see whether what has been said by then is sure enough."""
-        stage, run = await self._begun(climb, at), climb.run
+        run = climb.run
+        await self._begun(climb, at)
         until = run.deadline.share(_LAST_SHARE / (len(climb.stages) - at))
-        asked = await self._ask(climb, stage, until)
+        asked = await self._ask(climb, at, until)
         candidates = await self._grading.graded(climb, asked, until)
         if climb.accepted is not None:
             return
         climb.pool += candidates
-        spoken = sum(each.value is not None for each in candidates)
+        spoken = sum(each.value is not None or each.result.is_cut for each in candidates)
         few = spoken < self._config.min_successful_responses
         broken = self._config.on_error == "fail" and any(
             each.result.error is not None for each in candidates
@@ -151,11 +152,12 @@ class Confidence:
         results = await run.fan_out(drafts, self._config, until=until)
         pairs = zip(drafts, results, strict=True)
         climb.pool += [
-            await self._grading.by_tokens(climb.heard(draft, each), run) for draft, each in pairs
+            await self._grading.by_tokens(climb.heard(draft, each, at), run)
+            for at, (draft, each) in enumerate(pairs)
         ]
 
-    async def _ask(self, climb: Climb, stage: Stage, until: float) -> list[Candidate]:
-        config, run = self._config, climb.run
+    async def _ask(self, climb: Climb, at: int, until: float) -> list[Candidate]:
+        config, run, stage = self._config, climb.run, climb.stages[at]
         drafts = self._drafts(climb, stage)
         answers_by = self._in_round(until, run)
         if self._config.grades(run.terms.contract):
@@ -175,7 +177,8 @@ class Confidence:
         results = await fan_out(
             drafts, ask, config, run.models, until=answers_by, counts=run.speaks
         )
-        return [climb.heard(draft, result) for draft, result in zip(drafts, results, strict=True)]
+        pairs = zip(drafts, results, strict=True)
+        return [climb.heard(draft, result, at) for draft, result in pairs]
 
     def _in_round(self, until: float, run: Run) -> float:
         """When a round that begins now is over, `until` at the latest."""

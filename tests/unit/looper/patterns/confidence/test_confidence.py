@@ -25,6 +25,7 @@ from tests.fakes.models import (
     Step,
     Stream,
     chunk,
+    chunks,
     completion,
     in_turn,
     last_chunk,
@@ -332,10 +333,85 @@ class TestNobodyPasses:
         assert (played.text, played.done.outcome) == ("better", "degraded")
         assert played.done.confidence == pytest.approx(0.7)
 
-    async def test_the_unknown_is_below_the_known(self) -> None:
-        """A poor score is more than none."""
-        script: dict[str, Step] = {"small": sure("poor", 0.01), "large": completion("unknown")}
-        assert (await play(confidence(), script)).text == "poor"
+    @pytest.mark.parametrize(
+        ("scores", "winner"),
+        [
+            pytest.param((0.2, None), "large", id="unknown-behind-known"),
+            pytest.param((None, 0.2), "large", id="known-behind-unknown"),
+            pytest.param((None, None), "large", id="nothing-known"),
+            pytest.param((0.5, 0.3, None), "large", id="unknown-last"),
+            pytest.param((0.5, None, 0.3), "other", id="unknown-between"),
+            pytest.param((0.3, None, 0.5), "large", id="best-last"),
+            pytest.param((0.3, None, None), "large", id="two-unknown"),
+        ],
+    )
+    @whole_and_streamed
+    async def test_escalation_says_that_an_answer_will_not_do(
+        self, stream: bool, scores: tuple[float | None, ...], winner: str
+    ) -> None:
+        """A later answer of which nothing is known is more than one that was known not to be enough."""
+        names = ("small", "large") if len(scores) == 2 else ("small", "other", "large")
+        script: dict[str, Step] = {
+            name: completion(name) if score is None else sure(name, score)
+            for name, score in zip(names, scores, strict=True)
+        }
+        last = script["large"]
+        if stream and winner != "large":
+            return  # its words were out before anything was known of them
+        if stream:
+            assert isinstance(last, Completion)
+            last = streamed("large", scores[-1]) if scores[-1] else Stream(chunks("large"))
+        played = await play(confidence(*names), {**script, "large": last}, stream=stream)
+        assert (played.text, played.done.outcome) == (winner, "degraded")
+
+    @whole_and_streamed
+    async def test_a_verifier_that_cannot_be_read_does_not_undo_an_escalation(
+        self, stream: bool
+    ) -> None:
+        """What was rejected is not published because nobody graded the answer behind it."""
+        pattern = confidence(confidence_method="verifier", verifier_model="judge", threshold=0.7)
+        script: dict[str, Step] = {
+            "small": "no",
+            "large": Stream(chunks("yes")) if stream else "yes",
+            "judge": in_turn('{"confidence": 0.2}', "hm"),
+        }
+        assert (await play(pattern, script, stream=stream)).text == "yes"
+
+    @pytest.mark.parametrize("score", [0.9, None], ids=["sure", "unknown"])
+    @whole_and_streamed
+    async def test_the_last_answer_may_be_cut(self, stream: bool, score: float | None) -> None:
+        """By its own limit: that is an answer, and says that it was cut."""
+        cut: Step = completion("yes", finish="length")
+        if score is not None:
+            cut = sure("yes", score, finish="length")
+        if stream:
+            cut = (
+                streamed("yes", score, finish="length")
+                if score
+                else Stream(chunks("yes", finish="length"))
+            )
+        played = await play(confidence(), {"small": sure("no", 0.1), "large": cut}, stream=stream)
+        assert played.text == "yes"
+        assert Finish("length") in played.events
+        assert played.done.outcome == ("ok" if score else "degraded")
+
+    async def test_an_earlier_answer_that_was_cut_is_the_last_resort(self) -> None:
+        """Where its own limit cut it; one that the client's cut is what the client asked for."""
+        script: dict[str, Step] = {
+            "small": sure("half an", 0.9, finish="length"),
+            "large": refused(500),
+        }
+        played = await play(confidence(), script)
+        assert (played.text, played.client.names) == ("half an", ["small", "large"])
+        played = await play(confidence(), script, max_tokens=9)
+        assert (played.text, played.client.names) == ("half an", ["small"])
+
+    async def test_a_cut_answer_counts_for_the_quorum(self) -> None:
+        pattern = confidence(["small", "other"], min_successful_responses=2, below_quorum="fail")
+        script: dict[str, Step] = {
+            "small": sure("yes", 0.9), "other": completion("half", finish="length"),
+        }  # fmt: skip
+        assert (await play(pattern, script)).text == "yes"
 
     async def test_under_a_contract_everybodys_vote_decides(self) -> None:
         """Votes are pooled: two early stages that agree outweigh the last one."""
