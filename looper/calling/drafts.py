@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -27,6 +27,8 @@ MORE_ROOM = 2
 AGAIN_OUTPUT = PRIVATE_OUTPUT * MORE_ROOM
 """Tokens that a private stage may answer with, unless it says otherwise."""
 Members = dict[str, Any]
+StandIn = Literal["hedge", "substitute"]
+"""Why a call is made that nobody planned: beside one that takes long, or in place of one that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Draft:
     """Whether calls of tools are an answer to it."""
     proposals: bool = False
     """Whether calls of tools say something though they are none: where they would be answers if others made them."""
+    stands_in: StandIn | None = None
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Literal
@@ -104,21 +105,26 @@ async def fan_out(
     """
     results: list[Result | None] = [None] * len(drafts)
     started = [False] * len(drafts)
-    over = asyncio.Event()
+    over = _Over()
     turn = asyncio.Semaphore(settings.max_concurrent)
     spare = [models[name] for name in settings.substitutes]
     asking = _Asking(ask, settings.hedge_after, turn)
 
     async def work(index: int) -> None:
         async with turn:
-            if over.is_set():  # the one before us ended it all
+            if over.why is not None:  # the one before us ended it all
                 return
             started[index] = True
             result = results[index] = await _ask_somebody(drafts[index], asking, spare)
-            failed = settings.on_error == "fail" and result.state != "ok"
-            if failed or None not in results or stop(results):
-                over.set()
-            elif settings.straggler_factor and _quorum(results, settings, counts):
+            if settings.on_error == "fail" and result.state != "ok":
+                over.say(_FAILED)
+            elif None not in results or stop(results):
+                over.say(_ENOUGH)
+            elif (
+                over.why is None
+                and settings.straggler_factor
+                and _quorum(results, settings, counts)
+            ):
                 # How long the quorum took is the measure for the rest.
                 patience = (now() - began) * settings.straggler_factor
                 clock.reschedule(min(until, began + patience, clock.when() or until))
@@ -128,18 +134,56 @@ async def fan_out(
     late = began >= until
     clock = asyncio.timeout_at(until)
     if drafts and not late:
-        try:
-            async with clock, asyncio.TaskGroup() as group:
-                tasks = [group.create_task(work(index)) for index in range(len(drafts))]
-                await over.wait()
-                for task in tasks:
-                    task.cancel()
-        except TimeoutError:
-            late = now() >= until
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work(index)) for index in range(len(drafts))]
+            with _cancelling(tasks):
+                late = await over.wait(clock, until)
+            for task in tasks:
+                task.cancel(over.why)
     return [
         result or Result(draft.model, draft.role, _ending(begun, late))
         for draft, result, begun in zip(drafts, results, started, strict=True)
     ]
+
+
+_ENOUGH, _FAILED = "enough was said", "another call failed"
+_LATE, _STRAGGLED = "time was up", "the others did not wait"
+_SLOWER = "the other call was quicker"
+"""Why calls are cancelled, for whoever reads a trace."""
+
+
+class _Over:
+    """Whether a round is over, and why: the first word counts."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self.why: str | None = None
+
+    def say(self, why: str) -> None:
+        self.why = self.why or why
+        self._event.set()
+
+    async def wait(self, clock: asyncio.Timeout, until: float) -> bool:
+        """Wait until it is over, by the clock if nobody says so before. Whether `until` has passed then."""
+        try:
+            async with clock:
+                await self._event.wait()
+        except TimeoutError:
+            late = asyncio.get_running_loop().time() >= until
+            self.say(_LATE if late else _STRAGGLED)
+            return late
+        return False
+
+
+@contextmanager
+def _cancelling(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[None]:
+    """Whoever cancels the block cancels these for the same reason: a group would not tell them."""
+    try:
+        yield
+    except asyncio.CancelledError as cancelled:
+        for task in tasks:
+            task.cancel(*cancelled.args)
+        raise
 
 
 def _quorum(results: Results, settings: Round, counts: Counts) -> bool:
@@ -166,23 +210,31 @@ class _Asking:
         if self.hedge_after is None:
             return await self.ask(draft)
         async with asyncio.TaskGroup() as group:
-            first = group.create_task(self.ask(draft))
-            await asyncio.wait((first,), timeout=self.hedge_after.total_seconds())
-            if first.done():
-                return first.result()
-            running = {first, group.create_task(self._again(draft))}
-            result: Result | None = None
-            while running and (result is None or result.state != "ok"):
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                result = min((task.result() for task in done), key=lambda each: each.state != "ok")
+            running = {group.create_task(self.ask(draft))}
+            with _cancelling(running):
+                (first,) = running
+                await asyncio.wait(running, timeout=self.hedge_after.total_seconds())
+                if first.done():
+                    return first.result()
+                running.add(group.create_task(self._again(draft)))
+                result = await _first_usable(running)
             for loser in running:
-                loser.cancel()
-            assert result is not None
+                loser.cancel(_SLOWER)
             return result
 
     async def _again(self, draft: Draft) -> Result:
         async with self.turn:
-            return await self.ask(draft)
+            return await self.ask(replace(draft, stands_in="hedge"))
+
+
+async def _first_usable(running: set[asyncio.Task[Result]]) -> Result:
+    """The first usable result, else the last one. What is over by then is taken out of `running`."""
+    while True:
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        running -= done
+        result = min((task.result() for task in done), key=lambda each: each.state != "ok")
+        if result.state == "ok" or not running:
+            return result
 
 
 async def _ask_somebody(draft: Draft, asking: _Asking, spare: Sequence[Model]) -> Result:
@@ -192,7 +244,7 @@ async def _ask_somebody(draft: Draft, asking: _Asking, spare: Sequence[Model]) -
         if result.state in ("ok", "cancelled") or _spent(result):
             break
         if model.name != draft.model.name:
-            result = await asking.hedged(draft.to(model))
+            result = await asking.hedged(replace(draft.to(model), stands_in="substitute"))
     return result
 
 

@@ -1,5 +1,6 @@
 """The record of a run: its stages, and each call with its end, time, usage and cost. Never what was said."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,12 +9,13 @@ from decimal import Decimal
 from typing import Any
 
 from looper.calling.calls import Result
-from looper.calling.drafts import Draft
+from looper.calling.drafts import Draft, StandIn
 from looper.wire.chat import Completion, Usage
 
 _WHOLE = ("single", "candidate", "panel", "member")
 _MAX_CALLS = 256
 _MAX_NOTES = 64
+_MAX_FOUND = 32
 _MAX_ATTEMPTS = 16
 _DIGITS = 6
 _MEASURED = 9
@@ -43,6 +45,7 @@ class CallRecord:
     """In micro-USD, at the model's own price."""
     dropped: tuple[str, ...] = ()
     agent: str | None = None
+    stands_in: StandIn | None = None
     text: str | None = None
     """What the model said; kept only in a trace that is `full`."""
 
@@ -66,6 +69,10 @@ class CallRecord:
             self.text += "".join(delta.content or "" for delta in deltas if delta is not None)
 
 
+Found = Mapping[str, Any]
+"""Plain data without a word of what was said: calls by their numbers."""
+
+
 @dataclass(slots=True)
 class Trace:
     """What is known of one run while it goes on, and after."""
@@ -74,6 +81,9 @@ class Trace:
     stages: list[tuple[str, float]] = field(default_factory=list)
     calls: list[CallRecord] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    votes: list[Found] = field(default_factory=list)
+    judgements: list[Found] = field(default_factory=list)
+    checks: list[Found] = field(default_factory=list)
     full: bool = False
     described: Mapping[str, Any] = field(default_factory=dict)
     """What a pattern has to say of its plan and its course: plain data, without contents."""
@@ -86,6 +96,42 @@ class Trace:
         """Something that whoever reads the trace should know: a degradation, and why. In words of ours."""
         if len(self.notes) < _MAX_NOTES:
             self.notes.append(text)
+
+    def voted(self, vote: Found | None) -> None:
+        """What a vote came to; None where nothing was compared."""
+        if vote is not None and len(self.votes) < _MAX_FOUND:
+            self.votes.append({"at": self._at(), **vote})
+
+    def judged(
+        self,
+        results: Sequence[Result],
+        scores: Sequence[float],
+        winner: int | None = None,
+        **findings: Any,
+    ) -> None:
+        """A judge's scores, from 0 to 10, of these answers as they stood before it, and which it calls the best.
+
+        Findings are a model's words: they are kept in a trace that is `full`.
+        """
+        if len(self.judgements) < _MAX_FOUND:
+            answers: list[dict[str, Any]] = [{"call": result.number} for result in results]
+            for each, score in zip(answers, scores, strict=False):
+                each["score"] = score
+            told: dict[str, Any] = {"at": self._at(), "answers": answers}
+            if winner is not None and winner <= len(results):
+                told["winner"] = results[winner - 1].number
+            if self.full and findings:
+                told["findings"] = findings
+            self.judgements.append(told)
+
+    def checked(self, method: str, score: float, threshold: float, *, enough: bool) -> None:
+        """Whether what was said by now is sure enough: what escalations hang on."""
+        if len(self.checks) < _MAX_FOUND:
+            stage = self.stages[-1][0] if self.stages else None
+            rounded = {"score": round(score, _DIGITS), "threshold": round(threshold, _DIGITS)}
+            self.checks.append(
+                {"at": self._at(), "stage": stage, "method": method, **rounded, "enough": enough}
+            )
 
     def shown(self, reader: str, results: Sequence[Result]) -> None:
         """Note which calls' answers a reader saw as candidates 1, 2 and so on."""
@@ -110,7 +156,7 @@ class Trace:
     def call(self, draft: Draft) -> Iterator[CallRecord]:
         """Record a call from here to the end of the block."""
         with self.record(draft.model.name, draft.role, draft.agent) as record:
-            record.dropped = tuple(draft.dropped())
+            record.dropped, record.stands_in = tuple(draft.dropped()), draft.stands_in
             record.text = "" if self.full else None
             yield record
 
@@ -122,6 +168,9 @@ class Trace:
             self.calls.append(record)
         try:
             yield record
+        except asyncio.CancelledError as cancelled:
+            record.reason = next(map(str, cancelled.args), None)
+            raise
         finally:
             record.ended = self._now()
             if record.first_token is not None:
@@ -144,6 +193,9 @@ class Trace:
     def _now(self) -> float:
         return time.monotonic() - self.began
 
+    def _at(self) -> float:
+        return round(self._now(), 4)
+
     def whole_prompts(self) -> Iterator[int]:
         """The tokens of each prompt that was the client's conversation and no more, by the models' own count."""
         for record in self.calls:
@@ -152,10 +204,12 @@ class Trace:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for logs and the ring of runs."""
+        found = {"votes": self.votes, "judgements": self.judgements, "checks": self.checks}
         return {
             "stages": [{"stage": name, "at": round(at, 4)} for name, at in self.stages],
             "calls": [_plain(record) for record in self.calls],
             "notes": list(self.notes),
+            **{name: list(each) for name, each in found.items() if each},
             **self.described,
         }
 
@@ -167,6 +221,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "model": record.model,
         "role": record.role,
         "agent": record.agent,
+        "stands_in": record.stands_in,
         "state": record.state,
         "at": round(record.started, 4),
         "seconds": None if ended is None else round(ended - record.started, 4),

@@ -214,16 +214,17 @@ class Fusion:
         yield Progress("panel")
         run.trace.stage("panel")
         vote = await self._ask_panel(request, run)
-        if self._config.escalate_to and not self._agrees(vote, request):
+        if self._config.escalate_to and not self._checked(vote, request, run):
             yield Progress("escalation")
             run.trace.stage("escalation")
             vote = await self._ask_more(vote, request, run)
+        run.trace.voted(vote.told())
         panel = Panel.of(vote, run)
         if not panel.shown or self._too_few(panel):
             raise why_no_answer(vote.results, quorum=self._config.quorum)
 
         # ... an answer on which it agrees is published as it is...
-        if self._agrees(vote, request):
+        if self._checked(vote, request, run):
             run.trace.note("the panel agrees: nobody judges")
             closing = self._publish(vote, request, run)
         else:
@@ -304,6 +305,14 @@ class Fusion:
             return vote.unanimous
         return vote.verdict.confidence >= float(when.partition(">=")[2])
 
+    def _checked(self, vote: Vote, request: ChatRequest, run: Run) -> bool:
+        """The same, and noted in the trace."""
+        agrees, when = self._agrees(vote, request), self._config.skip_judge_when
+        if ">=" in when and vote.comparable:
+            enough = float(when.partition(">=")[2])
+            run.trace.checked("posterior", vote.verdict.confidence, enough, enough=agrees)
+        return agrees
+
     def _too_few(self, panel: Panel) -> bool:
         few = panel.answers < self._config.min_successful_responses
         return few and self._config.below_quorum == "fail"
@@ -335,7 +344,12 @@ class Fusion:
             schema=json_schema(Analysis),
         )
         run.trace.shown("judge", panel.shown)
-        return await run.ask_json(draft, Analysis, until=run.deadline.share(_JUDGE_SHARE))
+        until = run.deadline.share(_JUDGE_SHARE)
+        analysis = await run.ask_json(draft, Analysis, until=until)
+        if analysis is not None:
+            found = analysis.model_dump(exclude={"scores", "winner"}, exclude_defaults=True)
+            run.trace.judged(panel.shown, analysis.scores, analysis.winner, **found)
+        return analysis
 
     def _ranking(
         self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None

@@ -167,10 +167,11 @@ class Ratings:
 
         # ... stronger models join them if they are not sure enough...
         vote = self._vote(candidates, run)
-        if self._unsure(vote):
+        if self._unsure(vote, run):
             yield Progress("escalation")
             candidates += await self._ask(config.escalate_to, candidates, request, run)
             vote = self._vote(candidates, run)
+        run.trace.voted(vote.told())
         self._check_quorum(vote)
 
         # ... and one answer, or in a comparison every one, is published.
@@ -273,14 +274,17 @@ class Ratings:
         results = [each.result for each in candidates]
         return Vote.on(results, electorate, contract, asked, self._config.about)
 
-    def _unsure(self, vote: Vote) -> bool:
+    def _unsure(self, vote: Vote, run: Run) -> bool:
         """Whether stronger models are to be asked too."""
         if not self._config.escalate_to:
             return False
         asked, verdict = [each.model.name for each in vote.results], vote.verdict
         if verdict.leader is not None and verdict.leader.value is TEXT:
             return False  # nobody knows how sure one may be of a text
-        return verdict.confidence < self._config.sure_from(asked)
+        enough = self._config.sure_from(asked)
+        unsure = verdict.confidence < enough
+        run.trace.checked("posterior", verdict.confidence, enough, enough=not unsure)
+        return unsure
 
     async def _rank(self, vote: Vote, request: ChatRequest, run: Run) -> Ranking:
         config = self._config

@@ -189,6 +189,7 @@ class Remom:
             yield Progress(f"round {number}")
             run.trace.stage(f"round {number}")
             latest = await team.round(number, breadth, vote)
+            run.trace.voted(latest.told())
             if self._failed(latest) or (vote is None and not _usable(latest.results)):
                 raise why_no_answer(latest.results, quorum=self._config.quorum)
             if vote is not None and not _usable(latest.results):

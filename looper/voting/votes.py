@@ -99,6 +99,7 @@ def nothing_more(result: Result, value: Value | None, contract: Contract[Any] | 
 
 
 _SURE = 0.7
+_DIGITS = 6
 _UNHEARD = ("cancelled", "not_started")
 
 
@@ -131,6 +132,35 @@ class Vote:
         verdict = decide(ballots, electorate, cast.same)
         values = tuple(ballot.value for ballot in ballots)
         return cls(tuple(results), values, ballots, electorate, verdict, cast.same, contract)
+
+    def told(self) -> dict[str, Any] | None:
+        """The vote as a trace shows it: who stands where with which weight, not for what; None if it compared nothing."""
+        if all(value is None or value is TEXT for value in self.values):
+            return None
+        calls = {
+            id(ballot): result.number
+            for ballot, result in zip(self.ballots, self.results, strict=True)
+        }
+        silent = zip(self.results, self.values, strict=True)
+        return {
+            "confidence": round(self.verdict.confidence, _DIGITS),
+            "none": round(self.verdict.none, _DIGITS),
+            "groups": [
+                {
+                    "posterior": round(each.posterior, _DIGITS),
+                    "ballots": [
+                        self._told(ballot, calls[id(ballot)]) for ballot in each.group.ballots
+                    ],
+                }
+                for each in self.verdict.groups
+            ],
+            "silent": [result.number for result, value in silent if value is None],
+        }
+
+    def _told(self, ballot: Ballot[Value], call: int | None) -> dict[str, Any]:
+        voter = self.electorate[ballot.member]
+        weight = round(voter.says(ballot.features) * ballot.share, _DIGITS)
+        return {"call": call, "model": ballot.member, "weight": weight, "votes": voter.votes}
 
     @property
     def comparable(self) -> bool:

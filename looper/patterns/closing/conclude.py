@@ -137,6 +137,10 @@ async def _kept(
             kept = await _repaired(text_of(held), message, draft, run, ending.until)
         case events:
             kept = events
+            if text_of(kept) != text_of(held):
+                run.trace.note(
+                    "machinery mended the form of the answer, so that it keeps its contract"
+                )
     if kept and ending.reject is not None and ending.reject(text_of(kept)):
         run.trace.note("the answer says what no other one does: the team's own stands in")
         return None

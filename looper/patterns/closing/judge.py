@@ -59,7 +59,10 @@ async def judge(
         )
 
     judged = await run.ask_json(replace(draft, extra=extra), Scores, until=until, fault=fault)
-    return None if judged is None else judged.scores
+    if judged is None:
+        return None
+    run.trace.judged(answers, judged.scores)
+    return judged.scores
 
 
 _RUBRIC = "Correct first of all, then complete, and in the form that the conversation asks for."

@@ -69,7 +69,7 @@ class Deciding:
         bar = self._config.bar_for_pool([each.draft.model.name for each in climb.pool])
         worth, grounds = vote.verdict.confidence, grounds_of("posterior", bar.at)
         passes = worth >= bar.at
-        _note(vote, worth, verdict(passes, grounds), climb.run)
+        _note(vote, worth, grounds, climb.run, passes=passes)
         return _ranking(climb, vote, worth, grounds) if passes else None
 
     def _by_agreement(self, climb: Climb) -> Ranking | None:
@@ -79,12 +79,16 @@ class Deciding:
             return None
         bar = self._config.bar_for_agreement
         passes, grounds = share >= bar.at, grounds_of("agreement", bar.at)
-        _note(vote, share, verdict(passes, grounds), climb.run)
+        _note(vote, share, grounds, climb.run, passes=passes)
         return _ranking(climb, vote, share, grounds) if passes else None
 
 
-def _note(vote: Vote, sure: float, followed: str, run: Run) -> None:
+def _note(vote: Vote, sure: float, grounds: Grounds, run: Run, *, passes: bool) -> None:
     """Put in the trace what the vote came to: of each answer that says what the leader does, and of the others."""
+    run.trace.voted(vote.told())
+    if grounds.threshold is not None:
+        run.trace.checked(grounds.method, sure, grounds.threshold, enough=passes)
+    followed = verdict(passes, grounds)
     leading = {id(each) for each in next(vote.groups(), [])}
     for each, value in zip(vote.results, vote.values, strict=True):
         if value is None:

@@ -163,6 +163,8 @@ def _note(each: Candidate, method: str, run: Run) -> None:
     run.trace.score(each.result, each.worth, _verdict(each))
     if each.score is not None:
         run.trace.measure(each.result, method, each.score)
+    if each.worth is not None and each.grounds is not None and each.grounds.threshold is not None:
+        run.trace.checked(method, each.worth, each.grounds.threshold, enough=each.passes)
 
 
 def _verdict(each: Candidate) -> str:

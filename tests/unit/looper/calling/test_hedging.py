@@ -10,6 +10,7 @@ from looper.calling.calls import CallFailed, Failure, Result
 from looper.calling.cost import PlannedCall, planned_calls
 from looper.calling.drafts import Draft, answering
 from looper.calling.fanout import Round, fan_out
+from looper.calling.trace import Trace
 from looper.run import Deadline, Run, seeded
 from looper.wire.chat import ChatRequest
 from tests.fakes.clock import timeless
@@ -41,6 +42,7 @@ class Team:
     seconds: float = 100.0
     client: ScriptedClient = field(init=False)
     ledger: Ledger = field(init=False)
+    trace: Trace = field(default_factory=Trace)
     took: float = 0.0
 
     def __post_init__(self) -> None:
@@ -57,6 +59,7 @@ class Team:
             self.ledger,
             Deadline.after(self.seconds),
             seeded(REQUEST),
+            trace=self.trace,
         )
         drafts = [answering(REQUEST, MODELS[name], "panel") for name in names]
         results = await run.fan_out(drafts, Round(**settings), until=run.deadline.at)
@@ -349,3 +352,41 @@ def test_the_most_calls_of_a_round_are_known_before(settings: dict[str, Any], mo
         *((n,) for n in settings.get("substitutes", ())),
     }
     assert {call.reads for call in plan} == {2}
+
+
+@pytest.mark.parametrize(
+    ("script", "settings", "told"),
+    [
+        (
+            {"a": in_turn(Hang(), "x")},
+            {"hedge_after": "2s"},
+            [("a", None, "cancelled", "the other call was quicker"), ("a", "hedge", "ok", None)],
+        ),
+        (
+            {"a": refused(500), "spare": "x"},
+            {"substitutes": ("spare",)},
+            [("a", None, "failed", "status"), ("spare", "substitute", "ok", None)],
+        ),
+        (
+            {"a": "x", "b": After(9, "x")},
+            {"straggler_factor": 2, "hedge_after": "20s"},
+            [("a", None, "ok", None), ("b", None, "cancelled", "the others did not wait")],
+        ),
+        (
+            {"a": After(1, refused(500)), "b": After(9, "x")},
+            {"on_error": "fail", "hedge_after": "20s"},
+            [("a", None, "failed", "status"), ("b", None, "cancelled", "another call failed")],
+        ),
+    ],
+    ids=["hedged", "substituted", "straggled", "failed"],
+)
+@timeless
+async def test_a_trace_says_why_a_call_was_made_and_why_it_was_given_up(
+    script: Mapping[str, Step], settings: dict[str, Any], told: list[tuple[Any, ...]]
+) -> None:
+    """In words of ours: what was asked beside or in place of another, and what the cancelled ones were too slow for."""
+    team = Team(script)
+    await team.ask(*(name for name in script if name != "spare"), **settings)
+    calls = team.trace.to_dict()["calls"]
+    keys = ("model", "stands_in", "state", "reason")
+    assert [tuple(call.get(key) for key in keys) for call in calls] == told

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -170,3 +171,26 @@ class TestVote:
         """A model asked three times does not outvote two others."""
         said = [("b", "A"), ("b", "A"), ("b", "A"), ("a", "B"), ("c", "B")]
         assert vote(said).ranked()[0].text == "B"
+
+
+def test_a_vote_is_told_by_numbers_of_calls_and_no_word_of_what_was_said() -> None:
+    """Who stands together, with which weight and how probably they are right; and who said nothing that counts."""
+    said = [("a", "Answer: C"), ("b", "Answer: B"), ("c", "Answer: B"), ("c", "hm")]
+    results = [replace(result(*each), number=at) for at, each in enumerate(said)]
+    ballots = vote(said)
+    told = Vote.on(results, ballots.electorate, contract(CHOICE)).told()
+    assert told is not None
+    assert [[each["call"] for each in group["ballots"]] for group in told["groups"]] == [
+        [1, 2],
+        [0],
+    ]
+    assert told["silent"] == [3]
+    posteriors = [group["posterior"] for group in told["groups"]]
+    assert sum(posteriors) + told["none"] == pytest.approx(1, abs=1e-5)
+    weights = [each["weight"] for each in told["groups"][0]["ballots"]]
+    whole = [ballots.electorate[name].weight for name in ("b", "c")]
+    assert weights == [round(whole[0], 6), round(whole[1] / 2, 6)]  # c was asked twice
+
+
+def test_a_vote_on_texts_that_nothing_compares_is_not_told() -> None:
+    assert vote([("a", "some words"), ("b", "others")], None).told() is None
