@@ -25,7 +25,7 @@ from looper.errors import DeadlineExceeded
 from looper.voting.votes import value_of
 from looper.wire.chat import ChatRequest, Completion
 from looper.wire.deltas import Gathering
-from looper.wire.events import Done, Event, Progress
+from looper.wire.events import Delta, Done, Event, Progress
 from looper.wire.model_json import LONGEST, NotRead, read_json
 from looper.wire.tool_calls import ToolCalls
 
@@ -352,6 +352,8 @@ async def drive(
             beating = group.create_task(voice.beat(heartbeat))
             async with aclosing(pattern.run(request, replace(run, say=voice.say))) as events:
                 async for event in events:
+                    if isinstance(event, Delta):
+                        run.trace.answers()
                     await voice.say(event)
                     if isinstance(event, Done):
                         break

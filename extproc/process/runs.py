@@ -1,62 +1,46 @@
-"""The runs of this process: the last ones in memory, and if wanted all or some of them in a file."""
+"""The runs of this process: what goes on, the last ones in memory, and if wanted all or some of them in a file."""
 
-import json
 import logging
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from itertools import islice
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from random import random
-from typing import Any, get_args
+from typing import Any
+
+import msgspec
 
 from extproc.config.trace import TraceSettings
+from extproc.process.records import RUNNING, Opened, summary
 from extproc.protocol.actions import Metadata
-from looper.calling.calls import Answering
-from looper.run import Run
-from looper.wire.chat import ChatRequest
-from looper.wire.messages import plain
-
-_ANSWERING = get_args(Answering)
 
 
-def _budget(run: Run) -> dict[str, Any]:
-    """What the run could spend: the limits that it had."""
-    limits = run.ledger.limits
-    micro = None if limits.microusd is None else float(limits.microusd)
-    said = {"calls": limits.calls, "tokens": limits.tokens, "cost_microusd": micro}
-    return {name: limit for name, limit in said.items() if limit is not None}
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A run in memory: its place among all that this process kept, its line in a list, and the whole as JSON."""
+
+    number: int
+    summary: Mapping[str, Any]
+    calls: tuple[Mapping[str, Any], ...]
+    record: bytes
 
 
-def _conversation(request: ChatRequest) -> dict[str, Any]:
-    """What the client sent; nothing if there is in it what is no value to us, such as 1e400."""
-    messages = plain(request.members["messages"])
-    return {} if messages is None else {"messages": messages}
-
-
-def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """What each call's text says by the contract, as `answer`: equal answers are equal texts. And of how many."""
-    contract = run.terms.contract
-    if contract is None or not contract.comparable:
-        return {}
-    seen: list[tuple[Any, str]] = []
-    for call in calls:
-        value = contract.extract(call.get("text", ""))
-        if value is not None and call["role"] in _ANSWERING:
-            same = (text for other, text in seen if contract.same(other, value))
-            call["answer"] = next(same, None) or contract.render(value)
-            seen.append((value, call["answer"]))
-    return {} if contract.options is None else {"options": contract.options}
+_OF_A_CALL = ("model", "role", "state", "reason", "seconds", "first_token", "usage", "cost_microusd")
 
 
 class Runs:
-    """Remembers runs: a ring, and a file that is written by a thread of its own."""
+    """Remembers runs: those that are open, a ring, and a file that is written by a thread of its own."""
 
     def __init__(self, settings: TraceSettings) -> None:
         self._settings = settings
-        self._ring: deque[dict[str, Any]] = deque(maxlen=settings.keep)
+        self._open: dict[str, Opened] = {}
+        self._ring: deque[Kept] = deque(maxlen=settings.keep)
+        self.count = 0
+        """How many have been kept so far, those that memory has no room for any more among them."""
         self._sink: logging.Logger | None = None
         self._is_writing = False
         self._files = ExitStack()
@@ -66,36 +50,69 @@ class Runs:
         """Whether what was said is kept as well."""
         return self._settings.record == "full"
 
+    @property
+    def keep(self) -> int:
+        """How many there is room for."""
+        return self._settings.keep
+
+    # What there is...
+
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """The newest first."""
-        yield from reversed(self._ring)
+        """The records in memory, the newest first."""
+        return (msgspec.json.decode(kept.record) for kept in reversed(self._ring))
 
-    def find(self, run: str) -> dict[str, Any] | None:
-        return next((record for record in self if record["run"] == run), None)
+    def kept(self, at_most: int | None = None, *, after: int = 0) -> list[Kept]:
+        """The runs in memory whose number is above `after`, the newest first."""
+        new = islice(reversed(self._ring), max(0, self.count - after))
+        return list(islice(new, at_most))
 
-    def add(self, request: ChatRequest, run: Run, facts: Metadata) -> None:
+    def open(self) -> list[Opened]:
+        """The runs that go on, the newest first."""
+        return list(reversed(self._open.values()))
+
+    def find(self, run: str) -> bytes | None:
+        """A run's record as JSON, as far as it has come."""
+        if (opened := self._open.get(run)) is not None:
+            return msgspec.json.encode(self.so_far(opened))
+        return next((kept.record for kept in reversed(self._ring) if kept.summary["run"] == run), None)
+
+    def so_far(self, opened: Opened) -> dict[str, Any]:
+        """The record of a run that goes on."""
+        return opened.record({**opened.facts, "outcome": RUNNING}, full=self.full)
+
+    # ... and what is added.
+
+    def begin(self, opened: Opened) -> None:
+        """A run has begun."""
+        if self._settings.record != "none":
+            self._open[opened.run.id] = opened
+
+    def end(self, opened: Opened, facts: Metadata) -> None:
         """Remember a run that has ended. `facts` are those of its exchange."""
+        self._open.pop(opened.run.id, None)
+        if self._settings.record != "none":
+            self.add(opened.record(facts, full=self.full))
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Keep a record, of whichever kind."""
         if self._settings.record == "none":
             return
-        record: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **facts,
-            "budget": _budget(run),
-            "usage": run.ledger.usage.to_dict(),
-            **run.trace.to_dict(),
-        }
-        if self.full:
-            record |= _conversation(request) | _answers(run, record["calls"])
-        self._ring.append(record)
+        data = msgspec.json.encode(record)
+        calls = tuple(
+            {name: call[name] for name in _OF_A_CALL if name in call}
+            for call in record.get("calls", ())
+        )
+        self.count += 1
+        self._ring.append(Kept(self.count, summary(record), calls, data))
         if self._sink is not None and random() < self._settings.sample:
-            self._sink.info("%s", json.dumps(record, ensure_ascii=False, separators=(",", ":")))
+            self._sink.info("%s", data.decode())
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Write to the file while the block lasts."""
         self._is_writing = True
         try:
-            self._open()
+            self._open_file()
             yield
         finally:
             self._is_writing = False
@@ -110,13 +127,13 @@ class Runs:
         before, self._settings = self._settings, settings
         if self._is_writing and _file(settings) != _file(before):
             try:
-                self._open()
+                self._open_file()
             except OSError:
                 self._settings = before
                 raise
         self._ring = deque(self._ring, maxlen=settings.keep)
 
-    def _open(self) -> None:
+    def _open_file(self) -> None:
         with ExitStack() as stack:
             sink = stack.enter_context(_sink(self._settings))
             self._files.close()

@@ -85,6 +85,8 @@ class Trace:
     judgements: list[Found] = field(default_factory=list)
     checks: list[Found] = field(default_factory=list)
     full: bool = False
+    first_word: float | None = None
+    """When the answer itself began."""
     described: Mapping[str, Any] = field(default_factory=dict)
     """What a pattern has to say of its plan and its course: plain data, without contents."""
 
@@ -192,6 +194,16 @@ class Trace:
 
     def _now(self) -> float:
         return time.monotonic() - self.began
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the run began."""
+        return self._now()
+
+    def answers(self) -> None:
+        """A bit of the answer itself goes to the client."""
+        if self.first_word is None:
+            self.first_word = self._at()
 
     def _at(self) -> float:
         return round(self._now(), 4)

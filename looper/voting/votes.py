@@ -134,7 +134,7 @@ class Vote:
         return cls(tuple(results), values, ballots, electorate, verdict, cast.same, contract)
 
     def told(self) -> dict[str, Any] | None:
-        """The vote as a trace shows it: who stands where with which weight, not for what; None if it compared nothing."""
+        """The vote as a trace shows it: who stands where with which weight, not for what; None if it compared none."""
         if all(value is None or value is TEXT for value in self.values):
             return None
         calls = {

@@ -188,10 +188,11 @@ class Board:
         place = next(at for at, each in enumerate(self.steps, 1) if each.id == step)
         return f"step{place}.{number}" if number else f"step{place}"
 
-    def describe(self) -> dict[str, Any]:
-        """Plan and agents as a trace shows them: nothing of what was said."""
+    def describe(self, *, full: bool = False) -> dict[str, Any]:
+        """Plan and agents as a trace shows them: nothing of what was said, unless it is `full`."""
+        told = {step.id: {"prompt": step.prompt} for step in self.steps if full and step.prompt}
         return {
-            "plan": [self._plain(step) for step in self.steps],
+            "plan": [self._plain(step) | told.get(step.id, {}) for step in self.steps],
             "agents": [self._plain_agent(agent) for agent in self.agents.values()],
             "turns": self.turns,
         }

@@ -138,6 +138,7 @@ class Workflows:
 
     async def _work(self, board: Board, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
         crew = Crew(self._config, board, request, run)
+        run.trace.described = board.describe(full=run.trace.full)
         try:
             await crew.work()
             ending = self._end(crew, board, request, run)
@@ -145,7 +146,7 @@ class Workflows:
                 async for event in events:
                     yield event
         finally:
-            run.trace.described = board.describe()
+            run.trace.described = board.describe(full=run.trace.full)
 
     def _end(
         self, crew: Crew, board: Board, request: ChatRequest, run: Run

@@ -1,0 +1,139 @@
+"""The record of a run as it is kept and shown: what was decided and why, what it took, and what came of it.
+
+Without `record: full` there is no word in it of what was said. What its members mean stands in `record.py`'s schema.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from extproc.decisions.explain import Explanation
+from extproc.protocol.actions import Metadata
+from looper.calling.budget import Amount, Ledger
+from looper.calling.calls import Answering
+from looper.run import Run
+from looper.wire.chat import ChatRequest
+from looper.wire.messages import plain
+
+VERSION = 1
+"""Of the schema; another one when a reader of the old one would misread the new."""
+
+RUNNING = "running"
+"""The outcome of a run that is not over."""
+
+_ANSWERING = get_args(Answering)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A team's run that has begun, and what is known of its request. `queued` are the seconds before its turn came."""
+
+    request: ChatRequest
+    run: Run
+    facts: Metadata
+    request_id: str | None = None
+    queued: float = 0.0
+    why: Explanation | None = None
+    began: str = field(default_factory=now)
+
+    def record(self, facts: Metadata, *, full: bool) -> dict[str, Any]:
+        """The record as far as things have come. `facts` are those of the exchange."""
+        run, trace = self.run, self.run.trace
+        record: dict[str, Any] = {
+            "version": VERSION,
+            "kind": "team",
+            "time": self.began,
+            **facts,
+            "request_id": self.request_id,
+            "queued": round(self.queued, 4),
+            "seconds": round(trace.elapsed, 4),
+            "first_token": trace.first_word if self.request.stream else None,
+            "request": asked(self.request),
+            "budget": _budget(run),
+            "spent": _spent(run.ledger),
+            "usage": run.ledger.usage.to_dict(),
+            **trace.to_dict(),
+            "why": self.why,
+        }
+        if full:
+            record |= _conversation(self.request) | _answers(run, record["calls"])
+        return {name: value for name, value in record.items() if value is not None}
+
+
+def asked(request: ChatRequest) -> dict[str, Any]:
+    """What a request is like, without its contents."""
+    facts: dict[str, Any] = {
+        "model": request.model,
+        "stream": request.stream,
+        "messages": len(request.messages),
+        "prompt_tokens": request.prompt_tokens,
+        "tools": request.offers_tools,
+    }
+    if request.output_limit is not None:
+        facts["max_tokens"] = request.output_limit
+    return facts
+
+
+def _budget(run: Run) -> dict[str, Any]:
+    """What the run could spend: the limits that it had."""
+    limits = run.ledger.limits
+    micro = None if limits.microusd is None else float(limits.microusd)
+    said = {"calls": limits.calls, "tokens": limits.tokens, "cost_microusd": micro}
+    seconds = round(run.trace.elapsed + run.deadline.at - run.deadline.now(), 1)
+    return {name: limit for name, limit in said.items() if limit is not None} | {"seconds": seconds}
+
+
+def _spent(ledger: Ledger) -> dict[str, Any]:
+    spent: Amount = ledger.spent
+    return {"calls": spent.calls, "tokens": spent.tokens, "cost_microusd": ledger.cost}
+
+
+def _conversation(request: ChatRequest) -> dict[str, Any]:
+    """What the client sent; nothing if there is in it what is no value to us, such as 1e400."""
+    messages = plain(request.members["messages"])
+    if messages is None:
+        return {}
+    members = {name: plain(raw) for name, raw in request.members.items() if name != "messages"}
+    return {
+        "messages": messages,
+        "members": {name: value for name, value in members.items() if value is not None},
+    }
+
+
+def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What each call's text says by the contract, as `answer`: equal answers are equal texts. And of how many."""
+    contract = run.terms.contract
+    if contract is None or not contract.comparable:
+        return {}
+    seen: list[tuple[Any, str]] = []
+    for call in calls:
+        value = contract.extract(call.get("text", ""))
+        if value is not None and call["role"] in _ANSWERING:
+            same = (text for other, text in seen if contract.same(other, value))
+            call["answer"] = next(same, None) or contract.render(value)
+            seen.append((value, call["answer"]))
+    return {} if contract.options is None else {"options": contract.options}
+
+
+_SUMMED_UP = (
+    "run", "kind", "time", "request_id", "recipe", "decision", "algorithm", "model", "outcome", "code", "status",
+    "queued", "seconds", "first_token", "confidence_permille", "threshold_permille", "cost_microusd",
+)  # fmt: skip
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record in a line of a list."""
+    line = {name: record[name] for name in _SUMMED_UP if name in record}
+    calls = record.get("calls", ())
+    models = [*([record["model"]] if "model" in record else []), *(call["model"] for call in calls)]
+    return line | {
+        "asked": record.get("request", {}).get("model"),
+        "stream": record.get("request", {}).get("stream", False),
+        "calls": record.get("spent", {}).get("calls", len(calls)),
+        "models": list(dict.fromkeys(models)),
+    }
