@@ -27,7 +27,30 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--health", default=None, help="gRPC health on a port of its own, such as 0.0.0.0:9004."
 )
 @click.option(
-    "--admin", default=None, help="HTTP: /metrics, /config, /runs… unix:/path or 127.0.0.1:port."
+    "--admin",
+    default=None,
+    help="HTTP: the console, /metrics, /config, /runs… unix:/path or 127.0.0.1:port.",
+)
+@click.option(
+    "--admin-token-file",
+    "token_file",
+    default=None,
+    type=click.Path(path_type=Path),
+    help="A bearer token for it, which other addresses than this machine's need.",
+)
+@click.option(
+    "--admin-name",
+    "names",
+    multiple=True,
+    help="A host name by which browsers may call it, beside localhost and addresses.",
+)
+@click.option(
+    "--playground",
+    is_flag=False,
+    flag_value="",
+    default=None,
+    metavar="[URL]",
+    help="Let the console send requests, which cost money, to Envoy. Default: at `envoy.ingress`.",
 )
 @click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
@@ -72,6 +95,9 @@ def command(
     listen: tuple[str, ...],
     health: str | None,
     admin: str | None,
+    token_file: Path | None,
+    names: tuple[str, ...],
+    playground: str | None,
     drain: float,
     grace: float,
     interval: float,
@@ -83,6 +109,7 @@ def command(
     """Run the processor that Envoy's ext_proc filter talks to."""
     from extproc.config import check_address, load
     from extproc.process import telemetry
+    from extproc.serving.admin import Access, token_in
     from extproc.serving.calls import Tls
     from extproc.serving.serve import Service, serve
 
@@ -92,12 +119,17 @@ def command(
         for address in (*listen, health, admin):
             if address is not None:
                 check_address(address)
+        access = None
+        if admin is not None:
+            token = None if token_file is None else token_in(token_file)
+            envoy = playground or (None if playground is None else loaded.config.envoy.url)
+            access = Access(admin, token, names, envoy)
     if clients is not None and tls is None:
         raise click.UsageError("--tls-clients needs --tls")
     service = Service(
         listen,
         health,
-        admin,
+        access,
         drain,
         grace,
         _transport(transport),

@@ -80,6 +80,15 @@ class EnvoySettings(Setting):
     stream_idle_timeout: Duration = timedelta(seconds=300)
     max_stream_duration: Duration | None = None
 
+    @property
+    def url(self) -> str:
+        """Where clients of this machine ask. Raises ValueError if that is no port."""
+        if self.ingress.startswith("unix:"):
+            raise ValueError(f"envoy.ingress is {self.ingress}: give a URL")
+        host, _, port = self.ingress.rpartition(":")
+        anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}
+        return f"http://{anywhere.get(host, host)}:{port}"
+
 
 class Config(Setting):
     """The whole file."""

@@ -53,7 +53,8 @@ def _signal(found: SignalFound) -> Tree:
         facts.append("hits " + ", ".join(map(repr, found.hits)))
     if found.match is None:
         facts.append("no reading")
-    facts.append(f"{found.milliseconds:.2f} ms")
+    if found.milliseconds is not None:
+        facts.append(f"{found.milliseconds:.2f} ms")
     return Tree(line.append("  " + " · ".join(facts), style="dim"))
 
 

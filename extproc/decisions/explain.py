@@ -7,6 +7,7 @@ an explanation: hits are the configuration's own.
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal
 
 from extproc.decisions.destination import destination
@@ -32,7 +33,7 @@ class SignalFound:
     value: float | None
     labels: Mapping[str, float]
     hits: tuple[str, ...]
-    milliseconds: float
+    milliseconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +124,22 @@ async def explain(policy: Policy, subject: Subject, models: Mapping[str, Model])
     """Decide a request, and say why."""
     times: dict[str, float] = {}
     decided = await policy.reading(_timed(policy.signals, times)).decide(subject)
+    return explanation(policy, decided, subject, models, times)
+
+
+def explanation(
+    policy: Policy,
+    decided: Decided,
+    subject: Subject,
+    models: Mapping[str, Model],
+    times: Mapping[str, float] = MappingProxyType({}),
+) -> Explanation:
+    """Why a request was decided as it was. `times` are the milliseconds that signals took, if anybody looked."""
     return Explanation(
         recipe=policy.name,
         prompt_tokens=subject.tokens,
         signals=tuple(
-            _signal(name, decided.readings.get(name), times.get(name, 0.0))
+            _signal(name, decided.readings.get(name), times.get(name))
             for name in policy.signals.names
         ),
         partitions=tuple(_partitions(policy, decided)),
@@ -137,8 +149,8 @@ async def explain(policy: Policy, subject: Subject, models: Mapping[str, Model])
     )
 
 
-def _signal(name: str, reading: Reading | None, milliseconds: float) -> SignalFound:
-    took = round(milliseconds, 3)
+def _signal(name: str, reading: Reading | None, milliseconds: float | None) -> SignalFound:
+    took = None if milliseconds is None else round(milliseconds, 3)
     if reading is None:
         return SignalFound(name, None, None, None, {}, (), took)
     return SignalFound(

@@ -2,11 +2,13 @@
 
 import secrets
 import time
+from functools import partial
 
 import structlog
 
 from extproc.decisions.canned import Canned
 from extproc.decisions.destination import destination
+from extproc.decisions.explain import explanation
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.exchange.channel import Channel, wave_through
@@ -147,7 +149,8 @@ class Exchange:
                 await self._route(request, model, {**facts, **outcome}, decision)
             case _:
                 pattern = self._runtime.pattern(decided.recipe, decision.name)
-                work = Work(decided.recipe, decision, facts, decided.bands, pattern)
+                why = partial(explanation, policy, decided, subject, self._runtime.models)
+                work = Work(decided.recipe, decision, facts, decided.bands, pattern, why=why)
                 await self._begin_team().answer(request, work)
 
     async def _resolve(self, request: Request) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -13,6 +14,7 @@ from extproc.decisions.recipe import Decision
 from extproc.exchange.outlet import OVERDUE, Outlet
 from extproc.exchange.reply import Answering, Reply, error_facts, reply_for
 from extproc.exchange.work import Work
+from extproc.process.records import Opened
 from extproc.process.runtime import Runtime
 from extproc.process.states import identity
 from extproc.process.telemetry import standing
@@ -94,6 +96,7 @@ class Team:
         """Run the team; if too many are at work already, its stand-in answers, or nobody."""
         runtime, facts = self._runtime, work.facts
         asked = await _with_tools(request)
+        waiting_since = time.perf_counter()
         async with AsyncExitStack() as stack:
             try:
                 await stack.enter_async_context(runtime.admission.run(str(facts["recipe"])))
@@ -104,9 +107,12 @@ class Team:
                 overloaded = {**facts, "outcome": "overload"}
                 await self._route(request, stand_in, overloaded, work.decision)
                 return
+            queued = time.perf_counter() - waiting_since
             run = self._begin(asked, work)
             self._answering = answering = self._answering_with(asked, run, work)
-            stack.push(partial(self._remember, answering))
+            opened = self._opened(answering, work, queued)
+            runtime.runs.begin(opened)
+            stack.push(partial(self._remember, answering, opened))
             self._log |= answering.facts
             self._reply = reply_for(answering, live=self._opening.mode is BodyMode.FULL_DUPLEX)
             heartbeat = runtime.config.heartbeat.total_seconds()
@@ -177,9 +183,15 @@ class Team:
             debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
         )
 
+    def _opened(self, answering: Answering, work: Work, queued: float) -> Opened:
+        why = work.why() if work.why is not None and self._runtime.runs.records else None
+        request_id = self._opening.headers.get("x-request-id")
+        return Opened(answering.request, answering.run, answering.facts, request_id, queued, why)
+
     def _remember(
         self,
         answering: Answering,
+        opened: Opened,
         _: type[BaseException] | None,
         error: BaseException | None,
         __: TracebackType | None,
@@ -190,7 +202,7 @@ class Team:
         if isinstance(error, Exception) and not self._outlet.closed:
             self._log |= error_facts(error)
         self._runtime.process.tally.add(run.ledger, self._log)
-        self._runtime.runs.add(request, run, self._log)
+        self._runtime.runs.end(opened, self._log)
         self._runtime.learn(request, run.trace.whole_prompts())
 
     def _left(self, work: Work) -> Spent | None:

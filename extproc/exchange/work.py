@@ -1,8 +1,9 @@
 """What a team has to do for one exchange."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from extproc.decisions.explain import Explanation
 from extproc.decisions.recipe import Decision
 from extproc.protocol.actions import Metadata
 from looper.patterns.workflows import WorkflowsConfig
@@ -23,6 +24,8 @@ class Work:
     bands: Mapping[str, str]
     pattern: Pattern
     paused: Paused | None = None
+    why: Callable[[], Explanation] | None = None
+    """Tells how it was decided, for the record."""
 
     @property
     def origin(self) -> Origin | None:

@@ -123,6 +123,7 @@ def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
 _SUMMED_UP = (
     "run", "kind", "time", "request_id", "recipe", "decision", "algorithm", "model", "outcome", "code", "status",
     "queued", "seconds", "first_token", "confidence_permille", "threshold_permille", "cost_microusd",
+    "completion_tokens",
 )  # fmt: skip
 
 
@@ -134,6 +135,7 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     return line | {
         "asked": record.get("request", {}).get("model"),
         "stream": record.get("request", {}).get("stream", False),
+        "prompt_tokens": record.get("request", {}).get("prompt_tokens", 0),
         "calls": record.get("spent", {}).get("calls", len(calls)),
         "models": list(dict.fromkeys(models)),
     }

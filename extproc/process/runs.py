@@ -29,7 +29,16 @@ class Kept:
     record: bytes
 
 
-_OF_A_CALL = ("model", "role", "state", "reason", "seconds", "first_token", "usage", "cost_microusd")
+_OF_A_CALL = (
+    "model",
+    "role",
+    "state",
+    "reason",
+    "seconds",
+    "first_token",
+    "usage",
+    "cost_microusd",
+)
 
 
 class Runs:
@@ -49,6 +58,11 @@ class Runs:
     def full(self) -> bool:
         """Whether what was said is kept as well."""
         return self._settings.record == "full"
+
+    @property
+    def records(self) -> bool:
+        """Whether anything is kept at all."""
+        return self._settings.record != "none"
 
     @property
     def keep(self) -> int:
@@ -74,7 +88,9 @@ class Runs:
         """A run's record as JSON, as far as it has come."""
         if (opened := self._open.get(run)) is not None:
             return msgspec.json.encode(self.so_far(opened))
-        return next((kept.record for kept in reversed(self._ring) if kept.summary["run"] == run), None)
+        return next(
+            (kept.record for kept in reversed(self._ring) if kept.summary["run"] == run), None
+        )
 
     def so_far(self, opened: Opened) -> dict[str, Any]:
         """The record of a run that goes on."""
@@ -84,18 +100,18 @@ class Runs:
 
     def begin(self, opened: Opened) -> None:
         """A run has begun."""
-        if self._settings.record != "none":
+        if self.records:
             self._open[opened.run.id] = opened
 
     def end(self, opened: Opened, facts: Metadata) -> None:
         """Remember a run that has ended. `facts` are those of its exchange."""
         self._open.pop(opened.run.id, None)
-        if self._settings.record != "none":
+        if self.records:
             self.add(opened.record(facts, full=self.full))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep a record, of whichever kind."""
-        if self._settings.record == "none":
+        if not self.records:
             return
         data = msgspec.json.encode(record)
         calls = tuple(

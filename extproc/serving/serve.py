@@ -14,7 +14,7 @@ import structlog
 from extproc.config import Loaded, warnings
 from extproc.config.watch import Watched
 from extproc.process.states import opened
-from extproc.serving.admin import Facts, admin
+from extproc.serving.admin import Access, Facts, admin
 from extproc.serving.calls import Tls, Transport
 from extproc.serving.lag import Lag
 from extproc.serving.reload import Reloads
@@ -33,7 +33,7 @@ class Service:
 
     listen: Sequence[str]
     health: str | None
-    admin: str | None
+    admin: Access | None
     drain: float
     grace: float
     transport: Transport

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from extproc.config.trace import TraceSettings
+from extproc.process.records import Opened
 from extproc.process.runs import Runs
 from looper.calling.budget import Budget, Ledger
 from looper.calling.drafts import answering, private
@@ -53,7 +54,9 @@ async def recorded(
             await run.ask(answering(request, member, "member"), until=1e9)
         question = private(request, judge, "judge", instruction="Judge!", schema=None)
         await run.ask(question, until=1e9)
-        runs.add(request, run, {"run": "r", "decision": "d", "outcome": "ok"})
+        opened = Opened(request, run, {"run": "r", "decision": "d"})
+        runs.begin(opened)
+        runs.end(opened, {**opened.facts, "outcome": "ok"})
     (record,) = runs
     return record
 
@@ -71,7 +74,8 @@ async def test_what_is_no_value_to_us_costs_nobody_the_record(tmp_path: Path, od
 async def test_each_call_has_what_it_cost_and_the_run_what_it_might() -> None:
     record = await recorded(full=False)
     assert [call["cost_microusd"] for call in record["calls"]] == [10 + 5 * 0.5] * 4
-    assert record["budget"] == {"calls": 9, "cost_microusd": 500_000}
+    assert record["budget"] == {"calls": 9, "cost_microusd": 500_000, "seconds": 9}
+    assert record["spent"] == {"calls": 4, "tokens": 60, "cost_microusd": 50}
 
 
 async def test_without_full_nothing_that_was_said_is_kept() -> None:

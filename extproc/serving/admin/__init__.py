@@ -1,0 +1,7 @@
+"""The processor's own HTTP interface: what is at work, what runs did, and the console that shows it."""
+
+from extproc.serving.admin.app import Access, admin
+from extproc.serving.admin.facts import Facts
+from extproc.serving.admin.guard import token_in
+
+__all__ = ["Access", "Facts", "admin", "token_in"]

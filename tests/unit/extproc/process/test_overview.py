@@ -1,0 +1,73 @@
+"""What runs come to, by decision and by model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from extproc.config import load_config
+from extproc.config.trace import TraceSettings
+from extproc.process.overview import Overview, Savings, overview
+from extproc.process.runs import Runs
+from extproc.process.runtime import build
+from tests.fakes.models import ScriptedClient
+from tests.fakes.records import record
+from tests.fakes.stack import DEMO
+
+RUNTIME = build(load_config(DEMO), ScriptedClient({}))
+
+
+def seen(records: Sequence[dict[str, Any]]) -> Overview:
+    runs = Runs(TraceSettings(keep=1000))
+    for each in records:
+        runs.add(each)
+    return overview(runs.kept(), RUNTIME)
+
+
+def test_nothing_is_seen_of_no_runs() -> None:
+    assert seen([]) == Overview(0, None, [], [])
+
+
+def test_a_decision_is_seen_with_its_share_outcomes_and_spread() -> None:
+    """The middle of 20 runs is the tenth, and one in twenty is slower than p95."""
+    records = [record(at, outcome="ok" if at else "failed") for at in range(20)]
+    found = seen([*records, *(record(50 + at, decision="default") for at in range(5))])
+    panel, default = found.decisions
+    assert (panel.decision, panel.runs, panel.share) == ("panel", 20, 0.8)
+    assert panel.outcomes == {"ok": 19, "failed": 1}
+    assert panel.seconds is not None
+    assert (panel.seconds.p50, panel.seconds.p95) == (10.0, 19.0)
+    assert panel.calls == 2
+    assert panel.cost_microusd == 30
+    assert panel.confidence == [0, 0, 0, 0, 0, 0, 0, 20, 0, 0]
+    assert default.share == 0.2
+
+
+@pytest.mark.parametrize(("permille", "bin"), [(0, 0), (99, 0), (100, 1), (999, 9), (1000, 9)])
+def test_the_surest_are_in_the_last_tenth(permille: int, bin: int) -> None:
+    (panel,) = seen([record(confidence_permille=permille)]).decisions
+    assert panel.confidence is not None
+    assert panel.confidence.index(1) == bin
+
+
+def test_savings_are_against_the_dearest_member_alone() -> None:
+    """`large` asks 2 and 8 USD per million: 100 tokens in and 50 out are 600 micro-USD."""
+    (panel,) = seen([record(1), record(2), record(3, calls=[], outcome="failed")]).decisions
+    assert panel.savings == Savings("large", 2, 60, 1200)
+
+
+def test_a_decision_that_is_gone_has_no_dearest_member() -> None:
+    assert seen([record(decision="gone")]).decisions[0].savings is None
+
+
+def test_a_model_is_seen_with_its_calls() -> None:
+    """A call that was cancelled is nobody's error."""
+    calls = record()["calls"]
+    cut = {**calls[0], "state": "cancelled", "seconds": 9.0}
+    late = {**calls[0], "state": "timed_out", "seconds": 9.0}
+    found = seen([record(calls=[*calls, cut, late])])
+    small, large = found.models
+    assert (small.model, small.calls, small.errors) == ("small", 3, 1)
+    assert small.seconds is not None
+    assert small.seconds.p95 == 0.5
+    assert (large.prompt_tokens, large.completion_tokens, large.cost_microusd) == (100, 50, 15)
