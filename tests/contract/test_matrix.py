@@ -16,7 +16,9 @@ from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-DEADLINE = 0.4
+DEADLINE = 0.6
+ROOM = 5.0
+"""Seconds of a real clock, on a machine that may be busy: what does not end in time does not end for minutes."""
 QUESTION = "What is the capital of Canada?"
 SECRETS = (QUESTION, "Ottawa", "simulated_failure", "This failure is simulated.")
 
@@ -200,7 +202,7 @@ async def test_whatever_a_backend_does(
     async with matrix.session.post(f"{matrix.base_url}/chat/completions", json=body) as response:
         raw = await response.read()
         took = time.monotonic() - began
-    assert took < DEADLINE + 0.2
+    assert took < DEADLINE + ROOM
 
     answer = read(raw, response.headers["content-type"])
     assert answer["id"] not in seen_ids
@@ -226,7 +228,7 @@ async def test_whatever_a_backend_does(
             waited = isinstance(fault, faults.Status) and fault.retry_after is not None
             assert not guessed or waited or isinstance(fault, UNBILLED)
     assert matrix.simulator.count() <= 12
-    await matrix.simulator.wait_for(lambda: matrix.simulator.running() == 0, timeout=1)
+    await matrix.simulator.wait_for(lambda: matrix.simulator.running() == 0, timeout=10)
     assert not any(secret.encode() in raw for secret in SECRETS[2:])
 
 

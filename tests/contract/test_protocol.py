@@ -86,7 +86,7 @@ recipes:
 entrypoints: {NAME: general}
 """
 NAME = "looper/auto"
-CLIENT_GONE = 0.2
+CLIENT_GONE = 5.0
 """Seconds within which a backend has seen that nobody waits for it."""
 
 
@@ -1019,7 +1019,7 @@ async def test_stopping() -> None:
             assert rig.models.running == ["small"]
             watch.cancel()
             told = await stream.told()
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(10):
                 await stopping
 
         assert statuses == [
@@ -1037,7 +1037,7 @@ async def test_stopping_is_not_put_off_for_ever() -> None:
         stream = rig.envoy.stream()
         await stream.send(headers(), piece(chat("alone"), end=True))
         await until(lambda: rig.models.running == ["small"])
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             await rig.stop()
 
         assert rig.models.cancelled == ["small"]
@@ -1050,7 +1050,7 @@ async def test_all_addresses_stop_together() -> None:
         addresses = [f"unix:{folder}/{number}.sock" for number in range(3)]
         async with AsyncExitStack() as clients, AsyncExitStack() as server:
             await server.enter_async_context(
-                serving(lambda _: nullcontext(runtime), addresses, None, 0.2, CARRIED.transport)
+                serving(lambda _: nullcontext(runtime), addresses, None, 2.0, CARRIED.transport)
             )
             for address in addresses:
                 envoy = await clients.enter_async_context(connected(address))
@@ -1060,7 +1060,7 @@ async def test_all_addresses_stop_together() -> None:
             before = time.monotonic()
             await server.aclose()
 
-        assert time.monotonic() - before < 0.35
+        assert time.monotonic() - before < 5.5  # one after another it would be 6
 
 
 async def test_liveness_outlasts_what_is_open() -> None:

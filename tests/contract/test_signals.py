@@ -86,7 +86,7 @@ def subject(text: str) -> Subject:
 async def reading_of(kind: str, asked: Subject) -> Reading:
     """The reading by the catalogue's example."""
     signals = Signals.build({"it": configured(EXAMPLES[kind])})
-    deadline = asyncio.get_running_loop().time() + 10
+    deadline = asyncio.get_running_loop().time() + 60
     return (await read_signals(signals, asked, deadline, EGRESS))["it"]
 
 
@@ -233,7 +233,7 @@ def test_no_body_makes_a_signal_fail(messages: list[Any], members: dict[str, Any
         return
     began = time.thread_time()
     readings = read_local(ALL, asked)
-    assert time.thread_time() - began < 0.5
+    assert time.thread_time() - began < 2
     assert set(readings) == set(LOCAL)
 
 

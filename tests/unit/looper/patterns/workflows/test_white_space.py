@@ -68,6 +68,6 @@ def test_what_is_too_short_or_no_white_space(arguments: str) -> None:
 
 def test_long_arguments_take_no_time() -> None:
     """A megabyte of white space is read by its end."""
-    began = time.perf_counter()
+    began = time.process_time()
     read(" " * 1_000_000)
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.5
