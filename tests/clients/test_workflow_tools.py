@@ -191,7 +191,7 @@ async def test_a_call_that_is_wanted_is_wanted_once(
 
 async def test_a_client_that_was_too_impatient(stack: Stack, client: openai.AsyncOpenAI) -> None:
     """The SDK gives up on a turn and sends it again by itself: what it left is called off, and the run goes on once."""
-    talk = Conversation(client.with_options(timeout=1.0), "long-ends")
+    talk = Conversation(client.with_options(timeout=5.0), "long-ends")
     talk.say(QUESTION)
     await talk.ask()
     talk.answer()

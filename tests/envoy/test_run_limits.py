@@ -14,7 +14,7 @@ from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-SECONDS = 2.0
+SECONDS = 5.0
 LONG = "Use lookup. " + "Mind this. " * 400
 """A question of more than 1,000 tokens."""
 
@@ -96,7 +96,7 @@ async def test_the_best_answer_when_time_is_up(stack: Stack) -> None:
     took = time.monotonic() - began
 
     assert (status, headers["x-looper-outcome"], text(second)) == (200, "fallback", "by short")
-    assert took < 0.8 * SECONDS
+    assert took < 0.9 * SECONDS
     await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
     assert [call.model for call in stack.simulator.calls[2:]] == ["long", "final"]
 
@@ -110,7 +110,7 @@ async def test_no_answer_when_time_is_up(stack: Stack) -> None:
     status, _, failed = await ask(stack, turn)
     took = time.monotonic() - began
     assert (status, failed["error"]["code"]) == (504, "deadline_exceeded")
-    assert took < 1.3 * SECONDS
+    assert took < SECONDS + 5
     await stack.simulator.wait_for(lambda: stack.simulator.running() == 0)
     count = stack.simulator.count()
     for name in ("long", "short", "final"):

@@ -50,7 +50,7 @@ def simulated() -> Simulator:
         "gpt": {"id_rule": "max40", "rejects": ("max_tokens",)},
         "mistral": {"id_rule": "alnum9", "rejects": ("max_completion_tokens",)},
         "long": {"id_rule": "max40"},
-        "slow": {"latency": 0.6},
+        "slow": {"latency": 1.5},
     }
     return Simulator(SimulatedModel(name=name, **rules.get(name, {})) for name in NAMES)
 
@@ -228,7 +228,7 @@ async def test_an_error_behind_white_space_is_in_the_body(stack: Stack) -> None:
     stack.simulator.put(slow.model_copy(update={"latency": 0.0}))
 
     async def late(request: dict[str, Any]) -> str:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.5)
         return ""
 
     stack.simulator.script("slow", late)

@@ -102,7 +102,7 @@ async def test_a_signal_may_name_a_credential() -> None:
 
 async def test_a_model_decides_by_way_of_the_egress() -> None:
     """It is called as any member of a team is, once for one text, and is counted; if it fails, nothing hangs."""
-    wants = {"type": "model", "model": "large", "labels": {"math": "numbers"}, "timeout": "1500ms"}
+    wants = {"type": "model", "model": "large", "labels": {"math": "numbers"}, "timeout": "30s"}
     async with run_stack(quick_models(), recipes(wants=wants)) as stack:
         stack.simulator.script("large", '{"label": "math", "confidence": 0.9}', "not to be read")
         assert await decided(stack) == "wants"

@@ -526,7 +526,7 @@ class Here:
 
     async def until_ready(self, probe: list[str]) -> None:
         """Until the probe that was rendered says so."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 asked = await asyncio.create_subprocess_exec(
                     *map(self.moved, probe), stderr=asyncio.subprocess.DEVNULL

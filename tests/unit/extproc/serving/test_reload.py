@@ -55,7 +55,7 @@ async def following(path: Path) -> AsyncIterator[tuple[Versions, Reloads]]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.01)
 

@@ -170,7 +170,7 @@ def is_open(client: object) -> bool:
 
 async def test_a_run_ends_where_it_began(versions: Versions) -> None:
     """A run that is under way when `egress` changes makes its calls by the old one, and new runs by the new one."""
-    slow = SimulatedModel(name="a", latency=0.5)
+    slow = SimulatedModel(name="a", latency=2.0)
     one, two = Simulator([slow]), Simulator([slow])
     async with one.serve() as old, two.serve() as new:
         versions.skew = 0.0
@@ -179,7 +179,7 @@ async def test_a_run_ends_where_it_began(versions: Versions) -> None:
         async with asyncio.TaskGroup() as group:
             with versions.begin(announced(before)) as runtime:
                 first = group.create_task(said_by(runtime))
-                await asyncio.sleep(0.1)
+                await one.wait_for(lambda: one.running() == 1)
                 await put_to_work(versions, after)
                 with versions.begin(announced(after)) as other:
                     await versions.tidy()
