@@ -109,7 +109,15 @@ class Run:
     """Says at once that a stage has begun: for what does not happen in the task that yields the run's events."""
 
     async def ask(self, draft: Draft, *, until: float) -> Result:
-        """Make a call. Its failure is a result, not an exception."""
+        """Make a call. Its failure is a result, not an exception.
+
+        What is too long for a model is asked once more with less, if the budget has a call more than the plan.
+        """
+        result = await self._ask(draft, until=until)
+        less = None if result.error is None else self._less(draft, result.error)
+        return result if less is None else await self._ask(less, until=until)
+
+    async def _ask(self, draft: Draft, *, until: float) -> Result:
         with self.trace.call(draft) as record:
             try:
                 grant = self._reserve(draft)
@@ -126,6 +134,7 @@ class Run:
                 heard.add(answer)
                 answer = _called(draft, answer)
             except CallFailed as error:
+                error.limit = grant.max_tokens
                 heard.failed(error)
                 return record.end(Result(draft.model, draft.role, _state(error), error=error))
             except asyncio.CancelledError:
@@ -163,7 +172,8 @@ class Run:
         read = await _read(result, type, fault)
         if isinstance(read, NotRead):
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
-            said = result.text if len(result.text) <= LONGEST else ""
+            quotable = len(result.text) <= LONGEST and draft.has_room_for(result.text)
+            said = result.text if quotable else ""
             again = draft.again(said, _REASK.format(read.why))
             if result.finish == "length":
                 again = again.roomier()
@@ -197,7 +207,26 @@ class Run:
                 self.ledger.settle(grant, service)
 
     async def stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
-        """Make a call and hand on its chunks as they come. Raises CallFailed."""
+        """Make a call and hand on its chunks as they come; one that is too long once more, as with `ask`.
+
+        Raises CallFailed.
+        """
+        begun = False
+        try:
+            async with aclosing(self._stream(draft, until=until)) as chunks:
+                async for chunk in chunks:
+                    begun = True
+                    yield chunk
+                return
+        except CallFailed as error:
+            less = None if begun else self._less(draft, error)
+            if less is None:
+                raise
+        async with aclosing(self._stream(less, until=until)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
             heard, calls = Heard(draft.input_tokens, grant), ToolCalls(allowed=draft.tools)
@@ -212,6 +241,7 @@ class Run:
                         yield calls.read(chunk)
                 record.state = "ok"
             except CallFailed as error:
+                error.limit = grant.max_tokens
                 heard.failed(error)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))
                 raise
@@ -227,7 +257,7 @@ class Run:
         """Make a call whose answer is looked at while it is written, and given up as soon as it is `hopeless`."""
         gathering, number = Gathering(), len(self.trace.calls)
         try:
-            async with aclosing(self.stream(replace(draft, stream=True), until=until)) as chunks:
+            async with aclosing(self._stream(replace(draft, stream=True), until=until)) as chunks:
                 async for chunk in chunks:
                     gathering.add(chunk)
                     if hopeless(gathering):
@@ -235,6 +265,14 @@ class Run:
         except CallFailed as error:
             return Result(draft.model, draft.role, _state(error), error=error, number=number)
         return replace(_judged(draft, gathering.completion()), number=number)
+
+    def _less(self, draft: Draft, error: CallFailed) -> Draft | None:
+        """The same with less in it, where a call was too long and that may help."""
+        less = draft.less(error.limit) if error.is_too_long else None
+        if less is None or not self.ledger.has_spare_calls:
+            return None
+        self.trace.note(f"the {draft.role}'s call was too long for its model: asked with less")
+        return less
 
     def _settle(self, draft: Draft, heard: Heard, record: CallRecord) -> None:
         """Book what a call has taken, however it ended."""

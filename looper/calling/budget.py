@@ -13,6 +13,7 @@ from pydantic import Field
 from looper.calling.models import Model
 from looper.settings import Setting, SomeTime, Tokens
 from looper.wire.chat import Usage
+from looper.wire.tokens import at_most
 
 MIN_OUTPUT = 256
 """Tokens below which an answer is not worth its call."""
@@ -223,7 +224,7 @@ class Ledger:
         if extra and self._spare == 0:
             return "calls"
         output = self._output(model, input_tokens, wanted_output)
-        least = min(MIN_OUTPUT, wanted_output or MIN_OUTPUT, model.max_output or MIN_OUTPUT)
+        least = min(_least(model), wanted_output or MIN_OUTPUT)
         if output is not None and output < least:
             return self._short(model, input_tokens, least)
         retries = self._retries(model, int(extra))
@@ -259,7 +260,9 @@ class Ledger:
             self._purse.settle(grant.worst, real)
 
     def _output(self, model: Model, input_tokens: int, wanted: int | None) -> int | None:
-        """The smallest of what the call wants, what the model can, and what is left buys. None: nothing bounds it."""
+        """The smallest of what the call wants, what the model can, and what is left buys, as far as the prompt leaves
+        room for it in the model's context window. None: nothing but the window bounds it, and that the upstream knows.
+        """
         bounds = [bound for bound in (wanted, model.max_output) if bound is not None]
         gone = self._spent + self._reserved
         if self._limits.tokens is not None:
@@ -267,6 +270,8 @@ class Ledger:
         if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
             left = self._limits.microusd - gone.microusd - cost(model, input_tokens, 0)
             bounds.append(int(left / model.price.output))
+        if bounds and model.context_window is not None:
+            bounds.append(max(model.context_window - at_most(input_tokens), _least(model)))
         return min(bounds, default=None)
 
     def _short(self, model: Model, input_tokens: int, output: int) -> Limit:
@@ -279,6 +284,12 @@ class Ledger:
             return model.retry.attempts
         spare = min(self._spare - extra, self._limits.calls - self.calls - 1)
         return max(0, min(model.retry.attempts, spare))
+
+
+def _least(model: Model) -> int:
+    """The shortest answer of a model that is worth its call."""
+    window = MIN_OUTPUT if model.context_window is None else model.context_window // 4
+    return max(1, min(MIN_OUTPUT, model.max_output or MIN_OUTPUT, window))
 
 
 def cost(model: Model, input_tokens: int, output_tokens: int) -> Decimal:

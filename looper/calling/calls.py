@@ -51,7 +51,7 @@ class CallFailed(Exception):
 
     `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
     upstream, or we in its place, will not answer this request whoever asks. `seen` are the bytes that had come of
-    an unstreamed answer when it broke off.
+    an unstreamed answer when it broke off, `limit` the tokens that the answer might have had.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class CallFailed(Exception):
         refusal: Refusal | None = None,
         attempts: int = 1,
         seen: int = 0,
+        limit: int | None = None,
     ) -> None:
         super().__init__(failure.value if status is None else f"{failure.value} {status}")
         self.failure = failure
@@ -73,6 +74,13 @@ class CallFailed(Exception):
         self.refusal = refusal
         self.attempts = attempts
         self.seen = seen
+        self.limit = limit
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether an upstream has refused a call because there was no room for it in the model's context window."""
+        too_long = self.refusal == "context_length_exceeded"
+        return too_long and self.failure is not Failure.UNSUITABLE
 
 
 State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_started"]

@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
 import msgspec
 
+from looper.calling.budget import MIN_OUTPUT
 from looper.calling.calls import Call, Role
 from looper.calling.models import Model
 from looper.contract import NO_TERMS, Terms
 from looper.wire.chat import Capability, ChatRequest
 from looper.wire.dialects import STANDARD, Effort
 from looper.wire.messages import plain, speak
-from looper.wire.tokens import estimate
+from looper.wire.tokens import at_most, estimate
 
 # Members that the runtime sets for itself, whatever the client asked for.
 _OWN = frozenset({"model", "stream", "stream_options", "n", "logprobs", "top_logprobs"})
@@ -23,9 +24,12 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 """The names of the token limit. The first one holds where both are given."""
 _TOOLS = ("tools", "tool_choice", "parallel_tool_calls")
 PRIVATE_OUTPUT = 4096
+"""Tokens that a private stage may answer with, unless it says otherwise."""
+
 MORE_ROOM = 2
 AGAIN_OUTPUT = PRIVATE_OUTPUT * MORE_ROOM
-"""Tokens that a private stage may answer with, unless it says otherwise."""
+"""The same for one that had too few, and is asked again."""
+
 Members = dict[str, Any]
 StandIn = Literal["hedge", "substitute"]
 """Why a call is made that nobody planned: beside one that takes long, or in place of one that failed."""
@@ -48,6 +52,8 @@ class Draft:
     """Whose call it is, where a model works under several names."""
     tools: bool = False
     """Whether calls of tools are an answer to it."""
+    shorter: Callable[[], "Draft"] | None = None
+    """Composes it with less of the answers that stand in its prompt, where there are any."""
     proposals: bool = False
     """Whether calls of tools say something though they are none: where they would be answers if others made them."""
     stands_in: StandIn | None = None
@@ -58,7 +64,7 @@ class Draft:
 
     def again(self, said: str, why: str) -> "Draft":
         """The same once more, after what the model said and what is wrong with it: an extra call."""
-        messages = self.members["messages"]
+        messages, shorter = self.members["messages"], self.shorter
         if said:
             messages = append_message(messages, said, "assistant")
         return replace(
@@ -66,7 +72,33 @@ class Draft:
             members={**self.members, "messages": append_message(messages, why)},
             input_tokens=self.input_tokens + estimate(said) + estimate(why),
             extra=True,
+            shorter=shorter and (lambda: shorter().again(said, why)),
         )
+
+    def less(self, limit: int | None) -> "Draft | None":
+        """The same once more for a model that had no room for it and for an answer of `limit` tokens: an extra call.
+
+        None if there is nothing that could be left out.
+        """
+        if self.shorter is None and (limit is None or limit <= MIN_OUTPUT):
+            return None
+        short = self if self.shorter is None else self.shorter()
+        return replace(
+            self,
+            members=short.members,
+            input_tokens=short.input_tokens,
+            wanted_output=self.wanted_output if limit is None else max(MIN_OUTPUT, limit // 4),
+            extra=True,
+            shorter=None,
+        )
+
+    def has_room_for(self, more: str) -> bool:
+        """Whether so much more in the prompt leaves an answer room in the model's context window."""
+        window = self.model.context_window
+        if window is None:
+            return True
+        answer = min(4 * MIN_OUTPUT, window // 4)
+        return at_most(self.input_tokens + estimate(more)) + answer <= window
 
     def roomier(self) -> "Draft":
         """The same with more room for the answer, of which nothing, or not all, came."""
@@ -202,6 +234,11 @@ def private(
         needs=request.needs & {"vision"},
         wanted_output=output,
     )
+
+
+def shortened(compose: Callable[[bool], Draft]) -> Draft:
+    """A draft that can be had shorter: `compose` is told whether to leave some of its evidence out."""
+    return replace(compose(False), shorter=lambda: compose(True))
 
 
 def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:

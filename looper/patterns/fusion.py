@@ -3,6 +3,7 @@
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
@@ -16,6 +17,7 @@ from looper.calling.drafts import (
     answering,
     json_schema,
     private,
+    shortened,
 )
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round
@@ -189,14 +191,16 @@ class Panel:
         """How many have said something."""
         return sum(each.state == "ok" and bool(said(each).strip()) for each in self.vote.results)
 
-    def evidence(self, request: ChatRequest, run: Run, reader: Model, *, counts: bool) -> str:
+    def evidence(
+        self, request: ChatRequest, run: Run, reader: Model, *, counts: bool, less: bool
+    ) -> str:
         """The answers as `reader` gets them, cut to what its context window has room for.
 
         They are numbered and between fences that no candidate can know: what they say is data.
         """
         notes = [f" ({count} say this)" if counts and count > 1 else "" for count in self.counts]
         texts = [said(each) for each in self.shown]
-        return fenced(texts, run.fence, room=room(request, reader), notes=notes)
+        return fenced(texts, run.fence, room=room(request, reader), notes=notes, less=less)
 
 
 class Fusion:
@@ -334,18 +338,21 @@ class Fusion:
     async def _ask_judge(self, request: ChatRequest, run: Run, panel: Panel) -> Analysis | None:
         """The judge's analysis; None if it gives none, and then the final stage works from the panel alone."""
         judge = run.models[self._config.judge_model]
-        # How many are behind an answer is not the judge's business: it would follow the crowd.
-        evidence = panel.evidence(request, run, judge, counts=False)
-        draft = private(
-            request,
-            judge,
-            "judge",
-            instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
-            schema=json_schema(Analysis),
-        )
+
+        def compose(less: bool) -> Draft:
+            # How many are behind an answer is not the judge's business: it would follow the crowd.
+            evidence = panel.evidence(request, run, judge, counts=False, less=less)
+            return private(
+                request,
+                judge,
+                "judge",
+                instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
+                schema=json_schema(Analysis),
+            )
+
         run.trace.shown("judge", panel.shown)
         until = run.deadline.share(_JUDGE_SHARE)
-        analysis = await run.ask_json(draft, Analysis, until=until)
+        analysis = await run.ask_json(shortened(compose), Analysis, until=until)
         if analysis is not None:
             found = analysis.model_dump(exclude={"scores", "winner"}, exclude_defaults=True)
             run.trace.judged(panel.shown, analysis.scores, analysis.winner, **found)
@@ -382,19 +389,21 @@ class Fusion:
         outcome: Outcome = "ok" if compared and panel.complete else "degraded"
         vote = panel.vote
         run.trace.shown("final model", panel.shown)
-        drafts = [
-            answering(
+
+        def write(model: Model, less: bool) -> Draft:
+            return answering(
                 request,
                 model,
                 "final",
-                instruction=_instruction(request, run, panel, analysis, model),
+                instruction=_instruction(request, run, panel, analysis, model, less=less),
                 tools=True,
                 logprobs=True,
                 stream=request.stream,
                 terms=run.terms,
             )
-            for model in (run.models[name] for name in self._config.writers)
-        ]
+
+        writers = (run.models[name] for name in self._config.writers)
+        drafts = [shortened(partial(write, model)) for model in writers]
         until = run.deadline.share(_FINAL_SHARE)
         ending = Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
         evidence = self._ranking(request, run, panel, analysis)
@@ -413,10 +422,16 @@ def _preferring(panel: Panel, analysis: Analysis | None, run: Run) -> Ranking:
 
 
 def _instruction(
-    request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None, reader: Model
+    request: ChatRequest,
+    run: Run,
+    panel: Panel,
+    analysis: Analysis | None,
+    reader: Model,
+    *,
+    less: bool,
 ) -> str:
     return _FINAL.format(
-        evidence=panel.evidence(request, run, reader, counts=panel.vote.comparable),
+        evidence=panel.evidence(request, run, reader, counts=panel.vote.comparable, less=less),
         fence=run.fence,
         analysis=_findings(analysis, run.fence) if analysis else "",
         verbatim=_VERBATIM if panel.vote.comparable else "",

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import Draft, answering, private
+from looper.calling.drafts import Draft, answering, private, shortened
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round, Stop
 from looper.calling.models import Model
@@ -331,20 +331,26 @@ class _Team:
         # Each model goes through the styles by itself, each beginning with another one.
         first = self._models.index(model) if model in self._models else 0
         style = STYLES[styles[(turn + first) % len(styles)]]
-        shown = None if references is None else self._shown(references, model, _ROUND)
-        return answering(
-            self._request,
-            model,
-            "proposer",
-            instruction="\n\n".join(filter(None, (shown, style))) or None,
-            alternatives=self._config.alternatives,
-            sample=turn,
-            temperature=self._config.temperature,
-            terms=self._run.terms,
-        )
 
-    def _shown(self, references: References, reader: Model, template: str) -> str:
-        text = references.text(self._request, reader, self._config, self._run.fence)
+        def compose(less: bool) -> Draft:
+            shown = None
+            if references is not None:
+                shown = self._shown(references, model, _ROUND, less=less)
+            return answering(
+                self._request,
+                model,
+                "proposer",
+                instruction="\n\n".join(filter(None, (shown, style))) or None,
+                alternatives=self._config.alternatives,
+                sample=turn,
+                temperature=self._config.temperature,
+                terms=self._run.terms,
+            )
+
+        return compose(False) if references is None else shortened(compose)
+
+    def _shown(self, references: References, reader: Model, template: str, *, less: bool) -> str:
+        text = references.text(self._request, reader, self._config, self._run.fence, less=less)
         return template.format(references=text, count=len(references.shown), fence=self._run.fence)
 
     def _random(self) -> Random:
@@ -367,18 +373,21 @@ class _Team:
         references = References.of(vote, self._config, self._random())
         writer = self._writer()
         self._run.trace.shown("synthesis", references.shown)
-        draft = answering(
-            self._request,
-            writer,
-            "synthesis",
-            instruction=self._shown(
-                references, writer, self._config.synthesis_template or _SYNTHESIS
-            ),
-            tools=True,
-            logprobs=True,
-            stream=self._request.stream,
-            terms=self._run.terms,
-        )
+        template = self._config.synthesis_template or _SYNTHESIS
+
+        def compose(less: bool) -> Draft:
+            return answering(
+                self._request,
+                writer,
+                "synthesis",
+                instruction=self._shown(references, writer, template, less=less),
+                tools=True,
+                logprobs=True,
+                stream=self._request.stream,
+                terms=self._run.terms,
+            )
+
+        draft = shortened(compose)
         ending = self._ending(vote)
         async with aclosing(conclude([draft], self._run, vote.ranked(), ending)) as events:
             async for event in events:
@@ -407,14 +416,14 @@ class _Team:
         """The number of the reference that the writer chooses; None if it chooses none."""
         writer = self._writer()
         self._run.trace.shown("judge", references.shown)
-        draft = private(
-            self._request,
-            writer,
-            "judge",
-            instruction=self._shown(references, writer, _SELECTION),
-            schema=None,
+
+        def compose(less: bool) -> Draft:
+            instruction = self._shown(references, writer, _SELECTION, less=less)
+            return private(self._request, writer, "judge", instruction=instruction, schema=None)
+
+        result = await self._run.ask(
+            shortened(compose), until=self._run.deadline.share(_CHOICE_SHARE)
         )
-        result = await self._run.ask(draft, until=self._run.deadline.share(_CHOICE_SHARE))
         among = _REFERENCE.among([said(each) for each in references.shown])
         return among.extract(result.text) if result.text else None
 

@@ -26,6 +26,9 @@ class SimulatedModel(Frozen):
     """The members of a request that it does not know."""
     context_window: int | None = Field(default=None, ge=1)
     """How many tokens a prompt may have."""
+    token_length: float | None = Field(default=None, gt=0)
+    """Characters of its tokens, as a tokenizer counts them. Then the window holds prompt and answer together: a request
+    for more of an answer than a prompt leaves is refused, as vLLM does."""
 
 
 MODELS: tuple[SimulatedModel, ...] = tuple(

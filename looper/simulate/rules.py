@@ -1,5 +1,6 @@
 """What a simulated model does not accept: unknown members, long prompts, ids of tool calls."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,6 +12,9 @@ from looper.simulate.models import SimulatedModel
 from looper.simulate.shapes import Delivery, http_error, prompt_tokens
 
 _MAX_ID = 40
+_TEMPLATE = 4
+"""Tokens around each message."""
+
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 _INSTEAD = {
     "max_tokens": " Use 'max_completion_tokens' instead.",
@@ -58,13 +62,32 @@ def _too_long(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | N
     window = model.context_window
     if window is None or "messages" not in request:
         return None
-    count = prompt_tokens(msgspec.convert(request, ChatBody).texts)
+    body = msgspec.convert(request, ChatBody)
+    if model.token_length is not None:
+        return _over(window, model.token_length, body)
+    count = prompt_tokens(body.texts)
     message = (
         f"This model's maximum context length is {window} tokens. However, your messages "
         f"resulted in {count} tokens. Please reduce the length of the messages."
     )
     error = http_error(400, "context_length_exceeded", message, param="messages")
     return error if count > window else None
+
+
+def _over(window: int, token_length: float, body: ChatBody) -> Delivery | None:
+    """In vLLM's words and shape."""
+    characters = sum(len(text) for text in body.texts)
+    count = math.ceil(characters / token_length) + _TEMPLATE * len(body.messages)
+    wanted = body.max_completion_tokens or body.max_tokens or 1
+    if count + wanted <= window:
+        return None
+    message = (
+        f"This model's maximum context length is {window} tokens. However, you requested {count + wanted} "
+        f"tokens ({count} in the messages, {wanted} in the completion). Please reduce the length of the "
+        "messages or completion."
+    )
+    error = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
+    return Delivery((msgspec.json.encode({**error, "param": None}),), status=400)
 
 
 def _wrong_id(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:

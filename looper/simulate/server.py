@@ -141,6 +141,7 @@ class ReceivedCall:
     first_byte_at: float | None = None
     finished_at: float | None = None
     outcome: Literal["running", "finished", "disconnected", "faulted"] = "running"
+    status: int | None = None
     usage: Mapping[str, Any] | None = None
     """What it was billed: nothing unless its answer went out to the end and did not hide its usage."""
 
@@ -319,6 +320,7 @@ class Simulator:
         _describe(response, delivery)
         try:
             if delivery.status is not None:
+                call.status = delivery.status
                 await response.prepare(request)
                 call.first_byte_at = time.monotonic()
                 self._notify()

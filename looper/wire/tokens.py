@@ -26,6 +26,20 @@ def estimate(text: str) -> int:
     return math.ceil(weigh(text))
 
 
+def at_most(tokens: int) -> int:
+    """How many tokens there may really be of so many that are estimated."""
+    return math.ceil(tokens * _MARGIN)
+
+
+def surely(tokens: int) -> int:
+    """How many tokens may be estimated of what has to be no more than so many."""
+    return max(0, int(tokens / _MARGIN))
+
+
+_MARGIN = 1.25
+"""By how much models' own counts may be above the estimate: they hardly are by more than a fifth."""
+
+
 def weigh(text: str) -> float:
     """The same, not rounded, so that the pieces of a text weigh as much as the whole.
 

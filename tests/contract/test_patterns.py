@@ -32,6 +32,7 @@ from looper.simulate.server import (
     Garbage,
     Hang,
     PlainStop,
+    ReceivedCall,
     Reset,
     Simulator,
     Status,
@@ -74,9 +75,10 @@ async def play(
     deadline: float = 10.0,
     calls: int | None = None,
     terms: Terms = NO_TERMS,
+    window: int | None = None,
     **members: Any,
 ) -> tuple[list[Event], Ledger]:
-    """Run the catalogue's example of a loop over the simulated models."""
+    """Run the catalogue's example of a loop over the simulated models, of whose windows this is said."""
     body = {"model": "m", "messages": [{"role": "user", "content": QUESTION}], **members}
     request = ChatRequest.parse(json.dumps(body).encode())
     pattern: Pattern = example(kind).build()
@@ -91,7 +93,10 @@ async def play(
     async with EgressClient(team.url) as client:
         run = Run(
             id="run",
-            models={model.name: Model(name=model.name, url=f"{team.url}/v1") for model in MODELS},
+            models={
+                model.name: Model(name=model.name, url=f"{team.url}/v1", context_window=window)
+                for model in MODELS
+            },
             client=client,
             ledger=ledger,
             deadline=until,
@@ -343,3 +348,67 @@ async def test_a_call_that_is_only_written_stays_text(
 
     assert text(events) == written
     assert [event.reason for event in events if isinstance(event, Finish)] == ["stop"]
+
+
+WINDOW = 8000
+WHY = "It is Ottawa, and here is why. "  # some eight tokens as we take them
+
+
+def tight(team: Team, token_length: float, answer: str) -> None:
+    """Models whose window holds prompt and answer together, that say a lot and are asked by a long conversation."""
+    for model in team.simulator.models.values():
+        team.simulator.put(
+            model.model_copy(update={"context_window": WINDOW, "token_length": token_length})
+        )
+        team.simulator.script(model.name, *[answer] * 40)
+
+
+@both_ways
+@pytest.mark.parametrize("token_length", [4 / 1.2, 4 * 1.2], ids=["more", "fewer"])
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_no_call_asks_for_more_than_the_window_holds(
+    team: Team, kind: str, token_length: float, streamed: bool
+) -> None:
+    """Where models count a fifth more or fewer tokens than we, no call is refused for its length, and each stage has
+    room for an answer that is of use."""
+    tight(team, token_length, WHY * 700)
+    asked = [{"role": "user", "content": f"{QUESTION} {'Think hard. ' * 600}"}]
+    members: dict[str, Any] = {"messages": asked, "max_tokens": 6000, "stream": streamed}
+    events, _ = await play(kind, team, window=WINDOW, **members)
+
+    assert text(events)
+    calls = team.simulator.calls
+    assert {call.status for call in calls} == {200}
+    for call in calls:
+        assert _wanted(call) >= 500
+
+
+@both_ways
+@pytest.mark.parametrize("kind", LOOPS)
+async def test_what_is_too_long_is_asked_once_more_with_less(
+    team: Team, kind: str, streamed: bool
+) -> None:
+    """Where nobody has said how much a model takes, a refusal does: with less evidence and less of an answer."""
+    tight(team, 4.0, WHY * 200)
+    asked = [{"role": "user", "content": f"{QUESTION} {'Think hard. ' * 300}"}]
+    members: dict[str, Any] = {"messages": asked, "max_tokens": 7500, "stream": streamed}
+    events, _ = await play(kind, team, **members)
+
+    assert text(events)
+    refused = [call for call in team.simulator.calls if call.status == 400]
+    assert refused
+    for call in refused:
+        # Each of them, of a model and for one thing, was asked again, and then had room.
+        alike = [each for each in team.simulator.calls if _what(each) == _what(call)]
+        assert [each.status for each in alike].count(400) <= len(alike) / 2
+        assert min(map(_wanted, alike)) < _wanted(call)
+
+
+def _wanted(call: ReceivedCall) -> int:
+    body = json.loads(call.body)
+    wanted: int = body.get("max_completion_tokens") or body["max_tokens"]
+    return wanted
+
+
+def _what(call: ReceivedCall) -> tuple[str, str]:
+    return call.model, call.headers["x-looper-role"]

@@ -6,7 +6,7 @@ from typing import Any
 from looper.calling.calls import Result
 from looper.calling.models import Model
 from looper.wire.chat import ChatRequest
-from looper.wire.tokens import fit_all
+from looper.wire.tokens import estimate, fit_all, surely
 
 _INSTRUCTIONS = 1000
 """Tokens, generously, of what we say around the evidence, a judge's analysis included."""
@@ -20,7 +20,8 @@ def room(request: ChatRequest, reader: Model) -> int | None:
     if reader.context_window is None:
         return None
     answer = min(reader.max_output or _ANSWER, reader.context_window // 4)
-    return max(0, reader.context_window - request.prompt_tokens - answer - _INSTRUCTIONS)
+    prompt = surely(reader.context_window - answer)
+    return max(0, prompt - request.prompt_tokens - _INSTRUCTIONS)
 
 
 def fenced(
@@ -30,13 +31,18 @@ def fenced(
     room: int | None,
     label: str = "candidate",
     notes: Sequence[str] = (),
+    less: bool = False,
 ) -> str:
     """Texts by number, each between lines with the mark that no author can know; cut to `room` tokens together.
 
+    With `less`, half of that is shown: the whole was too long for its reader.
     `notes`, one for each text, stand outside the fences: they are ours.
     """
     # Who has read evidence knows the mark, and can be made to write it.
     unmarked = [text.replace(fence, _MARK_OF_OTHERS) for text in texts]
+    if less:
+        whole = sum(map(estimate, unmarked))
+        room = (whole if room is None else min(whole, room)) // 2
     cut = unmarked if room is None else fit_all(unmarked, room)
     said = notes or [""] * len(texts)
     return "\n\n".join(

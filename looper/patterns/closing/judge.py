@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from looper.calling.calls import Result
-from looper.calling.drafts import json_schema, private
+from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.models import Model
 from looper.patterns.closing.evidence import fenced, room, said
 from looper.run import Run
@@ -38,18 +38,19 @@ async def judge(
     made only if the budget has a call more than the plan needs.
     """
     texts = [said(answer) for answer in answers]
-    draft = private(
-        request,
-        reader,
-        "judge",
-        instruction=_JUDGE.format(
-            evidence=fenced(texts, run.fence, room=room(request, reader)),
+
+    def compose(less: bool) -> Draft:
+        instruction = _JUDGE.format(
+            evidence=fenced(texts, run.fence, room=room(request, reader), less=less),
             fence=run.fence,
             rubric=rubric or _RUBRIC,
             count=len(answers),
-        ),
-        schema=json_schema(Scores),
-    )
+        )
+        return private(
+            request, reader, "judge", instruction=instruction, schema=json_schema(Scores)
+        )
+
+    draft = shortened(compose)
     run.trace.shown("judge", answers)
 
     def fault(judged: Scores) -> str | None:

@@ -65,11 +65,20 @@ class References:
         ]
         return References([result for result, _ in pairs], [count for _, count in pairs])
 
-    def text(self, request: ChatRequest, reader: Model, settings: Compaction, fence: str) -> str:
-        """The references as `reader` gets them: numbered, fenced, cut to what its window has room for."""
+    def text(
+        self,
+        request: ChatRequest,
+        reader: Model,
+        settings: Compaction,
+        fence: str,
+        *,
+        less: bool = False,
+    ) -> str:
+        """The references as `reader` gets them: numbered, fenced, cut to what its window has room for, or to less."""
         notes = ["" if count == 1 else f" (and {count - 1} more like it)" for count in self.counts]
         texts = [_compact(result, settings) for result in self.shown]
-        return fenced(texts, fence, room=room(request, reader), label="reference", notes=notes)
+        space = room(request, reader)
+        return fenced(texts, fence, room=space, label="reference", notes=notes, less=less)
 
 
 def _thoughts(vote: Vote) -> list[Result]:

@@ -9,7 +9,7 @@ import msgspec
 from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 
 from looper.calling.calls import Result
-from looper.calling.drafts import json_schema, private
+from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.models import Model, Retry, Url
 from looper.patterns.closing.evidence import fenced, room, said
 from looper.run import Run
@@ -28,15 +28,19 @@ async def grade(
     request: ChatRequest, run: Run, answer: Result, verifier: Model, *, until: float
 ) -> float | None:
     """How probably an answer is right, by the word of a model. Unknown if it gives none that can be used."""
-    evidence = fenced([said(answer)], run.fence, room=room(request, verifier), label="answer")
-    draft = private(
-        request,
-        verifier,
-        "verifier",
-        instruction=_VERIFY.format(evidence=evidence, fence=run.fence),
-        schema=json_schema(Verdict),
-    )
-    verdict = await run.ask_json(draft, Verdict, until=until)
+    space = room(request, verifier)
+
+    def compose(less: bool) -> Draft:
+        evidence = fenced([said(answer)], run.fence, room=space, label="answer", less=less)
+        return private(
+            request,
+            verifier,
+            "verifier",
+            instruction=_VERIFY.format(evidence=evidence, fence=run.fence),
+            schema=json_schema(Verdict),
+        )
+
+    verdict = await run.ask_json(shortened(compose), Verdict, until=until)
     return verdict.confidence if verdict is not None else None
 
 

@@ -7,7 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from looper.calling.calls import CallFailed, Failure, Result, Role
-from looper.calling.drafts import Draft, answering, append_messages, json_schema, message, private
+from looper.calling.drafts import (
+    Draft,
+    answering,
+    append_messages,
+    json_schema,
+    message,
+    private,
+    shortened,
+)
 from looper.calling.failures import why_no_answer
 from looper.errors import UpstreamFailed, VerificationFailed
 from looper.patterns.workflows.board import Agent, Board, Verdict
@@ -75,9 +83,11 @@ class Crew:
                 board.agents[id] = Agent(id, name, told=text)
         return board.of(step)
 
-    def tell(self, prompt: str | None, shown: Sequence[Shown], model: str) -> str:
+    def tell(
+        self, prompt: str | None, shown: Sequence[Shown], model: str, *, less: bool = False
+    ) -> str:
         run = self._run
-        text = told(prompt, shown, self._request, run.models[model], run.fence)
+        text = told(prompt, shown, self._request, run.models[model], run.fence, less=less)
         return "\n\n".join(filter(None, (text, run.terms.prompt)))
 
     # Workers...
@@ -86,9 +96,14 @@ class Crew:
         """Have a worker answer, or say which tools it needs."""
         if (agent.over and not agent.revising) or agent.pending:
             return
-        draft = self.draft(
-            agent, "worker", tools=self.may_use_tools(agent), sample=_sample(agent, step)
-        )
+        tools, sample = self.may_use_tools(agent), _sample(agent, step)
+        shown = self._board.shown_to(step.needs, step.sees)
+
+        def compose(less: bool) -> Draft:
+            text = self.tell(step.prompt, shown, agent.model, less=True) if less else agent.told
+            return self.draft(agent, "worker", told=text, tools=tools, sample=sample)
+
+        draft = shortened(compose) if shown else compose(False)
         result = await self._ask(draft, step, until)
         completion = result.completion if result.state == "ok" else None
         if completion is not None and draft.tools and self._wants_tools(agent, completion):
@@ -131,12 +146,13 @@ class Crew:
         agent: Agent,
         role: Role,
         *,
+        told: str | None = None,
         stream: bool = False,
         tools: bool = False,
         sample: int = 0,
     ) -> Draft:
         """What an agent is to be asked now: the conversation, what it was told, and its own history."""
-        said = [message("user", agent.told), *agent.history]
+        said = [message("user", agent.told if told is None else told), *agent.history]
         messages = append_messages(self._request.members["messages"], said)
         request = self._request.with_messages(messages)
         draft = answering(
@@ -183,14 +199,19 @@ class Crew:
     async def _judge(self, agent: Agent, step: Step, heard: list[str], until: float) -> None:
         model = self._run.models[agent.model]
         shown = self._board.shown_to(step.needs, step.sees)
-        instruction = told(step.prompt, shown, self._request, model, self._run.fence)
-        draft = private(
-            self._request,
-            model,
-            "verifier",
-            instruction=f"{instruction}\n\n{VERDICT}",
-            schema=json_schema(Verdict),
-        )
+        fence = self._run.fence
+
+        def compose(less: bool) -> Draft:
+            text = told(step.prompt, shown, self._request, model, fence, less=less)
+            return private(
+                self._request,
+                model,
+                "verifier",
+                instruction=f"{text}\n\n{VERDICT}",
+                schema=json_schema(Verdict),
+            )
+
+        draft = shortened(compose)
         draft = replace(draft, agent=self._board.name(agent.id))
         async with self._turn:
             read = None

@@ -18,9 +18,15 @@ class Shown:
 
 
 def told(
-    prompt: str | None, shown: Sequence[Shown], request: ChatRequest, reader: Model, fence: str
+    prompt: str | None,
+    shown: Sequence[Shown],
+    request: ChatRequest,
+    reader: Model,
+    fence: str,
+    *,
+    less: bool = False,
 ) -> str:
-    """What an agent is told: its task, and behind it what it sees."""
+    """What an agent is told: its task, and behind it what it sees, or with `less` half of that."""
     task = prompt or FINAL
     if not shown:
         return task
@@ -30,6 +36,7 @@ def told(
         room=room(request, reader),
         label="answer",
         notes=[f" {each.what}" for each in shown],
+        less=less,
     )
     return _WITH_EVIDENCE.format(evidence=evidence, fence=fence, task=task)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import msgspec
 
-from looper.calling.drafts import json_schema, private
+from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.failures import why_no_answer
 from looper.errors import InvalidField, UpstreamFailed
 from looper.patterns.closing.conclude import Ending, conclude, present
@@ -179,7 +179,12 @@ class Workflows:
         run.trace.stage(FINAL)
         agent = board.agents.get(FINAL) or self._final(crew, board)
         tools = crew.may_use_tools(agent) and crew.may_call()
-        draft = crew.draft(agent, "final", stream=request.stream, tools=tools)
+
+        def compose(less: bool) -> Draft:
+            text = self._final(crew, board, less=True).told if less else agent.told
+            return crew.draft(agent, "final", told=text, stream=request.stream, tools=tools)
+
+        draft = shortened(compose)
         answers = [result for _, result in crew.standing()]
         events = conclude([draft], run, answers, _ending(board, run))
         if tools and run.pauses is not None:
@@ -188,9 +193,9 @@ class Workflows:
             async for event in events:
                 yield event
 
-    def _final(self, crew: Crew, board: Board) -> Agent:
+    def _final(self, crew: Crew, board: Board, *, less: bool = False) -> Agent:
         final = board.final
-        text = crew.tell(final.prompt, board.shown_to_final(), final.model)
+        text = crew.tell(final.prompt, board.shown_to_final(), final.model, less=less)
         return Agent(FINAL, final.model, told=text)
 
 

@@ -106,6 +106,25 @@ class TestTokens:
         ledger = Ledger(Budget(tokens=budget))
         assert granted(ledger.reserve(asked, 100, wanted)).max_tokens == sent
 
+    @pytest.mark.parametrize(
+        ("window", "prompt", "wanted", "sent"),
+        [
+            pytest.param(8000, 4000, 4096, 3000, id="what-the-prompt-leaves"),
+            pytest.param(8000, 1000, 4096, 4096, id="there-is-room"),
+            pytest.param(8000, 7000, 4096, MIN_OUTPUT, id="the-least"),
+            pytest.param(8000, 7000, 100, 100, id="a-small-wish"),
+            pytest.param(400, 200, 4096, 150, id="a-small-window"),
+            pytest.param(400, 290, 4096, 100, id="the-least-of-a-small-window"),
+            pytest.param(8000, 4000, None, None, id="nothing-else-bounds-it"),
+        ],
+    )
+    def test_prompt_and_answer_share_the_window(
+        self, window: int, prompt: int, wanted: int | None, sent: int | None
+    ) -> None:
+        """An answer has what a prompt leaves, were it a quarter longer than it is taken for; never next to nothing."""
+        asked = model("m", context_window=window)
+        assert granted(Ledger(Budget()).reserve(asked, prompt, wanted)).max_tokens == sent
+
     def test_an_answer_that_would_be_too_small_is_not_asked_for(self) -> None:
         """Below the least output a call is not worth its price."""
         ledger = Ledger(Budget(tokens=100 + MIN_OUTPUT - 1))
