@@ -15,7 +15,8 @@ from looper.calling.budget import Grant, Ledger, cost
 from looper.calling.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
 from looper.calling.client import Answer
 from looper.calling.drafts import Draft
-from looper.calling.fanout import Round, Stop, fan_out, never
+from looper.calling.failures import why_no_answer
+from looper.calling.fanout import Round, Stop, fan_out, is_failure, is_late, never
 from looper.calling.heard import Heard
 from looper.calling.models import Model
 from looper.calling.propagation import child
@@ -139,6 +140,7 @@ class Run:
                 return record.end(Result(draft.model, draft.role, _state(error), error=error))
             except asyncio.CancelledError:
                 heard.left()
+                record.left(late=is_late(until))
                 raise
             finally:
                 self._settle(draft, heard, record)
@@ -147,18 +149,24 @@ class Run:
     async def fan_out(
         self, drafts: Sequence[Draft], settings: Round, *, until: float, stop: Stop = never
     ) -> list[Result]:
-        """Make several calls at once; one result for each, in their order. Silence makes nobody a straggler."""
+        """Make several calls at once; one result for each, in their order. Silence makes nobody a straggler.
+
+        Raises a LooperError if a failure is to end the run.
+        """
 
         async def ask(draft: Draft) -> Result:
             return await self.ask(draft, until=until)
 
-        return await fan_out(
+        results = await fan_out(
             drafts, ask, settings, self.models, until=until, stop=stop, counts=self.speaks
         )
+        if settings.on_error == "fail" and (failed := list(filter(is_failure, results))):
+            raise why_no_answer(failed)
+        return results
 
     def speaks(self, result: Result) -> bool:
-        """Whether an answer says something, as the contract reads it."""
-        return value_of(result, self.terms.contract) is not None
+        """Whether an answer says something, as the contract reads it; one that is cut has begun to."""
+        return result.is_cut or value_of(result, self.terms.contract) is not None
 
     async def ask_json(
         self, draft: Draft, type: type[T], *, until: float, fault: Fault[T] = _faultless
@@ -247,6 +255,7 @@ class Run:
                 raise
             except (asyncio.CancelledError, GeneratorExit):
                 heard.left()
+                record.left(late=is_late(until))
                 raise
             finally:
                 self._settle(draft, heard, record)

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -41,7 +40,8 @@ class Round(Setting):
         description="calls that take this many times as long as `min_successful_responses` took are cancelled",
     )
     on_error: Literal["skip", "fail"] = Field(
-        default="skip", description="fail: the first call that fails ends the round"
+        default="skip",
+        description="fail: the first member that fails, its substitutes too, fails the request",
     )
     hedge_after: Duration | None = Field(
         default=None,
@@ -101,49 +101,85 @@ async def fan_out(
 
     It is over when every call is, when `stop` says of what has arrived that it is enough, when those that are left
     straggle, at the first failure if `on_error` is `fail`, or at `until` (in the loop's time). What still runs then is
-    cancelled before this returns, and what waits its turn never starts.
+    cancelled before this returns, and what waits its turn never starts; nor does it behind the quorum, where others
+    may straggle.
     """
-    results: list[Result | None] = [None] * len(drafts)
-    started = [False] * len(drafts)
-    over = _Over()
-    turn = asyncio.Semaphore(settings.max_concurrent)
     spare = [models[name] for name in settings.substitutes]
-    asking = _Asking(ask, settings.hedge_after, turn)
-
-    async def work(index: int) -> None:
-        async with turn:
-            if over.why is not None:  # the one before us ended it all
-                return
-            started[index] = True
-            result = results[index] = await _ask_somebody(drafts[index], asking, spare)
-            if settings.on_error == "fail" and result.state != "ok":
-                over.say(_FAILED)
-            elif None not in results or stop(results):
-                over.say(_ENOUGH)
-            elif (
-                over.why is None
-                and settings.straggler_factor
-                and _quorum(results, settings, counts)
-            ):
-                # How long the quorum took is the measure for the rest.
-                patience = (now() - began) * settings.straggler_factor
-                clock.reschedule(min(until, began + patience, clock.when() or until))
-
-    now = asyncio.get_running_loop().time
-    began = now()
-    late = began >= until
-    clock = asyncio.timeout_at(until)
-    if drafts and not late:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work(index)) for index in range(len(drafts))]
-            with _cancelling(tasks):
-                late = await over.wait(clock, until)
-            for task in tasks:
-                task.cancel(over.why)
+    asked = _UnderWay(drafts, settings, until, stop, counts)
+    if drafts and asked.began < until:
+        await asked.ask_all(_Asking(ask, settings, asked.closed, spare))
+    late = is_late(until)
     return [
         result or Result(draft.model, draft.role, _ending(begun, late))
-        for draft, result, begun in zip(drafts, results, started, strict=True)
+        for draft, result, begun in zip(drafts, asked.results, asked.started, strict=True)
     ]
+
+
+class _UnderWay:
+    """A round while it goes on: what has come, and whether anything more may begin."""
+
+    def __init__(
+        self,
+        drafts: Sequence[Draft],
+        settings: Round,
+        until: float,
+        stop: Stop,
+        counts: Counts,
+    ) -> None:
+        self._drafts = drafts
+        self._settings = settings
+        self._until = until
+        self._stop = stop
+        self._counts = counts
+        self._now = asyncio.get_running_loop().time
+        self._clock = asyncio.timeout_at(until)
+        self._waiting = set(range(len(drafts)))
+        self._over = _Over()
+        self.began = self._now()
+        self.closed = asyncio.Event()
+        self.results: list[Result | None] = [None] * len(drafts)
+        self.started = [False] * len(drafts)
+
+    async def ask_all(self, asking: "_Asking") -> None:
+        async with asyncio.TaskGroup() as group:
+            numbers = range(len(self._drafts))
+            tasks = [group.create_task(self._work(index, asking)) for index in numbers]
+            with _cancelling(tasks):
+                await self._over.wait(self._clock, self._until)
+            self.closed.set()
+            for task in tasks:
+                task.cancel(self._over.why)
+
+    async def _work(self, index: int, asking: "_Asking") -> None:
+        async with asking.turn:
+            if not self.closed.is_set():  # the one before us may have ended it all
+                self.started[index] = True
+                result = self.results[index] = await asking.somebody(self._drafts[index])
+                self._look_at(result)
+        self._waiting.discard(index)
+        if not self._waiting:
+            self._over.say(_ENOUGH)
+
+    def _look_at(self, latest: Result) -> None:
+        if self._settings.on_error == "fail" and is_failure(latest):
+            self._end(_FAILED)
+        elif self._stop(self.results):
+            self._end(_ENOUGH)
+        elif self._settings.straggler_factor and self._has_quorum():
+            self.closed.set()
+            # How long the quorum took is the measure for the rest.
+            patience = (self._now() - self.began) * self._settings.straggler_factor
+            ends = min(self._until, self.began + patience, self._clock.when() or self._until)
+            if self._over.why is None:
+                self._clock.reschedule(ends)
+
+    def _end(self, why: str) -> None:
+        self.closed.set()
+        self._over.say(why)
+
+    def _has_quorum(self) -> bool:
+        usable = sum(result is not None and self._counts(result) for result in self.results)
+        return usable >= self._settings.min_successful_responses
 
 
 _ENOUGH, _FAILED = "enough was said", "another call failed"
@@ -163,16 +199,13 @@ class _Over:
         self.why = self.why or why
         self._event.set()
 
-    async def wait(self, clock: asyncio.Timeout, until: float) -> bool:
-        """Wait until it is over, by the clock if nobody says so before. Whether `until` has passed then."""
+    async def wait(self, clock: asyncio.Timeout, until: float) -> None:
+        """Wait until it is over, by the clock if nobody says so before."""
         try:
             async with clock:
                 await self._event.wait()
         except TimeoutError:
-            late = asyncio.get_running_loop().time() >= until
-            self.say(_LATE if late else _STRAGGLED)
-            return late
-        return False
+            self.say(_LATE if is_late(until) else _STRAGGLED)
 
 
 @contextmanager
@@ -186,9 +219,22 @@ def _cancelling(tasks: Iterable[asyncio.Task[Any]]) -> Iterator[None]:
         raise
 
 
-def _quorum(results: Results, settings: Round, counts: Counts) -> bool:
-    usable = sum(result is not None and counts(result) for result in results)
-    return usable >= settings.min_successful_responses
+_MOMENT = 0.01
+"""Seconds by which clocks may differ: Envoy's, which ends a call, and ours, which ends its round."""
+
+
+def is_late(until: float) -> bool:
+    """Whether what ends now does so because its time is over, in the loop's time."""
+    return asyncio.get_running_loop().time() >= until - _MOMENT
+
+
+def is_failure(result: Result) -> bool:
+    """Whether somebody was asked and did not answer, or could not be paid. Who cannot take the request is not asked,
+    and who is cancelled has not failed.
+    """
+    if result.state == "not_started":
+        return result.error is not None and result.error.failure is not Failure.UNSUITABLE
+    return result.state in ("failed", "timed_out", "unusable")
 
 
 def _ending(begun: bool, late: bool) -> State:
@@ -197,34 +243,53 @@ def _ending(begun: bool, late: bool) -> State:
     return "timed_out" if late else "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
 class _Asking:
-    """How one place in a team is asked: whom, after how long once more, and under which limit."""
+    """How one place in a team is asked: whom, after how long once more, and whom else if that is in vain."""
 
-    ask: Ask
-    hedge_after: timedelta | None
-    turn: asyncio.Semaphore
+    def __init__(
+        self, ask: Ask, settings: Round, closed: asyncio.Event, spare: Sequence[Model]
+    ) -> None:
+        self._ask = ask
+        self._hedge_after = settings.hedge_after
+        self._closed = closed
+        self._spare = spare
+        self.turn = asyncio.Semaphore(settings.max_concurrent)
 
-    async def hedged(self, draft: Draft) -> Result:
+    async def somebody(self, draft: Draft) -> Result:
+        """The model that is meant, and if it fails its substitutes in turn: the first usable answer, else the last
+        end.
+        """
+        result = await self._hedged(draft)
+        for model in self._spare:
+            if result.state in ("ok", "cancelled") or _spent(result):
+                break
+            if model.name != draft.model.name:
+                result = await self._hedged(replace(draft.to(model), stands_in="substitute"))
+        return result
+
+    async def _hedged(self, draft: Draft) -> Result:
         """Ask; and once more if it takes long. The first usable answer wins, and the other call is cancelled."""
-        if self.hedge_after is None:
-            return await self.ask(draft)
+        if self._hedge_after is None:
+            return await self._ask(draft)
         async with asyncio.TaskGroup() as group:
-            running = {group.create_task(self.ask(draft))}
+            running = {group.create_task(self._ask(draft))}
             with _cancelling(running):
                 (first,) = running
-                await asyncio.wait(running, timeout=self.hedge_after.total_seconds())
+                await asyncio.wait(running, timeout=self._hedge_after.total_seconds())
                 if first.done():
                     return first.result()
-                running.add(group.create_task(self._again(draft)))
+                running.add(group.create_task(self._again(draft, first)))
                 result = await _first_usable(running)
             for loser in running:
                 loser.cancel(_SLOWER)
             return result
 
-    async def _again(self, draft: Draft) -> Result:
+    async def _again(self, draft: Draft, first: asyncio.Task[Result]) -> Result:
+        """The second call when its turn comes, unless by then nothing starts any more."""
         async with self.turn:
-            return await self.ask(replace(draft, stands_in="hedge"))
+            if not self._closed.is_set():
+                return await self._ask(replace(draft, stands_in="hedge"))
+        return await first
 
 
 async def _first_usable(running: set[asyncio.Task[Result]]) -> Result:
@@ -235,17 +300,6 @@ async def _first_usable(running: set[asyncio.Task[Result]]) -> Result:
         result = min((task.result() for task in done), key=lambda each: each.state != "ok")
         if result.state == "ok" or not running:
             return result
-
-
-async def _ask_somebody(draft: Draft, asking: _Asking, spare: Sequence[Model]) -> Result:
-    """The model that is meant, and if it fails its substitutes in turn: the first usable answer, else the last end."""
-    result = await asking.hedged(draft)
-    for model in spare:
-        if result.state in ("ok", "cancelled") or _spent(result):
-            break
-        if model.name != draft.model.name:
-            result = await asking.hedged(replace(draft.to(model), stands_in="substitute"))
-    return result
 
 
 def _spent(result: Result) -> bool:

@@ -60,6 +60,10 @@ class CallRecord:
             self.status = result.error.status
         return replace(result, number=self.number)
 
+    def left(self, *, late: bool) -> None:
+        """Note that nobody waits for the call any more."""
+        self.state = "timed_out" if late else "cancelled"
+
     def spoke(self, chunk: Completion) -> None:
         """Note a chunk of a streamed answer."""
         if self.first_token is None:

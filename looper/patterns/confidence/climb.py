@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft
+from looper.errors import LooperError
 from looper.patterns.confidence.stage import Stage
 from looper.run import Run
 from looper.voting.votes import TEXT, Value, value_of
@@ -50,13 +51,13 @@ class Climb:
     pool: list[Candidate] = field(default_factory=list)
     given_up: list[Draft] = field(default_factory=list)
     accepted: Ranking | None = None
-    failed: bool = False
+    failure: LooperError | None = None
     hopeless: bool = False
 
     @property
     def is_over(self) -> bool:
         """Whether nobody else is to be asked."""
-        return self.accepted is not None or self.failed or self.hopeless
+        return self.accepted is not None or self.failure is not None or self.hopeless
 
     @property
     def results(self) -> list[Result]:

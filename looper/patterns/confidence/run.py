@@ -9,8 +9,8 @@ from typing import Literal
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, answering
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import fan_out
-from looper.errors import InvalidField
+from looper.calling.fanout import fan_out, is_failure
+from looper.errors import InvalidField, LooperError
 from looper.patterns.closing.conclude import Ending, conclude, present
 from looper.patterns.closing.publish import as_asked
 from looper.patterns.confidence.climb import Candidate, Climb, by_score
@@ -61,8 +61,8 @@ class Confidence:
             if self._goes_out_as_it_comes(climb, at):
                 break
             at = await self._step(climb, at)
-            if climb.failed:
-                raise why_no_answer(climb.results)
+            if climb.failure is not None:
+                raise climb.failure
 
         # ... and the answer as it came, or the last stage's as it comes.
         live = at < len(climb.stages) and not climb.is_over
@@ -88,7 +88,11 @@ class Confidence:
         one = len(list(stage.voters)) * self._config.samples == 1
         enough = self._config.min_successful_responses == 1
         free = climb.run.terms.contract is None
-        return last and one and enough and free and climb.request.stream
+        live = last and one and enough and free and climb.request.stream
+        if live and self._config.on_error == "fail":
+            # Who cannot be asked has not failed: another stage's answer may then be published.
+            return self._drafts(climb, stage)[0].unsuitable() is None
+        return live
 
     async def _step(self, climb: Climb, at: int) -> int:
         """Have a stage answer; if that takes long, the next one beside it. Returns which one is next."""
@@ -125,15 +129,21 @@ class Confidence:
         climb.pool += candidates
         spoken = sum(each.value is not None or each.result.is_cut for each in candidates)
         few = spoken < self._config.min_successful_responses
-        broken = self._config.on_error == "fail" and any(
-            each.result.error is not None for each in candidates
-        )
-        climb.failed = broken or (few and self._config.below_quorum == "fail")
+        climb.failure = self._failure(climb, candidates, few=few)
         ranking = None if few else self._deciding.sure_enough(climb)
-        climb.accepted = None if climb.failed else ranking
+        climb.accepted = None if climb.failure is not None else ranking
         if is_unsolvable(candidates) and not climb.is_over:
             run.trace.note("the verifier calls it unsolvable: no further stage is asked")
             climb.hopeless = True
+
+    def _failure(
+        self, climb: Climb, candidates: Sequence[Candidate], *, few: bool
+    ) -> LooperError | None:
+        """Why a stage ends the run, if that is wanted."""
+        failed = [each.result for each in candidates if is_failure(each.result)]
+        if failed and self._config.on_error == "fail":
+            return why_no_answer(failed)
+        return why_no_answer(climb.results) if few and self._config.below_quorum == "fail" else None
 
     async def _begun(self, climb: Climb, at: int) -> Stage:
         """Say that a stage begins."""

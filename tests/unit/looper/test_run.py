@@ -2,7 +2,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from datetime import timedelta
 from random import Random
@@ -12,10 +12,10 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from looper.calling.budget import Amount, Budget, Grant, Ledger
-from looper.calling.calls import CallFailed, Failure
+from looper.calling.calls import CallFailed, Failure, Result
 from looper.calling.drafts import Draft
-from looper.calling.fanout import Round
-from looper.errors import DeadlineExceeded, UpstreamFailed
+from looper.calling.fanout import Round, fan_out
+from looper.errors import DeadlineExceeded, LooperError, UpstreamFailed
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest, Completion, Usage, WireUsage
 from looper.wire.events import Delta, Done, Event, Finish, Progress
@@ -318,12 +318,37 @@ class TestFanOut:
 
     @timeless
     async def test_on_error_fail_is_passed_on(self) -> None:
-        """A run's fan-out ends as its pattern wants it to."""
+        """A run ends as its pattern wants it to, at once."""
         client = ScriptedClient({"a": After(1, refused(500)), "b": Hang()})
-        results = await run_of(client).fan_out(
-            [call(name) for name in "ab"], Round(on_error="fail"), until=FOREVER
-        )
-        assert [result.state for result in results] == ["failed", "cancelled"]
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(UpstreamFailed):
+            await run_of(client).fan_out(
+                [call(name) for name in "ab"], Round(on_error="fail"), until=FOREVER
+            )
+        assert client.cancelled == ["b"]
+        assert asyncio.get_running_loop().time() - began == pytest.approx(1)
+
+    @timeless
+    async def test_what_is_late_is_never_called_cancelled(self) -> None:
+        """Neither in the results nor in the trace, whichever clock is the first to say so."""
+
+        async def deaf(asked: Draft) -> Result:
+            return await run.ask(asked, until=FOREVER)
+
+        for on_error in ("skip", "fail"):
+            client = ScriptedClient({"a": Hang(), "b": Hang(), "c": "yes"})
+            run = run_of(client)
+            until = asyncio.get_running_loop().time() + 5
+            drafts, settings = [call(name) for name in "abc"], Round(on_error=on_error)
+            results = await fan_out(drafts, deaf, settings, {}, until=until)
+            assert [each.state for each in results] == ["timed_out", "timed_out", "ok"]
+
+            run = run_of(client)
+            until = asyncio.get_running_loop().time() + 5
+            with suppress(LooperError):
+                await run.fan_out(drafts, settings, until=until)
+            states = [record.state for record in run.trace.calls]
+            assert states == ["timed_out", "timed_out", "ok"]
 
 
 class TestStream:

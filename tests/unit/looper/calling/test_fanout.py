@@ -349,6 +349,31 @@ class TestStragglers:
         )
         assert ended == (["ok", "ok", "ok", "cancelled"], 3)
 
+    @pytest.mark.parametrize("factor", [1, 1.5, 4])
+    def test_nothing_that_waits_its_turn_starts_behind_the_quorum(self, factor: float) -> None:
+        """However long the others may straggle."""
+
+        @timeless
+        async def test() -> None:
+            asked = models(1, 2, 2.5, 20, 1)
+            settings = Round(max_concurrent=4, min_successful_responses=2, straggler_factor=factor)
+            # The first answer makes room for the fifth call; the quorum that it is here does not.
+            alone = settings.model_copy(update={"min_successful_responses": 1})
+            for each, started in ((settings, 5), (alone, 4)):
+                asked.started.clear()
+                asked.ended.clear()
+                await fan_out(calls(5), asked.ask, each, {}, until=FOREVER)
+                assert len(asked.started) == started
+                assert asked.running == []
+
+        test()
+
+    @timeless
+    async def test_a_round_without_stragglers_ends_though_some_never_started(self) -> None:
+        """Those who were under way are all there, and nobody waits for those who are not to begin."""
+        ended = await self.states_after(1, 2, 9, max_concurrent=2, straggler_factor=3)
+        assert ended == (["ok", "ok", "not_started"], 2)
+
     @timeless
     async def test_without_a_quorum_everybody_is_waited_for(self) -> None:
         """As long as too few have answered, nobody is a straggler."""

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from looper.calling.cost import PlannedCall, planned_calls
 from looper.calling.drafts import Draft, answering
 from looper.calling.fanout import Round, fan_out
 from looper.calling.trace import Trace
+from looper.errors import UpstreamFailed
 from looper.run import Deadline, Run, seeded
 from looper.wire.chat import ChatRequest
 from tests.fakes.clock import timeless
@@ -62,9 +64,10 @@ class Team:
             trace=self.trace,
         )
         drafts = [answering(REQUEST, MODELS[name], "panel") for name in names]
-        results = await run.fan_out(drafts, Round(**settings), until=run.deadline.at)
-        self.took = now() - begun
-        return results
+        try:
+            return await run.fan_out(drafts, Round(**settings), until=run.deadline.at)
+        finally:
+            self.took = now() - begun
 
 
 def states(results: Sequence[Result]) -> list[str]:
@@ -181,9 +184,19 @@ class TestHedging:
     async def test_the_end_of_the_round_ends_both(self) -> None:
         """At the first failure of another, if that is what ends the round."""
         team = Team({"a": Hang(), "b": in_turn(After(5, refused(500)), After(3, refused(500)))})
-        results = await team.ask("a", "b", hedge_after="2s", on_error="fail")
-        assert states(results) == ["cancelled", "failed"]
+        with pytest.raises(UpstreamFailed):
+            await team.ask("a", "b", hedge_after="2s", on_error="fail")
+        assert team.client.cancelled == ["a", "a"]
         assert (team.client.running, team.took) == ([], 5)
+
+    @timeless
+    async def test_none_is_made_behind_the_quorum(self) -> None:
+        """Not even one that waits for its turn: who is left may straggle, and nobody else begins."""
+        team = Team({"a": After(3, "yes"), "b": Hang()})
+        results = await team.ask("a", "b", hedge_after="2s", max_concurrent=2, straggler_factor=1.5)
+        assert states(results) == ["ok", "cancelled"]
+        assert team.client.names == ["a", "b"]
+        assert team.took == 4.5
 
     @timeless
     async def test_a_mistake_in_a_call_is_not_hidden(self) -> None:
@@ -313,8 +326,9 @@ class TestSubstitutes:
     async def test_on_error_ends_the_round_when_substitutes_fail_too(self) -> None:
         """Then at once."""
         team = Team({"a": refused(500), "b": Hang(), "spare": After(1, refused(500))})
-        results = await team.ask("a", "b", substitutes=("spare",), on_error="fail")
-        assert (states(results), team.took) == (["failed", "cancelled"], 1)
+        with pytest.raises(UpstreamFailed):
+            await team.ask("a", "b", substitutes=("spare",), on_error="fail")
+        assert (team.client.cancelled, team.took) == (["b"], 1)
 
     @timeless
     async def test_none_starts_after_the_end(self) -> None:
@@ -386,7 +400,8 @@ async def test_a_trace_says_why_a_call_was_made_and_why_it_was_given_up(
 ) -> None:
     """In words of ours: what was asked beside or in place of another, and what the cancelled ones were too slow for."""
     team = Team(script)
-    await team.ask(*(name for name in script if name != "spare"), **settings)
+    with suppress(UpstreamFailed):
+        await team.ask(*(name for name in script if name != "spare"), **settings)
     calls = team.trace.to_dict()["calls"]
     keys = ("model", "stands_in", "state", "reason")
     assert [tuple(call.get(key) for key in keys) for call in calls] == told
