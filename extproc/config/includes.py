@@ -1,5 +1,6 @@
 """Includes: the recipe of another file takes the place of the reference to it, with models and changes put in."""
 
+import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import Place, Problem, YamlSource, parse_yaml
 from extproc.decisions.recipe import Recipe
 from extproc.errors import ConfigError, unknown
+from looper.files import read_text
 from looper.settings import Setting
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
@@ -21,6 +23,8 @@ _STAND_IN = {"decisions": [{"name": "none", "algorithm": {"type": "single", "mod
 """What is validated in place of a recipe that could not be included, so that nothing false is said of it."""
 
 _BY_NAME = "beside `include`, a mapping: `NAME: {…}` changes or adds, `NAME: null` removes"
+
+_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 Origins = dict[YamlPath, tuple[YamlSource, YamlPath]]
 
@@ -129,19 +133,24 @@ class _Inclusion:
             raise ConfigError([])
         self.files.append(path)
         try:
-            return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-            self._wrong(("include",), f"{include} cannot be read: {reason}")
+            other = parse_yaml(read_text(path), str(path))
+        except OSError as error:
+            self._wrong(("include",), f"{include} cannot be read: {error.strerror}")
             raise ConfigError([]) from None
         except ConfigError as error:
             self._not_yaml(str(path), error)
             raise
+        if not (isinstance(other.data, dict) and other.data.keys() & RecipeFile.model_fields):
+            # Whatever else it is, nothing of what stands there is told.
+            self._wrong(("include",), f"{include} is no recipe: it has no `recipe`")
+            raise ConfigError([])
+        return other
 
     def _not_yaml(self, name: str, error: ConfigError) -> None:
         for problem in error.problems:
             line, _, text = problem.removeprefix(f"{name}:").partition(": ")
-            self.problems.append((Place(name, int(line), ()), text))
+            # It may be anybody's file: what is quoted from it is left out.
+            self.problems.append((Place(name, int(line), ()), _QUOTED.sub("'…'", text)))
 
     def _recipe_file(self, other: YamlSource) -> RecipeFile | None:
         try:

@@ -11,6 +11,7 @@ from extproc.config.model import Config
 from extproc.config.problems import explain
 from extproc.config.yaml_source import YamlSource, in_words, parse_yaml
 from extproc.errors import ConfigError
+from looper.files import read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +36,9 @@ def parse_config(text: str, name: str) -> Config:
 def load(path: Path) -> Loaded:
     """The same as `load_config`, with what else is known of the file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}"]) from None
+        text = read_text(path)
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     return parse(text, str(path))
 
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from extproc.config.load import Loaded, load
 from extproc.errors import ConfigError
+from looper.files import read
+
+_WATCHED = 64 << 20
+"""Bytes of a file that is looked at, such as one of weights."""
 
 
 class Watched:
@@ -49,6 +53,6 @@ class Watched:
 
 def _digest(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return hashlib.sha256(read(path, _WATCHED)).digest()
     except OSError:
         return b"(cannot be read)"

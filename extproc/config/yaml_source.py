@@ -105,9 +105,11 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, OverflowError):
+        except yaml.MarkedYAMLError:
+            raise
+        except Exception:  # what PyYAML makes of `!!bool maybe` or `!!int ''` is any error
             raise yaml.constructor.ConstructorError(
-                None, None, "looks like a date or a number, and is none", node.start_mark
+                None, None, "is not what its tag or its look says", node.start_mark
             ) from None
 
 

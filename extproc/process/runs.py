@@ -1,11 +1,16 @@
 """The runs of this process: what goes on, the last ones in memory, and if wanted all or some of them in a file."""
 
 import logging
+import os
 import queue
+import stat
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import TextIOWrapper
 from itertools import islice
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
@@ -13,10 +18,16 @@ from random import random
 from typing import Any
 
 import msgspec
+import structlog
 
 from extproc.config.trace import TraceSettings
 from extproc.process.records import RUNNING, Opened, summary
 from extproc.protocol.actions import Metadata
+
+_log = structlog.get_logger()
+
+_SILENCE = 60.0
+"""Seconds between two lines that say that records are lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,40 @@ class Runs:
         self._sink = sink
 
 
+class _Records(RotatingFileHandler):
+    """A file that its owner alone reads, also when it has been put aside. What cannot be written is lost, and counted
+    in the log once in a while: the record itself, with all that was said, must not turn up anywhere else.
+    """
+
+    _lost = 0
+    _told = -_SILENCE
+
+    def _open(self) -> TextIOWrapper:
+        file: TextIOWrapper = open(  # type: ignore[assignment]  # noqa: SIM115
+            self.baseFilename, self.mode, encoding=self.encoding, opener=_for_its_owner
+        )
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            os.fchmod(file.fileno(), 0o600)  # it may be there from before
+        return file
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._lost += 1
+        if (now := time.monotonic()) < self._told + _SILENCE:
+            return
+        error = sys.exception()
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        _log.error("trace.not_written", lost=self._lost, reason=why)
+        self._told, self._lost = now, 0
+
+    def close(self) -> None:
+        with suppress(OSError):  # what could not be written cannot be now either
+            super().close()
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _file(settings: TraceSettings) -> tuple[object, ...]:
     return settings.file, settings.max_bytes, settings.files
 
@@ -169,7 +214,7 @@ def _sink(settings: TraceSettings) -> Iterator[logging.Logger | None]:
         return
     path = Path(settings.file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = RotatingFileHandler(
+    handler = _Records(
         path, maxBytes=settings.max_bytes, backupCount=settings.files, encoding="utf-8"
     )
     lines: queue.SimpleQueue[logging.LogRecord] = queue.SimpleQueue()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from extproc.errors import ConfigError
 from extproc.protocol.events import METADATA, RequestHeaders
+from looper.files import read_text
 from looper.patterns.workflows.pausing import States
 from looper.patterns.workflows.state import AnyState, Identity, MemoryState, MemoryStore, RedisState
 from looper.settings import SecretReference
@@ -70,8 +71,8 @@ def _secret(reference: SecretReference, environment: Mapping[str, str], where: s
         return secret
     assert reference.file is not None
     try:
-        secret = Path(reference.file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
+        secret = read_text(Path(reference.file)).strip()
+    except OSError:
         raise ConfigError([f"{where}: {reference.file} cannot be read"]) from None
     if not secret:
         raise ConfigError([f"{where}: {reference.file} is empty"])

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
+from looper.files import read
 from looper.settings import Name, Probability, Setting
 from looper.voting.calibration import Calibration, HeldOut
 from looper.voting.electorate import Electorate, Voter, heeded, logit
@@ -200,8 +201,7 @@ class WeightsError(ValueError):
 def read_weights(path: Path) -> Weights:
     """Read and check a file. Raises WeightsError with every problem in it."""
     try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
+        data = read(path, _LARGEST)
     except FileNotFoundError:
         raise WeightsError(
             [
@@ -210,8 +210,6 @@ def read_weights(path: Path) -> Weights:
         ) from None
     except OSError as error:
         raise WeightsError([f"{path}: cannot be read: {error.strerror}"]) from None
-    if len(data) > _LARGEST:
-        raise WeightsError([f"{path}: larger than {_LARGEST >> 20} MiB"])
     try:
         return Weights.model_validate(json.loads(data, parse_constant=_no_constant))
     except ValidationError as error:

@@ -16,6 +16,7 @@ from extproc.decisions.engine import Policy
 from extproc.decisions.probe import Probed, Probes, run
 from extproc.errors import ConfigError, unknown
 from looper.errors import InvalidRequest
+from looper.files import read_text
 
 _SUFFIX = ".probes.yaml"
 
@@ -69,10 +70,9 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 def _read(path: Path) -> YamlSource:
     try:
-        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
+        return parse_yaml(read_text(path), str(path))
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
 
 
 def _read_probes(path: Path) -> Probes:

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as Disconnected
 
 from looper.errors import StateUnavailable
 from looper.patterns.workflows.sealing import Seal, Unreadable
@@ -41,17 +43,23 @@ def connect(settings: RedisState, password: str | None) -> Redis:
         password=password,
         socket_timeout=seconds,
         socket_connect_timeout=seconds,
+        # Each pooled connection is dead once after Redis was away; what took too long is not tried twice.
+        retry=Retry(NoBackoff(), 1, supported_errors=(Disconnected,)),
         **trusted,
     )
 
 
 @contextmanager
 def _available() -> Iterator[None]:
-    """What Redis says when it cannot do something is not for clients."""
+    """What Redis says when it cannot do something is not for clients; of what is no Redis, its client says anything."""
     try:
         yield
-    except (RedisError, OSError, TimeoutError):
-        raise StateUnavailable("The run cannot be kept or found at the moment.") from None
+    except Exception:
+        raise _unavailable() from None
+
+
+def _unavailable() -> StateUnavailable:
+    return StateUnavailable("The run cannot be kept or found at the moment.")
 
 
 class RedisStore:
@@ -66,13 +74,17 @@ class RedisStore:
         milliseconds = int(self._settings.ttl.total_seconds() * 1000)
         sealed = self._seal.close(id, state)
         with _available():
-            await self._redis.set(self._name(id, "state"), sealed, px=milliseconds)
+            said = await self._redis.set(self._name(id, "state"), sealed, px=milliseconds)
+        if said is not True:
+            raise _unavailable()
 
     async def get(self, id: str) -> bytes | None:
         with _available():
             stored: Any = await self._redis.get(self._name(id, "state"))
         if stored is None:
             return None
+        if not isinstance(stored, bytes):
+            raise _unavailable()
         try:
             return self._seal.open(id, stored)
         except Unreadable:
@@ -85,8 +97,10 @@ class RedisStore:
                 return "held"
             case b"busy":
                 return "busy"
-            case _:
+            case b"gone":
                 return "gone"
+            case _:
+                raise _unavailable()
 
     async def release(self, id: str, holder: str, state: bytes | None = None) -> None:
         changed = () if state is None else (self._seal.close(id, state),)

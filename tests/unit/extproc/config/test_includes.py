@@ -1,5 +1,6 @@
 """Recipes that come from elsewhere: a shipped one, or a file beside the configuration, with changes by name."""
 
+import os
 from pathlib import Path
 
 import jsonschema  # type: ignore[import-untyped]
@@ -286,6 +287,36 @@ def test_what_is_wrong_in_an_included_file_is_said_there(
     (folder / "team.yaml").write_text(OWN.replace(old, new, 1))
 
     assert any(expected in line for line in problems(folder, INCLUDE))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "root:$y$canary:19000:0:99999:7:::\ndaemon:*:19000::::::\n",
+        "password: canary\n",
+        "- canary\n",
+        "a: *canary\n",
+        "canary: [\n",
+        "!canary b\n",
+        "a: 'canary\n",
+        "canary\n",
+    ],
+)
+def test_nothing_of_somebody_elses_file_is_told(folder: Path, content: str) -> None:
+    """What is included may be no file of ours: an error says that, and quotes nothing of it."""
+    (folder / "team.yaml").write_text(content)
+    said = problems(folder, INCLUDE)
+    assert said
+    assert not any("canary" in line for line in said)
+
+
+def test_a_pipe_is_no_recipe(folder: Path) -> None:
+    """What would be waited for is not read."""
+    (folder / "team.yaml").unlink()
+    os.mkfifo(folder / "team.yaml")
+    assert any(
+        "team.yaml cannot be read: not a regular file" in line for line in problems(folder, INCLUDE)
+    )
 
 
 def test_all_is_said_at_once(folder: Path) -> None:

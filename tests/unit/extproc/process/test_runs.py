@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import structlog
 
 from extproc.config.trace import TraceSettings
 from extproc.process.records import Opened
@@ -116,3 +117,34 @@ async def test_the_file_holds_the_same(tmp_path: Path) -> None:
     record = await recorded(path=tmp_path / "runs" / "runs.jsonl")
     (line,) = (tmp_path / "runs" / "runs.jsonl").read_text().splitlines()
     assert json.loads(line) == record
+
+
+async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    """What was said stands in it: nobody else may read it, one from before or one that was put aside neither."""
+    path = tmp_path / "runs.jsonl"
+    path.touch(mode=0o644)
+    runs = Runs(TraceSettings(file=str(path), max_bytes=1, files=2))
+    with runs.writing():
+        for at in range(3):
+            runs.add({"run": f"{at}"})
+
+    modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("runs.jsonl", "runs.jsonl.1", "runs.jsonl.2"), 0o600)
+
+
+async def test_what_cannot_be_written_turns_up_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a full disk records are lost, which the log says once, and without a word of what was said in them."""
+    path = tmp_path / "runs.jsonl"
+    path.symlink_to("/dev/full")
+    runs = Runs(TraceSettings(record="full", file=str(path)))
+    with structlog.testing.capture_logs() as logged, runs.writing():
+        for at in range(3):
+            runs.add({"run": f"{at}", "calls": [], "text": "a canary"})
+
+    assert [(event["event"], event["reason"]) for event in logged] == [
+        ("trace.not_written", "No space left on device")
+    ]
+    said = capfd.readouterr()
+    assert "canary" not in said.out + said.err + repr(logged)

@@ -255,6 +255,46 @@ class TestRedis:
         assert await RedisStore(settings, client, [OTHER]).get("one") is None
         await client.aclose()
 
+    async def test_after_redis_was_away_no_connection_is_lost(self, folder: Path) -> None:
+        """Those in the pool are dead, each of them once; what is asked then goes over fresh ones."""
+        async with run_redis(folder) as server:
+            store = RedisStore(
+                settings := redis_settings(server.url), connect(settings, None), [KEY]
+            )
+            await asyncio.gather(*(store.put(f"{at}", b"state") for at in range(20)))
+            await server.stop()
+            await server.start()
+            await asyncio.gather(*(store.put(f"{at}", b"again") for at in range(20)))
+
+            assert await store.get("7") == b"again"
+            await store.aclose()
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"HTTP/1.1 400 Bad Request\r\n\r\n",
+            b"$x\r\n",
+            b":1:2\r\n",
+            b"*1\r\n:7\r\n",
+            b"\xff\n\r\n",
+        ],
+    )
+    async def test_what_is_no_redis_is_no_mistake_of_ours(self, folder: Path, said: bytes) -> None:
+        """Whatever it says: the run cannot be kept or found."""
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while await reader.read(4096):
+                writer.write(said)
+            writer.close()
+
+        async with await asyncio.start_unix_server(answer, folder / "no.sock"):
+            settings = redis_settings(f"unix://{folder}/no.sock", timeout="5s")
+            store = RedisStore(settings, connect(settings, None), [KEY])
+            for asking in (store.get("one"), store.claim("one", "me"), store.put("one", b"state")):
+                with pytest.raises(StateUnavailable):
+                    await asking
+            await store.aclose()
+
     async def test_two_instances_share_states(self, redis: RedisServer) -> None:
         """What one keeps, the other finds, and of both one has it."""
         settings = redis_settings(redis.url)
