@@ -27,6 +27,7 @@ from looper.voting.votes import value_of
 from looper.wire.chat import ChatRequest, Completion
 from looper.wire.deltas import Gathering
 from looper.wire.events import Delta, Done, Event, Progress
+from looper.wire.finish import broke_off
 from looper.wire.model_json import LONGEST, NotRead, read_json
 from looper.wire.tool_calls import ToolCalls
 
@@ -124,15 +125,16 @@ class Run:
                 grant = self._reserve(draft)
             except CallFailed as error:
                 return record.end(Result(draft.model, draft.role, "not_started", error=error))
-            heard = Heard(draft.input_tokens, grant)
+            heard = Heard(draft.input_tokens, grant, draft.model)
             headers, record.span = child(self.headers)
             try:
-                answer, heard.attempts = await self.client.complete(
+                answer, heard.attempts, record.unread = await self.client.complete(
                     draft.call(grant.max_tokens, grant.retries),
                     headers,
                     deadline=self._until(draft, until),
                 )
                 heard.add(answer)
+                _check_end(answer, heard)
                 answer = _called(draft, answer)
             except CallFailed as error:
                 error.limit = grant.max_tokens
@@ -237,16 +239,22 @@ class Run:
     async def _stream(self, draft: Draft, *, until: float) -> AsyncGenerator[Completion]:
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
-            heard, calls = Heard(draft.input_tokens, grant), ToolCalls(allowed=draft.tools)
+            heard = Heard(draft.input_tokens, grant, draft.model)
+            calls = ToolCalls(allowed=draft.tools)
             headers, record.span = child(self.headers)
             try:
                 call = draft.call(grant.max_tokens, grant.retries)
                 chunks = self.client.stream(call, headers, deadline=self._until(draft, until))
+                broken: Completion | None = None
                 async with aclosing(chunks) as arriving:
-                    async for chunk, heard.attempts in arriving:
+                    async for chunk, heard.attempts, record.unread in arriving:
                         record.spoke(chunk)
                         heard.add(chunk)
-                        yield calls.read(chunk)
+                        broken = chunk if _broke_off(chunk) else broken
+                        if broken is None:
+                            yield calls.read(chunk)
+                if broken is not None:  # what it has used was said behind that
+                    _check_end(broken, heard)
                 record.state = "ok"
             except CallFailed as error:
                 error.limit = grant.max_tokens
@@ -295,7 +303,11 @@ class Run:
         if lacks := draft.unsuitable():
             raise CallFailed(Failure.UNSUITABLE, reason=lacks, attempts=0)
         grant = self.ledger.reserve(
-            draft.model, draft.input_tokens, draft.wanted_output, extra=draft.extra
+            draft.model,
+            draft.input_tokens,
+            draft.wanted_output,
+            extra=draft.extra,
+            choices=draft.choices,
         )
         if not isinstance(grant, Grant):
             raise CallFailed(Failure.BUDGET, reason=grant, attempts=0)
@@ -335,6 +347,16 @@ def _thought_only(result: Result) -> str:
     """What a server took for thoughts to the very end, as it does where a model does not close them."""
     ended = result.message is not None and result.finish != "length"
     return (result.message.thought or "") if ended and result.message else ""
+
+
+def _broke_off(answer: Completion) -> bool:
+    return any(broke_off(choice.finish_reason) for choice in answer.choices)
+
+
+def _check_end(answer: Completion, heard: Heard) -> None:
+    """Raises CallFailed for an answer that ends with the word that something broke, whatever it has said."""
+    if _broke_off(answer):
+        raise CallFailed(Failure.BROKEN, attempts=heard.attempts)
 
 
 def _called(draft: Draft, answer: Completion) -> Completion:

@@ -43,11 +43,18 @@ class Ceiling(Setting):
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Calls, tokens and micro-USD: what something costs, or at most can."""
+    """Calls, tokens and micro-USD: what something costs, or at most can. Never less than nothing.
+
+    Nothing that a client or a backend writes can therefore raise what is left to spend. Raises ValueError.
+    """
 
     calls: int = 0
     tokens: int = 0
     microusd: Decimal = Decimal(0)
+
+    def __post_init__(self) -> None:
+        if self.calls < 0 or self.tokens < 0 or self.microusd < 0:
+            raise ValueError("an amount cannot be negative")
 
     def __add__(self, other: "Amount") -> "Amount":
         return Amount(
@@ -137,6 +144,8 @@ class Grant:
     worst: Amount
     max_tokens: int | None
     retries: int
+    choices: int = 1
+    """How many answers the call asks for, each of which may be so long."""
 
 
 class Ledger:
@@ -215,22 +224,22 @@ class Ledger:
         wanted_output: int | None = None,
         *,
         extra: bool = False,
+        choices: int = 1,
     ) -> Grant | Limit:
         """Take a call's worst case out of the budget; the name of the limit that has no room for it.
 
-        `wanted_output` is the client's or the stage's own limit on the output. An `extra` call is none that the plan
-        needs, and gets only what the plan leaves over.
+        `wanted_output` is the client's or the stage's own limit on the output of each of the `choices`. An `extra`
+        call is none that the plan needs, and gets only what the plan leaves over.
         """
         if extra and self._spare == 0:
             return "calls"
-        output = self._output(model, input_tokens, wanted_output)
+        output = self._output(model, input_tokens, wanted_output, choices)
         least = min(_least(model), wanted_output or MIN_OUTPUT)
         if output is not None and output < least:
-            return self._short(model, input_tokens, least)
+            return self._short(model, input_tokens, least * choices)
         retries = self._retries(model, int(extra))
-        worst = Amount(
-            1 + retries, input_tokens + (output or 0), cost(model, input_tokens, output or 0)
-        )
+        written = (output or 0) * choices
+        worst = Amount(1 + retries, input_tokens + written, cost(model, input_tokens, written))
         if short := self._limits.exceeded(self._spent + self._reserved + worst):
             return short
         if self._purse is not None and not self._purse.reserve(worst):
@@ -238,7 +247,7 @@ class Ledger:
         self._reserved += worst
         if self._spare is not None:
             self._spare -= retries + extra
-        return Grant(worst, output, retries)
+        return Grant(worst, output, retries, choices)
 
     def settle(
         self, grant: Grant, model: Model, usage: Usage | None = None, *, attempts: int = 1
@@ -259,17 +268,21 @@ class Ledger:
         if self._purse is not None:
             self._purse.settle(grant.worst, real)
 
-    def _output(self, model: Model, input_tokens: int, wanted: int | None) -> int | None:
-        """The smallest of what the call wants, what the model can, and what is left buys, as far as the prompt leaves
-        room for it in the model's context window. None: nothing but the window bounds it, and that the upstream knows.
+    def _output(
+        self, model: Model, input_tokens: int, wanted: int | None, choices: int
+    ) -> int | None:
+        """For each choice the smallest of what the call wants, what the model can, and what is left buys, as far as
+        the prompt leaves room for it in the model's context window.
+
+        None: nothing but the window bounds it, and that the upstream knows.
         """
         bounds = [bound for bound in (wanted, model.max_output) if bound is not None]
         gone = self._spent + self._reserved
         if self._limits.tokens is not None:
-            bounds.append(self._limits.tokens - gone.tokens - input_tokens)
+            bounds.append((self._limits.tokens - gone.tokens - input_tokens) // choices)
         if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
             left = self._limits.microusd - gone.microusd - cost(model, input_tokens, 0)
-            bounds.append(int(left / model.price.output))
+            bounds.append(int(left / model.price.output / choices))
         if bounds and model.context_window is not None:
             bounds.append(max(model.context_window - at_most(input_tokens), _least(model)))
         return min(bounds, default=None)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,14 +11,13 @@ from io import BytesIO
 from typing import NamedTuple, Self
 
 import aiohttp
-import msgspec
 from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
 from looper.calling.calls import Call, CallFailed, Failure
-from looper.calling.function_calls import FunctionCalls
 from looper.calling.refusals import MAX_BODY, READ, refusal, said
+from looper.wire.answers import AnswerReader, NoAnswer
 from looper.wire.chat import Completion
-from looper.wire.sse import DONE, EventReader, EventTooLarge, IncompleteEvent
+from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
 
 MAX_ANSWER = 32 << 20
 MAX_VERDICT = 64 << 10
@@ -29,15 +28,19 @@ _LARGE = 64 << 10
 _MOMENT = 1.0
 """Seconds that the body of an error may take: what it says is not worth a deadline."""
 
+_LAST_WORDS = 5.0
+"""Seconds that a stream may take to end whose answer is complete: what is missing is its usage, at the most."""
+
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-_completion = msgspec.json.Decoder(Completion)
+_NOT_TEXT = re.compile(rb"[{\x00-\x08\x0e-\x1f\x80-\xff]")
 
 
 class Answer(NamedTuple):
-    """A complete answer or a chunk of one, and how many attempts Envoy made for it."""
+    """A complete answer or a chunk of one, how many attempts Envoy made for it, and what of it was not understood."""
 
     completion: Completion
     attempts: int
+    unread: tuple[str, ...] = ()
 
 
 class EgressClient:
@@ -76,7 +79,7 @@ class EgressClient:
         async with self._post(call, headers, deadline) as response:
             attempts = _attempts(response)
             with _counting(attempts):
-                return Answer(_whole(await _Pieces(response, deadline).all()), attempts)
+                return _whole(await _Pieces(response, deadline).all(), attempts)
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
@@ -88,10 +91,11 @@ class EgressClient:
             with _counting(attempts):
                 if response.content_type == "application/json":
                     # It does not stream, and answers all the same.
-                    yield Answer(_whole(await pieces.all()), attempts)
+                    yield _whole(await pieces.all(), attempts)
                     return
-                async for chunk in _chunks(pieces):
-                    yield Answer(chunk, attempts)
+                reader = AnswerReader()
+                async for chunk in _chunks(pieces, reader):
+                    yield Answer(chunk, attempts, reader.unread)
 
     async def post(
         self, call: Call, path: str, headers: Mapping[str, str], *, deadline: float
@@ -163,20 +167,83 @@ def _counting(attempts: int) -> Iterator[None]:
         raise
 
 
-async def _chunks(pieces: "_Pieces") -> AsyncGenerator[Completion]:
+async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Completion]:
     """The chunks of a stream. Raises CallFailed, also for one that was cut."""
-    reader, calls = EventReader(max_event=MAX_ANSWER), FunctionCalls()
-    finished = False
-    while (events := await _next_events(pieces, reader)) is not None:
+    stream = _Stream(reader)
+    while (events := await stream.next(pieces)) is not None:
         for event in events:
-            if event == DONE:
-                return
-            chunk = calls.read(_decode(event))
-            finished = finished or any(choice.finish_reason for choice in chunk.choices)
-            yield chunk
+            if (chunk := stream.read(event)) is not None:
+                yield chunk
+            if stream.over:
+                break
+    if (rest := reader.rest()) is not None:
+        yield rest
     # Some backends leave out [DONE]; one that has not finished was cut.
-    if not finished:
+    if not (stream.over or stream.finished):
         raise CallFailed(Failure.BROKEN)
+
+
+class _Stream:
+    """How far a stream of chunks has come. An answer that is complete stands, whatever follows it but an error."""
+
+    def __init__(self, reader: AnswerReader) -> None:
+        self._reader = reader
+        self._events = EventReader(max_event=MAX_ANSWER)
+        self._open: set[int] = set()
+        self._closed: set[int] = set()
+        self._ended = False
+        self.over = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that has begun has said how it ended."""
+        return bool(self._closed) and not self._open
+
+    async def next(self, pieces: "_Pieces") -> Sequence[ServerSentEvent] | None:
+        """The events that the next piece completes; None at the end. Raises CallFailed."""
+        if self.over or self._ended:
+            return None
+        try:
+            if self.finished:
+                pieces.hurry(_LAST_WORDS)
+            if piece := await pieces.next():
+                return self._events.feed(piece)
+            self._ended = True
+            last = self._events.rest()
+            return [] if last is None else [last]
+        except EventTooLarge:
+            raise CallFailed(Failure.BROKEN) from None
+        except CallFailed as error:
+            if self.finished and error.failure in (Failure.BROKEN, Failure.TIMEOUT):
+                return None
+            raise
+
+    def read(self, event: ServerSentEvent) -> Completion | None:
+        """The chunk that an event is; None for one that is none. Raises CallFailed for an error, or a broken chunk."""
+        if event.event == "error":
+            raise CallFailed(Failure.UNUSABLE, refusal=said(event.data))
+        data = event.data.strip()
+        if data == DONE:
+            self.over = True
+            return None
+        try:
+            chunk = self._reader.chunk(data)
+        except NoAnswer:
+            if self.finished or not _NOT_TEXT.search(data):
+                return None  # as servers say that they are still there
+            raise CallFailed(Failure.BROKEN if self._ended else Failure.UNUSABLE) from None
+        if chunk.is_error:
+            raise _error_in(event.data)
+        self._count(chunk)
+        return chunk
+
+    def _count(self, chunk: Completion) -> None:
+        for choice in chunk.choices:
+            if choice.finish_reason:
+                self._closed.add(choice.index)
+                self._open.discard(choice.index)
+            elif choice.index not in self._closed:
+                self._open.add(choice.index)
 
 
 class _Pieces:
@@ -206,6 +273,10 @@ class _Pieces:
             raise CallFailed(Failure.UNUSABLE)
         return piece
 
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than this from now on."""
+        self._deadline = min(self._deadline, asyncio.get_running_loop().time() + seconds)
+
     async def all(self) -> bytes:
         """The whole body. Raises CallFailed."""
         pieces: list[bytes] = []
@@ -216,18 +287,6 @@ class _Pieces:
             error.seen = sum(map(len, pieces))
             raise
         return b"".join(pieces)
-
-
-async def _next_events(pieces: _Pieces, reader: EventReader) -> list[bytes] | None:
-    """The events that the next piece completes; None at the end."""
-    piece = await pieces.next()
-    try:
-        if piece:
-            return [event.data for event in reader.feed(piece)]
-        reader.close()
-        return None
-    except (EventTooLarge, IncompleteEvent):
-        raise CallFailed(Failure.BROKEN) from None
 
 
 async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFailed:
@@ -280,16 +339,18 @@ def retry_after(text: str) -> int | None:
     return max(0, math.ceil((aware - datetime.now(UTC)).total_seconds()))
 
 
-def _whole(body: bytes) -> Completion:
+def _whole(body: bytes, attempts: int) -> Answer:
     """A complete answer. Raises CallFailed."""
-    return FunctionCalls().read(_decode(body))
-
-
-def _decode(body: bytes) -> Completion:
+    reader = AnswerReader()
     try:
-        completion = _completion.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        completion = reader.whole(body)
+    except NoAnswer:
         raise CallFailed(Failure.UNUSABLE) from None
     if completion.is_error:
-        raise CallFailed(Failure.UNUSABLE, refusal=said(body))
-    return completion
+        raise _error_in(body)
+    return Answer(completion, attempts, reader.unread)
+
+
+def _error_in(body: bytes) -> CallFailed:
+    """What an answer fails with that is an error, in spite of its status."""
+    return CallFailed(Failure.UNUSABLE, refusal=said(body))

@@ -57,6 +57,8 @@ class Draft:
     proposals: bool = False
     """Whether calls of tools say something though they are none: where they would be answers if others made them."""
     stands_in: StandIn | None = None
+    choices: int = 1
+    """How many answers it asks for."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""
@@ -200,6 +202,7 @@ def answering(
         stream=stream,
         tools=tools,
         proposals=not tools and request.offers_tools and _uses_tools(request),
+        choices=request.choices if choices else 1,
     )
 
 

@@ -44,6 +44,8 @@ class CallRecord:
     cost: Decimal | None = None
     """In micro-USD, at the model's own price."""
     dropped: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+    """What of the answer was not understood, and left out: members by their places."""
     agent: str | None = None
     stands_in: StandIn | None = None
     text: str | None = None
@@ -253,5 +255,6 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "estimated": bool(record.usage and record.usage.estimated) or None,
         "text": record.text,
         "dropped": list(record.dropped) or None,
+        "not_understood": list(record.unread) or None,
     }
     return {name: fact for name, fact in facts.items() if fact is not None}

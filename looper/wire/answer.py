@@ -11,7 +11,7 @@ import msgspec
 
 from looper.errors import LooperError
 from looper.wire.chat import ChatRequest, Usage
-from looper.wire.deltas import merge_logprobs, merge_tool_call
+from looper.wire.deltas import merge_logprobs, merge_members, merge_tool_call
 from looper.wire.events import Delta, Done, Event, Finish, Progress, Speaker
 from looper.wire.sse import DONE, encode_comment, encode_event
 
@@ -47,7 +47,9 @@ class _Choice:
     message: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": None})
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     logprobs: dict[str, Any] | None = None
+    members: dict[str, Any] = field(default_factory=dict)
     finish: str = "stop"
+    native: str | None = None
     model: str | None = None
 
     def add(self, delta: Delta) -> None:
@@ -59,6 +61,8 @@ class _Choice:
                 call = self.message.setdefault("function_call", {"name": "", "arguments": ""})
                 for name, part in delta.value.items():
                     call[name] += part
+            case "members":
+                merge_members(self.members, delta.value)
             case "logprobs":
                 self.logprobs = merge_logprobs(self.logprobs, delta.value)
             case kind:
@@ -70,9 +74,10 @@ class _Choice:
         return {
             "index": index,
             **({} if self.model is None else {"model": self.model}),
-            "message": self.message,
+            "message": {**self.members, **self.message},
             "logprobs": self.logprobs,
             "finish_reason": self.finish,
+            **({} if self.native is None else {"native_finish_reason": self.native}),
         }
 
 
@@ -92,7 +97,8 @@ class Whole:
             case Delta():
                 self._choices[event.choice].add(event)
             case Finish():
-                self._choices[event.choice].finish = event.reason
+                choice = self._choices[event.choice]
+                choice.finish, choice.native = event.reason, event.native
             case Done():
                 self._usage = _counted(event, self._count)
             case Progress():
@@ -143,10 +149,12 @@ class Chunks:
                 return self._frame(role, event.choice) if event.choice else b""
             case Delta(kind="logprobs"):
                 return self._frame({}, event.choice, logprobs=event.value)
+            case Delta(kind="members"):
+                return self._frame(event.value, event.choice)
             case Delta():
                 return self._frame({event.kind: event.value}, event.choice)
             case Finish():
-                return self._frame({}, event.choice, finish=event.reason)
+                return self._frame({}, event.choice, finish=event.reason, native=event.native)
             case Done():
                 return self._usage(event) + encode_event(DONE)
             case Progress():
@@ -157,9 +165,17 @@ class Chunks:
         return encode_event(error.to_json(facts)) + encode_event(DONE)
 
     def _frame(
-        self, delta: dict[str, Any], index: int, *, finish: str | None = None, logprobs: Any = None
+        self,
+        delta: dict[str, Any],
+        index: int,
+        *,
+        finish: str | None = None,
+        native: str | None = None,
+        logprobs: Any = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+        if native is not None:
+            choice["native_finish_reason"] = native
         if index in self._speakers:
             choice["model"] = self._speakers[index]
         chunk = {**self._head, "choices": [choice]}

@@ -315,7 +315,7 @@ def _sum(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
 
 
 class WireUsage(msgspec.Struct, frozen=True):
-    """`usage` as a backend reports it."""
+    """`usage` as a backend reports it: whether that can be is for those to say who know what was asked."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -323,42 +323,81 @@ class WireUsage(msgspec.Struct, frozen=True):
     completion_tokens_details: dict[str, int | None] | None = None
 
     def read(self) -> Usage:
+        """As it may be added up: what is missing or negative counts for nothing, nor does a part above its whole."""
+        prompt, completion = max(0, self.prompt_tokens or 0), max(0, self.completion_tokens or 0)
         return Usage(
-            self.prompt_tokens or 0,
-            self.completion_tokens or 0,
-            {name: count or 0 for name, count in (self.prompt_tokens_details or {}).items()},
-            {name: count or 0 for name, count in (self.completion_tokens_details or {}).items()},
+            prompt,
+            completion,
+            _parts(self.prompt_tokens_details, prompt),
+            _parts(self.completion_tokens_details, completion),
         )
 
 
-class Reply(msgspec.Struct, frozen=True):
-    """The message, or the delta of one, that a backend answers with."""
+def _parts(details: dict[str, int | None] | None, whole: int) -> dict[str, int]:
+    if not details:
+        return {}
+    return {name: count or 0 for name, count in details.items() if 0 <= (count or 0) <= whole}
+
+
+class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The message, or the delta of one, that a backend answers with.
+
+    Whoever reads a `Completion` of the client's finds no `function_call`: it is among `tool_calls`.
+    """
 
     role: str | None = None
     content: str | None = None
     reasoning_content: str | None = None
-    reasoning: object = None
+    reasoning: str | None = None
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None
     function_call: dict[str, Any] | None = None
-    """As it comes; whoever reads a `Completion` of the client's finds it among `tool_calls`."""
+    annotations: msgspec.Raw = ABSENT
+    audio: msgspec.Raw = ABSENT
+    reasoning_details: msgspec.Raw = ABSENT
+    more: dict[str, msgspec.Raw] = msgspec.field(name="looper.more", default_factory=dict)
+    """Members that nobody knows here: they are the client's to see, as the three before are."""
 
     @property
     def thought(self) -> str | None:
         """Reasoning, under whichever of its two names."""
-        return self.reasoning_content or (
-            self.reasoning if isinstance(self.reasoning, str) else None
-        )
+        return self.reasoning_content or self.reasoning
+
+    @property
+    def beside(self) -> dict[str, msgspec.Raw]:
+        """What is said beside the answer, by its names, and is only handed on."""
+        if (
+            self.annotations is ABSENT
+            and self.audio is ABSENT
+            and self.reasoning_details is ABSENT
+            and not self.more
+        ):
+            return NOTHING_BESIDE
+        named = {
+            "annotations": self.annotations,
+            "audio": self.audio,
+            "reasoning_details": self.reasoning_details,
+        }
+        said = {**named, **self.more}
+        return {name: raw for name, raw in said.items() if bytes(raw) not in (b"", b"null")}
+
+
+NOTHING_BESIDE: dict[str, msgspec.Raw] = {}
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """One choice of a completion (`message`) or of a chunk (`delta`)."""
+    """One choice of a completion (`message`) or of a chunk (`delta`).
+
+    `native_finish_reason` is the backend's own word for the end, where it is none of OpenAI's.
+    """
 
     index: int = 0
     message: Reply | None = None
     delta: Reply | None = None
     finish_reason: str | None = None
+    native_finish_reason: str | None = None
     logprobs: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -371,5 +410,11 @@ class Completion(msgspec.Struct, frozen=True):
 
     @property
     def is_error(self) -> bool:
-        """Whether it is an error that came with status 200, in either of the shapes that are in use."""
-        return bytes(self.error) not in (b"", b"null") or self.object == "error"
+        """Whether it is an error that came with status 200, in one of the shapes that are in use."""
+        if self.object == "error" or _is_error(self.error):
+            return True
+        return any(_is_error(choice.error) for choice in self.choices)
+
+
+def _is_error(raw: msgspec.Raw) -> bool:
+    return raw is not ABSENT and bytes(raw) not in (b"", b"null", b"false", b'""', b"[]")

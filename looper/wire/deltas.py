@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from looper.wire.call_bits import GIVEN
 from looper.wire.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.wire.events import Delta
 
@@ -25,6 +26,8 @@ def bits(choice: Choice) -> Iterator[Delta]:
     if reply.tool_calls:
         calls = [{"index": index, **call} for index, call in enumerate(reply.tool_calls)]
         yield Delta("tool_calls", calls, at)
+    if beside := reply.beside:
+        yield Delta("members", beside, at)
     if logprobs := _logprobs(choice.logprobs):
         yield Delta("logprobs", logprobs, at)
 
@@ -35,10 +38,6 @@ def _logprobs(raw: msgspec.Raw) -> dict[str, Any] | None:
         return _object.decode(raw) if raw != ABSENT else None
     except msgspec.DecodeError:
         return None
-
-
-GIVEN = {"function": "arguments", "custom": "input"}
-"""What a call is of, and what its tool is given, which comes a bit at a time."""
 
 
 def merge_tool_call(calls: dict[int, dict[str, Any]], delta: Mapping[str, Any]) -> None:
@@ -67,14 +66,35 @@ def merge_logprobs(known: dict[str, Any] | None, delta: Mapping[str, Any]) -> di
     return merged
 
 
+def merge_members(known: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    """Add a bit of the members beside an answer to those so far: texts and lists go on, objects are put together."""
+    for name, value in delta.items():
+        said = msgspec.json.decode(value) if isinstance(value, msgspec.Raw) else value
+        before = known.get(name)
+        if isinstance(before, str) and isinstance(said, str) and name not in _SAID_AGAIN:
+            known[name] = before + said
+        elif isinstance(before, list) and isinstance(said, list):
+            known[name] = [*before, *said]
+        elif isinstance(before, dict) and isinstance(said, dict):
+            merge_members(before, said)
+        elif said is not None:
+            known[name] = said
+
+
+_SAID_AGAIN = frozenset({"id", "type", "format", "index"})
+"""Members of an object that its bits repeat."""
+
+
 @dataclass(slots=True)
 class Gathering:
     """The first choice of a streamed answer, as far as it has come."""
 
     _texts: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _calls: dict[int, dict[str, Any]] = field(default_factory=dict)
+    _members: dict[str, Any] = field(default_factory=dict)
     _logprobs: dict[str, Any] | None = None
     _finish: str | None = None
+    _native: str | None = None
     _usage: WireUsage | None = None
     tokens: int = 0
     """How many tokens' probabilities have come."""
@@ -85,6 +105,7 @@ class Gathering:
         for choice in chunk.choices:
             if choice.index == 0:
                 self._finish = choice.finish_reason or self._finish
+                self._native = choice.native_finish_reason or self._native
                 for delta in bits(choice):
                     self.hear(delta)
 
@@ -94,6 +115,8 @@ class Gathering:
             case "tool_calls":
                 for call in delta.value:
                     merge_tool_call(self._calls, call)
+            case "members":
+                merge_members(self._members, delta.value)
             case "logprobs":
                 self._logprobs = merge_logprobs(self._logprobs, delta.value)
                 content = delta.value.get("content")
@@ -106,6 +129,14 @@ class Gathering:
         texts: dict[str, Any] = {kind: "".join(pieces) for kind, pieces in self._texts.items()}
         calls = [self._calls[index] for index in sorted(self._calls)] or None
         logprobs = msgspec.Raw(msgspec.json.encode(self._logprobs)) if self._logprobs else ABSENT
-        message = Reply(role="assistant", tool_calls=calls, **texts)
-        choice = Choice(message=message, finish_reason=self._finish, logprobs=logprobs)
+        members = {
+            name: msgspec.Raw(msgspec.json.encode(each)) for name, each in self._members.items()
+        }
+        message = Reply(role="assistant", tool_calls=calls, more=members, **texts)
+        choice = Choice(
+            message=message,
+            finish_reason=self._finish,
+            native_finish_reason=self._native,
+            logprobs=logprobs,
+        )
         return Completion(choices=[choice], usage=self._usage)

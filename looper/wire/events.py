@@ -10,9 +10,12 @@ ANSWERED: tuple[Outcome, ...] = ("ok", "degraded", "fallback")
 """How a run ends that has answered."""
 
 DeltaKind = Literal[
-    "content", "reasoning_content", "refusal", "tool_calls", "function_call", "logprobs"
+    "content", "reasoning_content", "refusal", "tool_calls", "function_call", "logprobs", "members"
 ]
-"""No pattern says `function_call`: it is what the clients of OpenAI's older API get in place of `tool_calls`."""
+"""No pattern says `function_call`: it is what the clients of OpenAI's older API get in place of `tool_calls`.
+
+`members` are what stands beside the answer under names that nobody knows here, such as `annotations`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +44,11 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """A choice is complete."""
+    """A choice is complete. `native` is the backend's own word for how, where it is none of OpenAI's."""
 
     reason: str
     choice: int = 0
+    native: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

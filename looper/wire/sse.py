@@ -87,6 +87,17 @@ class EventReader:
         if self._head or self._open or in_line or self._failed:
             raise IncompleteEvent("the event stream ended inside an event")
 
+    def rest(self) -> ServerSentEvent | None:
+        """What the stream's last event says, if no blank line has ended it. For the end of the stream only."""
+        line = bytes(self._partial)
+        self._partial.clear()
+        events: list[ServerSentEvent] = []
+        if not self._failed:
+            if line and not line.startswith(_COMMENT):
+                self._field(line)
+            self._dispatch(events)
+        return events[0] if events else None
+
     def _without_bom(self, head: bytes) -> bytes:
         if len(head) < len(_BOM) and _BOM.startswith(head):
             self._head = head

@@ -36,7 +36,8 @@ def whole(choice: Choice) -> Iterator[Event]:
     """A complete answer as events."""
     calls = choice.message is not None and bool(choice.message.tool_calls)
     yield from bits(choice)
-    yield Finish(choice.finish_reason or _end(calls=calls), choice.index)
+    reason = choice.finish_reason or _end(calls=calls)
+    yield Finish(reason, choice.index, choice.native_finish_reason)
 
 
 def _end(*, calls: bool) -> str:
@@ -45,22 +46,25 @@ def _end(*, calls: bool) -> str:
 
 
 async def _live(chunks: AsyncGenerator[Completion]) -> AsyncGenerator[Event]:
-    finishes: dict[int, str | None] = {0: None}
+    finishes: dict[int, tuple[str | None, str | None]] = {0: (None, None)}
     calling: set[int] = set()
     opening = _Opening()
     last: Sequence[Choice] = ()
     async for chunk in chunks:
         last = chunk.choices or last
         for choice in chunk.choices:
-            finishes[choice.index] = choice.finish_reason or finishes.get(choice.index)
+            if choice.finish_reason:
+                finishes[choice.index] = choice.finish_reason, choice.native_finish_reason
+            else:
+                finishes.setdefault(choice.index, (None, None))
             for bit in bits(choice):
                 calling |= {bit.choice} if bit.kind == "tool_calls" else set()
                 for event in opening.admit(bit):
                     yield event
     if not opening.over:
         raise nothing_said(last)
-    for index, reason in sorted(finishes.items()):
-        yield Finish(reason or _end(calls=index in calling), index)
+    for index, (reason, native) in sorted(finishes.items()):
+        yield Finish(reason or _end(calls=index in calling), index, native)
 
 
 class _Opening:
@@ -87,10 +91,12 @@ def is_thought(event: Event) -> bool:
 
 
 def _is_blank(event: Event) -> bool:
-    """Whether an event is white space, or probabilities of tokens, which say nothing by themselves."""
+    """Whether an event is white space, or stands beside an answer and says nothing by itself."""
     if not isinstance(event, Delta):
         return False
-    return event.kind == "logprobs" or (event.kind == "content" and not event.value.strip())
+    if event.kind in ("logprobs", "members"):
+        return True
+    return event.kind == "content" and not event.value.strip()
 
 
 async def as_asked(events: AsyncGenerator[Event], request: ChatRequest) -> AsyncGenerator[Event]:

@@ -379,6 +379,18 @@ class TestStream:
             await read(run.stream(call(), until=FOREVER))
         assert run.ledger.usage == Usage(10, 1)
 
+    @pytest.mark.parametrize("word", ["error", "network_error", "insufficient_system_resource"])
+    async def test_an_end_that_is_a_break_is_a_failure(self, word: str) -> None:
+        """Whole or streamed; what the backend says of its usage is booked all the same."""
+        run = run_of(ScriptedClient({"m": completion("hello", finish=word)}))
+        result = await run.ask(call(), until=FOREVER)
+        assert (result.state, result.text) == ("failed", "")
+        sent = [chunk("hel"), chunk("lo", finish=word), last_chunk()]
+        streaming = run_of(ScriptedClient({"m": Stream(sent)}))
+        with pytest.raises(CallFailed):
+            await read(streaming.stream(call(), until=FOREVER))
+        assert run.ledger.usage == streaming.ledger.usage == Usage(10, 5)
+
     @pytest.mark.parametrize("failure", [Failure.BROKEN, Failure.TIMEOUT, Failure.UNUSABLE])
     async def test_a_break_before_its_usage_is_settled_as_an_estimate(
         self, failure: Failure

@@ -1,9 +1,10 @@
 import math
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -16,11 +17,12 @@ from hypothesis.stateful import (
     rule,
 )
 
-from looper.calling.budget import MIN_OUTPUT, Budget, Ceiling, Grant, Ledger, Purse
+from looper.calling.budget import MIN_OUTPUT, Amount, Budget, Ceiling, Grant, Ledger, Purse
+from looper.calling.calls import CallFailed, Failure
 from looper.calling.heard import Heard
 from looper.calling.models import Model
-from looper.wire.chat import Usage
-from tests.fakes.models import chunk, model
+from looper.wire.chat import Usage, WireUsage
+from tests.fakes.models import chunk, completion, model
 
 PRICED = model("m", price={"input": "0.15", "output": "0.60"})
 FREE = model("f")
@@ -257,11 +259,32 @@ class Spending(RuleBasedStateMachine):
         usage = None if failed else Usage(prompt, int(grant.max_tokens * part))
         ledger.settle(grant, asked, usage, attempts=min(attempts, 1 + grant.retries))
 
+    @rule(held=consumes(grants), counts=st.tuples(*[st.none() | st.integers()] * 2))
+    def report(
+        self, held: tuple[Ledger, Grant, Model, int], counts: tuple[int | None, int | None]
+    ) -> None:
+        """A backend says that it has used so much, whatever that is; if it cannot be, it is estimated."""
+        ledger, grant, asked, prompt = held
+        heard = Heard(prompt, grant, asked)
+        heard.add(completion("x" * 400, usage=WireUsage(*counts)))
+        usage = heard.usage
+        assert usage is not None
+        # What is more than was granted can be, and is not what this machine is about.
+        usage = Usage(
+            min(usage.prompt_tokens, prompt),
+            min(usage.completion_tokens, grant.max_tokens or 0),
+            estimated=0,
+        )
+        before = ledger.spent
+        ledger.settle(grant, asked, usage)
+        assert ledger.spent.tokens >= before.tokens
+        assert ledger.spent.microusd >= before.microusd
+
     @rule(held=consumes(grants), said=st.lists(st.text(max_size=3000), max_size=4))
     def break_off(self, held: tuple[Ledger, Grant, Model, int], said: list[str]) -> None:
         """A stream is cut, or its reader leaves, before its usage is known."""
         ledger, grant, asked, prompt = held
-        heard = Heard(prompt, grant)
+        heard = Heard(prompt, grant, asked)
         for text in said:
             heard.add(chunk(text))
         ledger.settle(grant, asked, heard.usage)
@@ -288,6 +311,91 @@ class Spending(RuleBasedStateMachine):
             assert both.tokens <= tokens
             assert math.floor(both.microusd) <= micro
         assert sum(ledger.calls for ledger in self.ledgers) <= self.shared
+
+
+numbers = st.integers(-3, 3)
+
+
+@given(numbers, numbers, numbers)
+def test_no_amount_is_less_than_nothing(calls: int, tokens: int, microusd: int) -> None:
+    """So nothing that is reserved, settled or taken back can raise what is left."""
+    if min(calls, tokens, microusd) >= 0:
+        Amount(calls, tokens, Decimal(microusd))
+        return
+    with pytest.raises(ValueError, match="negative"):
+        Amount(calls, tokens, Decimal(microusd))
+
+
+@pytest.mark.parametrize("wanted", [-1, -1_000_000])
+def test_a_negative_limit_reserves_nothing(wanted: int) -> None:
+    """It is a mistake of ours if one comes so far, and costs nobody any money."""
+    ledger = Ledger(Budget(tokens=1000))
+    with pytest.raises(ValueError, match="negative"):
+        ledger.reserve(FREE, 0, wanted)
+    assert ledger.reserved == Amount()
+
+
+def test_each_choice_is_reserved() -> None:
+    """A client that asks for several answers may be given all of them."""
+    ledger = Ledger(Budget(tokens=10_000))
+    grant = granted(ledger.reserve(FREE, 100, 500, choices=4))
+    assert (grant.max_tokens, grant.worst.tokens) == (500, 2100)
+    assert granted(ledger.reserve(FREE, 100, None, choices=4)).max_tokens == (10_000 - 2200) // 4
+
+
+REPORTS = {
+    "as-it-is": ({"prompt_tokens": 90, "completion_tokens": 30}, Usage(90, 30)),
+    "absent": (None, Usage(100, 25, estimated=125)),
+    "empty": ({}, Usage(100, 25, estimated=125)),
+    "nulls": ({"prompt_tokens": None, "completion_tokens": None}, Usage(100, 25, estimated=125)),
+    "one-null": ({"prompt_tokens": 90, "completion_tokens": None}, Usage(90, 25, estimated=25)),
+    "negative": ({"prompt_tokens": -5, "completion_tokens": 30}, Usage(100, 30, estimated=100)),
+    "both-negative": ({"prompt_tokens": -5, "completion_tokens": -9}, Usage(100, 25, estimated=125)),
+    "zeros": ({"prompt_tokens": 0, "completion_tokens": 0}, Usage(100, 25, estimated=125)),
+    "too-large": ({"prompt_tokens": 10**30, "completion_tokens": 30}, Usage(100, 30, estimated=100)),
+    "over-the-window": ({"prompt_tokens": 8001, "completion_tokens": 30}, Usage(100, 30, estimated=100)),
+    "fills-the-window": ({"prompt_tokens": 8000, "completion_tokens": 30}, Usage(8000, 30)),
+    "parts": (
+        {"prompt_tokens": 90, "completion_tokens": 30, "completion_tokens_details": {"a": 7, "b": -1, "c": 31}},
+        Usage(90, 30, {}, {"a": 7}),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "booked"), REPORTS.values(), ids=REPORTS.keys())
+def test_usage_that_cannot_be_is_estimated(said: dict[str, Any] | None, booked: Usage) -> None:
+    """As that which is not reported: each of its numbers by itself."""
+    asked = model("m", context_window=8000)
+    heard = Heard(100, Grant(Amount(), None, 0), asked)
+    usage = None if said is None else WireUsage(**said)
+    heard.add(completion("x" * 100, usage=usage))
+    assert heard.usage == booked
+
+
+def test_the_last_report_that_says_something_counts() -> None:
+    """A chunk with nulls behind it takes nothing back."""
+    heard = Heard(100, Grant(Amount(), None, 0), FREE)
+    for usage in (WireUsage(90, 10), WireUsage(90, 30), WireUsage(None, None), None):
+        heard.add(completion("x" * 100, usage=usage))
+    assert heard.usage == Usage(90, 30)
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted_tokens", "most"),
+    [
+        (model("m"), None, 128_000),
+        (model("m", max_output=500), None, 500),
+        (model("m", context_window=4000), None, 4000),
+        (model("m", max_output=500), 300, 300),
+    ],
+)
+def test_a_broken_answer_is_no_more_than_an_answer(
+    asked: Model, granted_tokens: int | None, most: int
+) -> None:
+    """However much came of it that nobody can read."""
+    heard = Heard(10, Grant(Amount(), granted_tokens, 0), asked)
+    heard.failed(CallFailed(Failure.UNUSABLE, seen=32 << 20))
+    assert heard.usage == Usage(10, most, estimated=10 + most)
 
 
 TestSpending = Spending.TestCase

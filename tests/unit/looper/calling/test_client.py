@@ -94,13 +94,13 @@ async def heard(
     try:
         if stream:
             async with aclosing(client.stream(call, headers or {}, deadline=deadline)) as chunks:
-                async for chunk, attempts in chunks:
+                async for chunk, attempts, _ in chunks:
                     result.attempts.add(attempts)
                     for choice in chunk.choices:
                         said = choice.delta or choice.message
                         result.pieces.append((said and said.content) or "")
         else:
-            whole, attempts = await client.complete(call, headers or {}, deadline=deadline)
+            whole, attempts, _ = await client.complete(call, headers or {}, deadline=deadline)
             result.attempts.add(attempts)
             for choice in whole.choices:
                 result.pieces.append((choice.message and choice.message.content) or "")
@@ -279,7 +279,7 @@ class TestFaults:
             if stream:
                 chunks = client.stream(a_call(stream=True), {}, deadline=soon())
                 async with aclosing(chunks) as arriving:
-                    async for chunk, _ in arriving:
+                    async for chunk, *_ in arriving:
                         gathering.add(chunk)
             else:
                 gathering.add((await client.complete(a_call(), {}, deadline=soon())).completion)
@@ -477,12 +477,6 @@ class TestHostileBodies:
             pytest.param(b"null", id="null"),
             pytest.param(b"[]", id="a-list"),
             pytest.param(b'"text"', id="a-text"),
-            pytest.param(b'{"choices": 5}', id="choices-that-are-none"),
-            pytest.param(b'{"choices": [{"message": "x"}]}', id="a-message-that-is-none"),
-            pytest.param(b'{"choices": [{"message": {"content": 1}}]}', id="content-that-is-no-text"),
-            pytest.param(b'{"choices": [{"message": {"content": "\xff"}}]}', id="not-utf-8"),
-            pytest.param(b'{"choices": [{"message": {"content": "\\ud800"}}]}', id="half-a-character"),
-            pytest.param(b'{"usage": {"prompt_tokens": 1e99}}', id="a-number-too-large"),
             pytest.param(b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", id="deep"),
         ],
     )  # fmt: skip
@@ -491,7 +485,124 @@ class TestHostileBodies:
         """A backend's nonsense is its own failure, never a mistake of ours."""
         said = b"data: " + body + b"\n\ndata: [DONE]\n\n" if stream else body
         async with speaking(http(said)) as (client, _, _):
-            assert (await heard(client, stream=stream)).failure is Failure.UNUSABLE
+            result = await heard(client, stream=stream)
+        if stream and b"{" not in body:  # an event that is no chunk
+            assert (result.failed, result.text) == (None, "")
+        else:
+            assert result.failure is Failure.UNUSABLE
+
+    @pytest.mark.parametrize(
+        ("body", "text"),
+        [
+            pytest.param(b'{"choices": 5}', "", id="choices-that-are-none"),
+            pytest.param(b'{"choices": [{"message": "x"}]}', "", id="a-message-that-is-none"),
+            pytest.param(b'{"choices": [{"message": {"content": 1}}]}', "", id="content-that-is-no-text"),
+            pytest.param(b'{"choices": [{"message": {"content": "\xff"}}]}', "\ufffd", id="not-utf-8"),
+            pytest.param(b'{"choices": [{"message": {"content": "\\ud800"}}]}', "\ufffd", id="half-a-character"),
+            pytest.param(b'{"usage": {"prompt_tokens": 1e99}}', "", id="a-number-too-large"),
+        ],
+    )  # fmt: skip
+    @both_ways
+    async def test_what_can_be_read_is_judged_elsewhere(
+        self, body: bytes, text: str, stream: bool
+    ) -> None:
+        """What is not understood is left out, and what is left may be nothing."""
+        said = b"data: " + body + b"\n\ndata: [DONE]\n\n" if stream else body
+        async with speaking(http(said)) as (client, _, _):
+            result = await heard(client, stream=stream)
+        assert (result.failed, result.text) == (None, text)
+
+
+CHUNKS = (
+    b'data: {"choices": [{"delta": {"content": "h"}}]}\n\n',
+    b'data: {"choices": [{"delta": {"content": "i"}}]}\n\n',
+    b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\n',
+    b"data: [DONE]\n\n",
+)
+ONE, TWO, END, DONE_EVENT = CHUNKS
+NO_CHUNKS = {
+    "keepalive": b"data: : keepalive\n\n",
+    "null": b"data: null\n\n",
+    "a-list": b"data: []\n\n",
+    "a-number": b"data: 1\n\n",
+    "a-text": b'data: "ping"\n\n',
+    "empty": b"data:\n\n",
+    "empty-twice": b"data:\ndata: \n\n",
+    "named": b'event: ping\ndata: {"type": "ping"}\n\n',
+    "a-word": b"data: OPENROUTER PROCESSING\n\n",
+    "choices-null": b'data: {"choices": null}\n\n',
+    "id": b"id: 3\n\n",
+}
+
+
+class TestEvents:
+    @pytest.mark.parametrize("noise", NO_CHUNKS.values(), ids=NO_CHUNKS.keys())
+    async def test_what_is_no_chunk_does_not_end_a_stream(self, noise: bytes) -> None:
+        """Wherever it stands."""
+        said = noise + ONE + noise + TWO + noise + END + noise + DONE_EVENT
+        async with speaking(http(said)) as (client, _, _):
+            result = await heard(client, stream=True)
+        assert (result.failed, result.text) == (None, "hi")
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            pytest.param(b"data:  [DONE]  \n\n", id="done-with-spaces"),
+            pytest.param(b"data: [DONE]", id="no-line-end"),
+            pytest.param(b"data: [DONE]\n", id="no-blank-line"),
+            pytest.param(END, id="end-alone"),
+            pytest.param(END[:-1], id="end-without-blank-line"),
+            pytest.param(END[:-2], id="end-without-line-end"),
+            pytest.param(END + b"data: {torn", id="torn-behind-the-end"),
+            pytest.param(END + b"data: \x00\xff{]\n\n", id="garbage-behind-the-end"),
+            pytest.param(END + b"<html>", id="html-behind-the-end"),
+        ],
+    )
+    async def test_an_answer_that_is_complete_stands(self, end: bytes) -> None:
+        """Whatever follows it."""
+        async with speaking(http(ONE + TWO + end)) as (client, _, _):
+            result = await heard(client, stream=True)
+        assert (result.failed, result.text) == (None, "hi")
+
+    async def test_a_break_behind_the_end_changes_nothing(self) -> None:
+        """The connection is lost before the length that was promised has come."""
+        said = http(ONE + TWO + END + b" " * 100)[:-50]
+        async with speaking(said) as (client, _, _):
+            result = await heard(client, stream=True)
+        assert (result.failed, result.text) == (None, "hi")
+
+    async def test_silence_behind_the_end_is_not_waited_for(self) -> None:
+        """Until the deadline, or for some seconds, and the answer is there."""
+        said = http(ONE + TWO + END + b" " * 100)[:-100]
+        async with speaking(said, hold=True) as (client, _, _):
+            result = await heard(client, stream=True, seconds=0.3)
+        assert (result.failed, result.text) == (None, "hi")
+
+    @pytest.mark.parametrize(
+        ("end", "failure"),
+        [
+            pytest.param(b"event: error\ndata: {}\n\n" + DONE_EVENT, Failure.UNUSABLE, id="error-event"),
+            pytest.param(b"event: error\ndata: oops\n\n", Failure.UNUSABLE, id="error-in-words"),
+            pytest.param(END + b"event: error\ndata: oops\n\n", Failure.UNUSABLE, id="error-behind-the-end"),
+            pytest.param(b'data: {"error": "oops"}\n\n' + DONE_EVENT, Failure.UNUSABLE, id="error-object"),
+            pytest.param(
+                b'data: {"choices": [{"delta": {}, "error": {"code": 502}}]}\n\n', Failure.UNUSABLE, id="choice"
+            ),
+            pytest.param(b"data: {torn\n\n" + END, Failure.UNUSABLE, id="broken-chunk"),
+            pytest.param(b"data: {torn", Failure.BROKEN, id="torn"),
+            pytest.param(b"", Failure.BROKEN, id="cut"),
+        ],
+    )  # fmt: skip
+    async def test_an_answer_that_breaks_off_fails(self, end: bytes, failure: Failure) -> None:
+        """Whatever of it has come."""
+        async with speaking(http(ONE + TWO + end)) as (client, _, _):
+            assert (await heard(client, stream=True)).failure is failure
+
+    async def test_every_choice_has_to_end(self) -> None:
+        """Where one has said how it ended, and another has not, the stream was cut."""
+        other = b'data: {"choices": [{"index": 1, "delta": {"content": "o"}}]}\n\n'
+        async with speaking(http(ONE + other + END)) as (client, _, _):
+            assert (await heard(client, stream=True)).failure is Failure.BROKEN
 
     @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd", "deflate", "x"])
     @both_ways

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from random import Random
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,13 +13,12 @@ from pydantic import TypeAdapter
 
 from looper.algorithms import AlgorithmConfig
 from looper.calling.budget import Budget, Ledger
-from looper.calling.calls import CallFailed
-from looper.calling.function_calls import FunctionCalls
 from looper.contract import ContractConfig, Terms
 from looper.errors import LooperError
 from looper.run import Deadline, Run
 from looper.wire.answer import Whole
-from looper.wire.chat import ChatRequest, Completion
+from looper.wire.answers import AnswerReader
+from looper.wire.chat import ChatRequest
 from looper.wire.events import Done
 from tests.fakes.models import ScriptedClient, Step, model, refused
 
@@ -84,11 +82,7 @@ choices = st.fixed_dictionaries({
 
 def read(choice: dict[str, Any]) -> Step:
     """What the egress client makes of an answer."""
-    completion = msgspec.json.decode(json.dumps({"choices": [choice]}), type=Completion)
-    try:
-        return FunctionCalls().read(completion)
-    except CallFailed as error:
-        return error
+    return AnswerReader().whole(json.dumps({"choices": [choice]}).encode())
 
 
 steps = st.builds(read, choices) | st.just(refused(500))

@@ -51,12 +51,6 @@ class TestGathering:
             Delta("reasoning_content", "hm"), Delta("content", "yes"),
         ]  # fmt: skip
 
-    def test_what_is_no_text_is_no_thought(self) -> None:
-        """An answer is not lost over what a backend makes of a name that is nobody's."""
-        raw = b'{"choices": [{"message": {"content": "yes", "reasoning": {"steps": 3}}}]}'
-        answer = msgspec.json.decode(raw, type=Completion)
-        assert list(bits(answer.choices[0])) == [Delta("content", "yes")]
-
     def test_calls_at_once_stay_apart(self) -> None:
         """Bits of several calls are put together by their index, in its order."""
         pieces = [
