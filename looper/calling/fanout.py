@@ -228,6 +228,14 @@ def is_late(until: float) -> bool:
     return asyncio.get_running_loop().time() >= until - _MOMENT
 
 
+def is_lost(result: Result) -> bool:
+    """Whether somebody's word is missing: who failed or refused, could not take the request or not be paid, and was not
+    replaced. Who was cancelled or never started because enough had been said is not missing.
+    """
+    refuses = result.message is not None and bool(result.message.refusal)
+    return result.error is not None or result.state == "timed_out" or refuses
+
+
 def is_failure(result: Result) -> bool:
     """Whether somebody was asked and did not answer, or could not be paid. Who cannot take the request is not asked,
     and who is cancelled has not failed.
@@ -303,5 +311,6 @@ async def _first_usable(running: set[asyncio.Task[Result]]) -> Result:
 
 
 def _spent(result: Result) -> bool:
-    """Whether there is no use in asking anybody else: what failed is the budget."""
-    return result.error is not None and result.error.failure is Failure.BUDGET
+    """Whether there is no use in asking anybody else: what failed is the budget, and not for a model's own price."""
+    error = result.error
+    return error is not None and error.failure is Failure.BUDGET and error.reason != "cost_usd"

@@ -25,13 +25,14 @@ from looper.calling.models import Model
 from looper.errors import InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Points, Ranking, confirmed, voted
 from looper.patterns.closing.conclude import Ending, Finding, conclude, present
-from looper.patterns.closing.evidence import fenced, room, said
+from looper.patterns.closing.evidence import fenced, marked, room, said
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
 from looper.settings import Posterior, Setting, Tokens, posterior_or
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
-from looper.wire.events import Event, Grounds, Outcome, Progress
+from looper.wire.events import Event, Grounds, Progress
 
 _PANEL_SHARE = 0.6
 _ESCALATION_SHARE = 0.4
@@ -85,6 +86,9 @@ class FusionConfig(Round, Weighing, Judging):
     def _consistent(self) -> Self:
         if (self.on_disagreement == "escalate") != bool(self.escalate_to):
             raise ValueError("`on_disagreement: escalate` and `escalate_to` go together")
+        most = len(self.panel) + len(self.escalate_to)
+        if self.min_successful_responses > most:
+            raise ValueError(f"`min_successful_responses` is more than the {most} of the panel")
         return self
 
     @property
@@ -176,15 +180,10 @@ class Panel:
 
     @classmethod
     def of(cls, vote: Vote, run: Run) -> "Panel":
-        groups = [group for group in vote.groups() if said(group[0]).strip()]
+        groups = [group for group in vote.voices() if said(group[0]).strip()]
         groups = groups or [[each] for each in vote.ranked() if said(each).strip()]
         shown = run.random.sample(groups, len(groups))
         return cls(vote, [group[0] for group in shown], [len(group) for group in shown])
-
-    @property
-    def complete(self) -> bool:
-        """Whether everybody has said something."""
-        return self.answers == len(self.vote.results)
 
     @property
     def answers(self) -> int:
@@ -198,7 +197,8 @@ class Panel:
 
         They are numbered and between fences that no candidate can know: what they say is data.
         """
-        notes = [f" ({count} say this)" if counts and count > 1 else "" for count in self.counts]
+        many = [f" ({count} say this)" if counts and count > 1 else "" for count in self.counts]
+        notes = [marked(each, count) for each, count in zip(self.shown, many, strict=True)]
         texts = [said(each) for each in self.shown]
         return fenced(texts, run.fence, room=room(request, reader), notes=notes, less=less)
 
@@ -230,7 +230,7 @@ class Fusion:
         # ... an answer on which it agrees is published as it is...
         if self._checked(vote, request, run):
             run.trace.note("the panel agrees: nobody judges")
-            closing = self._publish(vote, request, run)
+            closing = self._publish(panel, request, run)
         else:
             # ... or else a judge says where they agree and where they do not...
             analysis = None
@@ -317,18 +317,23 @@ class Fusion:
             run.trace.checked("posterior", vote.verdict.confidence, enough, enough=agrees)
         return agrees
 
-    def _too_few(self, panel: Panel) -> bool:
-        few = panel.answers < self._config.min_successful_responses
-        return few and self._config.below_quorum == "fail"
+    def _is_enough(self, panel: Panel) -> bool:
+        return panel.answers >= self._config.min_successful_responses
 
-    async def _publish(self, vote: Vote, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+    def _too_few(self, panel: Panel) -> bool:
+        return not self._is_enough(panel) and self._config.below_quorum == "fail"
+
+    async def _publish(self, panel: Panel, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
         """The answer on which the panel agrees, as its best-rated member gave it."""
+        vote = panel.vote
         ranking = voted(vote, run)
         winner, *others = ranking.results
         draft = answering(request, winner.model, "panel", terms=run.terms)
-        ending = Ending(
-            run.deadline.share(_FINAL_SHARE), "ok", vote.weigh, grounds=Grounds("posterior")
+        outcome = outcome_of(
+            vote.results, enough=self._is_enough(panel), confidence=vote.verdict.confidence
         )
+        until = run.deadline.share(_FINAL_SHARE)
+        ending = Ending(until, outcome, vote.weigh, grounds=Grounds("posterior"))
         async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
             async for event in events:
                 yield event
@@ -386,8 +391,8 @@ class Fusion:
     ) -> AsyncGenerator[Event]:
         """The answer, written up; if that fails before its first word, the best of the panel in its place."""
         compared = analysis is not None or panel.answers == 1
-        outcome: Outcome = "ok" if compared and panel.complete else "degraded"
         vote = panel.vote
+        outcome = outcome_of(vote.results, enough=compared and self._is_enough(panel))
         run.trace.shown("final model", panel.shown)
 
         def write(model: Model, less: bool) -> Draft:
@@ -418,6 +423,8 @@ def _preferring(panel: Panel, analysis: Analysis | None, run: Run) -> Ranking:
     if analysis is None or analysis.winner is None or analysis.winner > len(panel.shown):
         return ranking
     best = panel.shown[analysis.winner - 1]
+    if best.is_cut and not ranking.results[0].is_cut:
+        return ranking
     return replace(ranking, results=[best, *(each for each in ranking.results if each is not best)])
 
 

@@ -18,6 +18,7 @@ from looper.contract import Contract, Violation
 from looper.errors import ContractViolated, InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Ranking, judged, voted
 from looper.patterns.closing.conclude import Ending, events_of, keeping, present
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.publish import as_asked
 from looper.patterns.closing.weighing import Weighing, is_idle
 from looper.run import Run
@@ -25,7 +26,7 @@ from looper.settings import Posterior, Probability, posterior_or
 from looper.voting import Electorate, Outstanding, decide, settled
 from looper.voting.votes import TEXT, Ballots, Vote
 from looper.wire.chat import ChatRequest
-from looper.wire.events import Delta, Done, Event, Finish, Grounds, Outcome, Progress, Speaker
+from looper.wire.events import Delta, Done, Event, Finish, Grounds, Progress, Speaker
 
 Aggregate = Literal["vote", "judge", "similarity", "all"]
 When = Annotated[Literal["settled", "all"] | Posterior, posterior_or("settled", "all")]
@@ -176,7 +177,7 @@ class Ratings:
 
         # ... and one answer, or in a comparison every one, is published.
         if config.aggregate == "all":
-            answer = self._every(candidates, request, run)
+            answer = self._every(candidates, vote, request, run)
         else:
             ranking = await self._rank(vote, request, run)
             answer = self._publish(ranking, vote, candidates, run)
@@ -242,7 +243,7 @@ class Ratings:
             ]
             electorate, ballots = count((*(each.model.name for each in heard), *asked))
             said = [ballots.cast(each) for each in (*heard, *filter(None, results))]
-            if sum(ballot.value is not None for ballot in said) < least:
+            if sum(map(run.speaks, (*heard, *filter(None, results)))) < least:
                 return False
             confidence = decide(said, electorate, ballots.same).confidence
             if sure is not None:
@@ -321,7 +322,8 @@ class Ratings:
 
     def _too_few(self, vote: Vote) -> bool:
         """Whether fewer have said something than must."""
-        spoken = sum(value is not None for value in vote.values)
+        pairs = zip(vote.results, vote.values, strict=True)
+        spoken = sum(value is not None or result.is_cut for result, value in pairs)
         return spoken < self._config.min_successful_responses
 
     # ... and publishing.
@@ -332,8 +334,11 @@ class Ratings:
         """The winner as its model wrote it; in its place, if it cannot be made to keep its contract, the next one."""
         winner, *others = ranking.results
         draft = next(each.draft for each in candidates if each.result is winner)
-        complete = ranking.outcome == "ok" and self._is_complete(vote)
-        outcome: Outcome = "ok" if complete else "degraded"
+        outcome = outcome_of(
+            vote.results,
+            enough=ranking.outcome == "ok" and not self._too_few(vote),
+            confidence=ranking.confidence,
+        )
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
             outcome,
@@ -344,15 +349,8 @@ class Ratings:
             async for event in events:
                 yield event
 
-    def _is_complete(self, vote: Vote) -> bool:
-        """Whether nobody was lost whose answer was waited for."""
-        lost = (
-            each.error is not None or each.state in ("failed", "timed_out") for each in vote.results
-        )
-        return not any(lost) and not self._too_few(vote)
-
     async def _every(
-        self, candidates: Sequence[Candidate], request: ChatRequest, run: Run
+        self, candidates: Sequence[Candidate], vote: Vote, request: ChatRequest, run: Run
     ) -> AsyncGenerator[Event]:
         """Each candidate's answer as a choice of its own, in declared order, with the name of its model."""
         answered = [each.result for each in candidates if each.result.state == "ok"]
@@ -366,8 +364,9 @@ class Ratings:
             yield Speaker(each.model.name, index)
             for event in events or events_of(each):
                 yield _of_choice(event, index)
-        whole = len(kept) == len(candidates) and all(events is not None for _, events in shown)
-        yield Done(run.ledger.usage, "ok" if whole else "degraded")
+        whole = len(kept) == len(answered) and all(events is not None for _, events in shown)
+        enough = whole and not self._too_few(vote)
+        yield Done(run.ledger.usage, outcome_of(vote.results, enough=enough))
 
 
 def _outstanding(asked: Sequence[str], results: Results, ballots: Ballots) -> list[Outstanding]:

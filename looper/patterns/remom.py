@@ -20,6 +20,7 @@ from looper.errors import InvalidField
 from looper.patterns.closing.conclude import Ending, conclude, present
 from looper.patterns.closing.distribution import Distribution, distribute
 from looper.patterns.closing.evidence import said
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.references import Compaction, References
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
@@ -28,7 +29,7 @@ from looper.voting import majority_certainty, settled
 from looper.voting.stopping import Outstanding
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
-from looper.wire.events import Event, Grounds, Outcome, Progress
+from looper.wire.events import Event, Grounds, Progress
 
 Style = Literal["direct", "stepwise", "program", "critique"]
 
@@ -122,6 +123,7 @@ class RemomConfig(Round, Compaction, Weighing):
     def _is_bounded(self) -> Self:
         if sum(self.breadth_schedule) > _MOST_CALLS:
             raise ValueError(f"`breadth_schedule` has more than {_MOST_CALLS} answers")
+        self._check_quorum()
         names = [each.model for each in self.models]
         if len(set(names)) < len(names):
             raise ValueError("`models` names a model twice: give it a `weight`")
@@ -130,6 +132,15 @@ class RemomConfig(Round, Compaction, Weighing):
                 "`reference_selection` has a prompt of its own: no `synthesis_template`"
             )
         return self
+
+    def _check_quorum(self) -> None:
+        """A round that can never be enough: every request would fail, or none would be what it is to be."""
+        most, least = max(self.breadth_schedule), min(self.breadth_schedule)
+        enough = least if self.below_quorum == "fail" else most
+        if self.min_successful_responses > enough:
+            raise ValueError(
+                f"`min_successful_responses` is more than the {enough} answers of a round of `breadth_schedule`"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -166,6 +177,9 @@ class RemomConfig(Round, Compaction, Weighing):
         best = max((models[name].known_rating or 0.0 for name in self.names), default=0.0)
         if writer and writer < best:
             yield f"synthesis_model: {self.synthesis_model} is rated below the best of its proposers"
+        for number, breadth in enumerate(self.breadth_schedule, 1):
+            if breadth < self.min_successful_responses:
+                yield f"min_successful_responses: round {number} has fewer, and is never enough"
 
     def build(self) -> "Remom":
         return Remom(self)
@@ -246,6 +260,8 @@ class _Team:
             category=run.bands.get(config.category or ""),
         )
         self._asked: dict[str, int] = {}
+        self._heard: list[Result] = []
+        self._enough = True
 
     @property
     def may_need_tools(self) -> bool:
@@ -270,9 +286,13 @@ class _Team:
         if settings.round_timeout is not None:
             until = min(until, deadline.now() + settings.round_timeout.total_seconds())
         drafts = self._drafts(breadth, before)
-        if not (settings.adaptive and self._comparable):
-            return self._vote(await self._run.fan_out(drafts, settings, until=until), drafts)
-        return await self._in_waves(drafts, until)
+        if settings.adaptive and self._comparable:
+            vote = await self._in_waves(drafts, until)
+        else:
+            vote = self._vote(await self._run.fan_out(drafts, settings, until=until), drafts)
+        self._heard += vote.results
+        self._enough &= _usable(vote.results) >= settings.min_successful_responses
+        return vote
 
     async def _in_waves(self, drafts: Sequence[Draft], until: float) -> Vote:
         """Ask a few at a time, and nobody any more once the answer is clear."""
@@ -362,7 +382,7 @@ class _Team:
     async def publish(self, vote: Vote) -> AsyncGenerator[Event]:
         """The answer that the round agreed on, as its best-rated member gave it."""
         winner, *others = vote.ranked()
-        ending = self._ending(vote)
+        ending = self._ending(vote, confidence=vote.verdict.confidence)
         draft = self._draft(winner.model, None)
         async with aclosing(present(winner, self._run, others, ending, draft=draft)) as events:
             async for event in events:
@@ -433,9 +453,8 @@ class _Team:
             return self._run.models[name]
         return max(self._models, key=lambda model: model.general_rating)
 
-    def _ending(self, vote: Vote) -> Ending:
-        few = _usable(vote.results) < self._config.min_successful_responses
-        outcome: Outcome = "degraded" if few else "ok"
+    def _ending(self, vote: Vote, confidence: float | None = None) -> Ending:
+        outcome = outcome_of(self._heard, enough=self._enough, confidence=confidence)
         until = self._run.deadline.share(_FINAL_SHARE)
         return Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
 

@@ -212,8 +212,15 @@ class Vote:
         value = canonical(self.contract, text)
         return TEXT if isinstance(value, Free) else value
 
+    def voices(self) -> list[list[Result]]:
+        """The groups, and behind them each text that was cut before it said anything that counts."""
+        counted = {id(each) for group in self.groups() for each in group}
+        cut = [each for each in self.results if each.is_cut and id(each) not in counted]
+        return [*self.groups(), *([each] for each in sorted(cut, key=self._rank))]
+
     def groups(self) -> Iterator[list[Result]]:
-        """The answers by what they say, the leading group first and in each the best-rated first.
+        """The answers by what they say, the leading group first and in each the best-rated first, those last that were
+        cut.
 
         Each free text is a group of its own, the one that the others are most like first.
         """
@@ -231,11 +238,11 @@ class Vote:
             grouped[texts : texts + 1] = ([each] for each in self._by_likeness(grouped[texts]))
         return grouped
 
-    def _rank(self, result: Result) -> tuple[float, int]:
-        return self.electorate.rank(result.model.name)
+    def _rank(self, result: Result) -> tuple[bool, float, int]:
+        return (result.is_cut, *self.electorate.rank(result.model.name))
 
     def ranked(self) -> list[Result]:
-        """All usable results, best first: those that count by their groups, then the rest by rating."""
+        """All usable results, best first: those that count by their groups, then the rest, whole ones first."""
         counted = [result for group in self.groups() for result in group]
         known = {id(each) for each in counted}
         rest = [each for each in self.results if each.state == "ok" and id(each) not in known]

@@ -68,7 +68,7 @@ async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ra
     Each distinct answer is judged once, by the best member's words.
     """
     distinct: dict[str, Result] = {}
-    speakers = (group[0] for group in vote.groups())
+    speakers = (group[0] for group in vote.voices())
     for each in sorted(speakers, key=lambda each: vote.electorate.rank(each.model.name)):
         distinct.setdefault(said(each), each)
     if len(distinct) < 2:
@@ -127,7 +127,7 @@ class Points:
 
     def _sorted(self) -> list[Result]:
         judged = [each for each in self.vote.ranked() if id(each) in self.given]
-        return sorted(judged, key=self._total, reverse=True)
+        return sorted(judged, key=lambda each: (each.is_cut, -self._total(each)))
 
 
 async def confirmed(points: Points, bench: Bench, request: ChatRequest, run: Run) -> Ranking:

@@ -51,6 +51,11 @@ def fenced(
     )
 
 
+def marked(answer: Result, note: str = "") -> str:
+    """What stands beside an answer: what is ours to say of it, and whether it ends before its end."""
+    return f"{note} (cut off: its end is missing)" if answer.is_cut else note
+
+
 def said(answer: Result) -> str:
     """An answer as another model reads it: its text, and the calls of tools that it makes."""
     if answer.completion is None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.models import Model
-from looper.patterns.closing.evidence import fenced, room, said
+from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.run import Run
 from looper.wire.chat import ChatRequest
 
@@ -37,11 +37,11 @@ async def judge(
     The answers stand before the judge in the order of `answers`: whoever asks decides on it. An `extra` judgement is
     made only if the budget has a call more than the plan needs.
     """
-    texts = [said(answer) for answer in answers]
+    texts, notes = [said(answer) for answer in answers], [marked(each) for each in answers]
 
     def compose(less: bool) -> Draft:
         instruction = _JUDGE.format(
-            evidence=fenced(texts, run.fence, room=room(request, reader), less=less),
+            evidence=fenced(texts, run.fence, room=room(request, reader), notes=notes, less=less),
             fence=run.fence,
             rubric=rubric or _RUBRIC,
             count=len(answers),

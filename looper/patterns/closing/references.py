@@ -9,7 +9,7 @@ from pydantic import Field
 
 from looper.calling.calls import Result
 from looper.calling.models import Model
-from looper.patterns.closing.evidence import fenced, room, said
+from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.settings import Setting, Tokens
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
@@ -43,8 +43,8 @@ class References:
         What says something of its own is always kept; of texts that nothing compares there are as many as
         `max_responses_per_round` allows.
         """
-        groups = list(vote.groups())
-        texts = [group for group in groups if vote.is_text(group[0])]
+        groups = vote.voices()
+        texts = [group for group in groups if vote.is_text(group[0]) or group[0].is_cut]
         surplus = (
             []
             if settings.max_responses_per_round is None
@@ -59,10 +59,11 @@ class References:
         )
 
     def answers(self) -> "References":
-        """Without those that thought and did not answer."""
+        """Without those that thought and did not answer, and those that were cut, where others are whole."""
         pairs = [
             pair for pair in zip(self.shown, self.counts, strict=True) if pair[0].state == "ok"
         ]
+        pairs = [pair for pair in pairs if not pair[0].is_cut] or pairs
         return References([result for result, _ in pairs], [count for _, count in pairs])
 
     def text(
@@ -75,7 +76,8 @@ class References:
         less: bool = False,
     ) -> str:
         """The references as `reader` gets them: numbered, fenced, cut to what its window has room for, or to less."""
-        notes = ["" if count == 1 else f" (and {count - 1} more like it)" for count in self.counts]
+        counts = ["" if count == 1 else f" (and {count - 1} more like it)" for count in self.counts]
+        notes = [marked(each, count) for each, count in zip(self.shown, counts, strict=True)]
         texts = [_compact(result, settings) for result in self.shown]
         space = room(request, reader)
         return fenced(texts, fence, room=space, label="reference", notes=notes, less=less)

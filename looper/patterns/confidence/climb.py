@@ -63,6 +63,12 @@ class Climb:
     def results(self) -> list[Result]:
         return [each.result for each in self.pool]
 
+    @property
+    def latest(self) -> list[Result]:
+        """What came of the last stage that was asked: it stands in for those who are missing in the ones before."""
+        last = max((each.stage for each in self.pool), default=0)
+        return [each.result for each in self.pool if each.stage == last]
+
     def heard(self, draft: Draft, result: Result, at: int) -> Candidate:
         """What came of a draft of a stage, perhaps by a substitute. A text that ends where the client has it end is no
         silence, nor is one of the last stage, behind which nobody else is asked.

@@ -12,6 +12,7 @@ from looper.calling.failures import why_no_answer
 from looper.calling.fanout import fan_out, is_failure
 from looper.errors import InvalidField, LooperError
 from looper.patterns.closing.conclude import Ending, conclude, present
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.publish import as_asked
 from looper.patterns.confidence.climb import Candidate, Climb, by_score
 from looper.patterns.confidence.deciding import Deciding
@@ -23,7 +24,7 @@ from looper.voting.scoring import ALTERNATIVES
 from looper.voting.votes import value_of
 from looper.wire.chat import ChatRequest
 from looper.wire.deltas import Gathering
-from looper.wire.events import Delta, Done, Event, Outcome, Progress
+from looper.wire.events import Delta, Done, Event, Progress
 
 _LAST_SHARE = 0.95
 _ANSWER_SHARE = 0.7
@@ -222,7 +223,7 @@ class Confidence:
         if not climb.request.logprobs:
             results = [each.without_logprobs() for each in results]
         winner, *others = results
-        outcome: Outcome = "ok" if climb.accepted is not None else "degraded"
+        outcome = outcome_of(climb.latest, enough=climb.accepted is not None)
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
             outcome,

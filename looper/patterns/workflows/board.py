@@ -58,6 +58,11 @@ class Agent(msgspec.Struct):
         return visible(self.reply.content or "") if self.reply is not None else ""
 
     @property
+    def is_cut(self) -> bool:
+        """Whether its answer ends where its limit does."""
+        return self.finish == "length"
+
+    @property
     def answer(self) -> Completion | None:
         """Its answer as it could be published."""
         if self.reply is None:
@@ -162,14 +167,14 @@ class Board:
         return self.shown_to([step.id for step in self.steps], self.final.sees)
 
     def best(self, models: Mapping[str, Model]) -> list[Agent]:
-        """Workers with an answer, best first: not rejected, in a later step, of a better model."""
+        """Workers with an answer, best first: not rejected, whole, in a later step, of a better model."""
         found = [
-            (self.rejected(agent), -at, -models[agent.model].general_rating, agent)
+            (self.rejected(agent), agent.is_cut, -at, -models[agent.model].general_rating, agent)
             for at, step in enumerate(self.steps)
             for agent in self.of(step)
             if step.role == "worker" and agent.text.strip()
         ]
-        return [agent for *_, agent in sorted(found, key=lambda each: each[:3])]
+        return [agent for *_, agent in sorted(found, key=lambda each: each[:4])]
 
     def rejected(self, worker: Agent) -> bool:
         """Whether a verifier says that its answer is wrong."""
@@ -230,4 +235,5 @@ def _shown(agents: Iterable[Agent]) -> Iterator[Shown]:
             text = "\n".join([agent.verdict, *(f"- {reason}" for reason in agent.reasons)])
             yield Shown(f"the verdict of {agent.id}", text)
         elif agent.text.strip():
-            yield Shown(f"the answer of {agent.id}", agent.text)
+            end = ", cut off: its end is missing" if agent.is_cut else ""
+            yield Shown(f"the answer of {agent.id}{end}", agent.text)
