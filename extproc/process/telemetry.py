@@ -6,7 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import MutableMapping
-from types import AsyncGeneratorType, FrameType
+from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType
 from typing import Any
 
 import msgspec
@@ -53,11 +53,18 @@ def standing(task: asyncio.Task[Any]) -> list[str]:
         if isinstance(frame, FrameType):
             code = frame.f_code
             lines.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
-            awaited = _member(awaited, "await", "yieldfrom")
-        else:  # a step of an asynchronous generator, which names it nowhere
-            steps = gc.get_referents(awaited)
-            awaited = next((each for each in steps if isinstance(each, AsyncGeneratorType)), None)
+        awaited = _member(awaited, "await", "yieldfrom") or _held(awaited)
     return lines
+
+
+def _held(awaited: object) -> object:
+    """What something awaits that does not tell: a step of an asynchronous generator, or a coroutine of Cython's."""
+    if isinstance(awaited, _TELLING):
+        return None
+    return next((each for each in gc.get_referents(awaited) if isinstance(each, _TELLING)), None)
+
+
+_TELLING = (CoroutineType, AsyncGeneratorType, GeneratorType)
 
 
 def _member(awaited: object, *names: str) -> object:

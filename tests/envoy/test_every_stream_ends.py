@@ -4,16 +4,30 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
+from extproc.config import parse_config
+from extproc.process.runtime import build
+from extproc.serving.calls import Transport
+from extproc.serving.grpcio import GrpcioServer
+from extproc.serving.http2.server import Server
+from extproc.serving.server import serving
+from looper.run import Run
 from looper.simulate.faults import Hang, Reset, Status, Torn
 from looper.simulate.models import SimulatedModel
 from looper.simulate.server import Simulator
+from looper.wire.chat import ChatRequest
+from looper.wire.events import Delta, Event
 from looper.wire.sse import DONE
+from tests.fakes.models import ScriptedClient
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -96,6 +110,10 @@ async def how_it_ends(stack: Stack, way: str) -> str:
             data = await response.read()
     except TimeoutError:
         return "never"
+    except aiohttp.ClientError:
+        return "torn"
+    if response.status == 500 and not data:
+        return "torn"
     if response.content_type == "application/json":
         return "whole" if json.loads(data) else "torn"
     return "whole" if data.rstrip().endswith(DONE) else "torn"
@@ -139,3 +157,50 @@ async def test_a_backend_that_breaks_off_is_seen_at_once(
         took.append(time.monotonic() - began)
 
     assert min(took) < 0.5
+
+
+TRANSPORTS: dict[str, Transport] = {"native": Server, "grpcio": GrpcioServer}
+
+
+class Stuck:
+    """A pattern that says something and then never lets itself be cancelled, until it is let go."""
+
+    def __init__(self) -> None:
+        self.free = asyncio.Event()
+
+    async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+        yield Delta("content", "hi")
+        while not self.free.is_set():
+            with suppress(asyncio.CancelledError):
+                await self.free.wait()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_what_has_no_end_when_it_is_due_is_broken_off(stack: Stack, transport: str) -> None:
+    """Two seconds after its deadline the client sees a broken answer. It is counted; the log says where it stood."""
+    await stack.processor.stop()
+    stuck = Stuck()
+    built = build(parse_config(stack.processor.config.read_text(), "test.yaml"), ScriptedClient({}))
+    built = replace(built, patterns=dict.fromkeys(built.patterns, stuck))
+    address = f"unix:{stack.processor.socket}"
+    with capture_logs() as events:
+        async with serving(
+            lambda _: nullcontext(built), [address], None, 0.2, TRANSPORTS[transport]
+        ):
+            await stack.until_ready()
+            began = time.monotonic()
+            try:
+                ended = await how_it_ends(stack, "deadline")
+            finally:
+                stuck.free.set()
+            took = time.monotonic() - began
+    await stack.processor.start()
+
+    assert ended == "torn"
+    assert 4.0 <= took < 6.0  # Envoy closes the client's connection a second later
+    (aborted,) = [event for event in events if event["event"] == "exchange.aborted"]
+    assert [line for line in aborted["at"] if __name__.rpartition(".")[2] in line]
+    assert [event["end"] for event in events if event["event"] == "exchange.finished"][
+        -1
+    ] == "aborted"
+    assert built.process.tally.aborted == 1
