@@ -16,9 +16,10 @@ from extproc.signals.conversation import ConversationConfig
 from looper import algorithms
 from looper.algorithms import AlgorithmConfig
 from looper.calling.calls import Voice
+from looper.calling.cost import Plan
 from looper.calling.fanout import Round
 from looper.calling.models import Model
-from looper.patterns.closing.weighing import Weighing
+from looper.patterns.closing.weighing import Weighing, far_ahead
 from looper.wire.chat import Capability
 
 Doubt = tuple[YamlPath, str]
@@ -110,14 +111,29 @@ def _of_algorithm(decision: Decision, models: dict[str, Model]) -> Iterator[Doub
         known = key in type(decision.algorithm).model_fields
         yield (("algorithm", key), rest) if known else (("algorithm",), text)
     if isinstance(decision.algorithm, Weighing):
-        for text in decision.algorithm.doubts(_voices(decision.algorithm)):
+        for text in decision.algorithm.doubts(_voices(decision.algorithm, decision.planned())):
             yield ("algorithm", "weights"), text
+        for text in _far_ahead(decision.algorithm, decision.planned(), models):
+            yield ("algorithm",), text
 
 
-def _voices(algorithm: AlgorithmConfig) -> Iterator[str]:
+def _far_ahead(algorithm: Weighing, plan: Plan, models: dict[str, Model]) -> Iterator[str]:
+    """Whether one of those who are asked side by side is so good, by ratings alone, that the others hardly count."""
+    if algorithm.weights is not None:
+        return
+    surely = [call for call in plan if call.need == "always"]
+    if best := far_ahead(algorithm.electorate(_voices(algorithm, surely), models)):
+        yield (
+            f"by their ratings {best} outweighs the others together, which mostly fill its silence: without labels"
+            f" such a vote may be behind {best} alone; what it is worth, `looper calibrate` tells from"
+            " a hundred questions"
+        )
+
+
+def _voices(algorithm: AlgorithmConfig | Weighing, plan: Plan) -> Iterator[str]:
     """Whose answers are weighed, without those who only stand in for somebody."""
     stand_ins = algorithm.substitutes if isinstance(algorithm, Round) else ()
-    for call in algorithm.planned():
+    for call in plan:
         if call.role in get_args(Voice):
             yield from (name for name in call.models if name not in stand_ins)
 

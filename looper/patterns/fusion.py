@@ -295,8 +295,7 @@ class Fusion:
     def _vote(self, results: Sequence[Result], drafts: Sequence[Draft], run: Run) -> Vote:
         names = [each.model for each in self._config.panel] + list(self._config.escalate_to)
         contract, category = run.terms.contract, run.bands.get(self._config.category or "")
-        options = None if contract is None else contract.options
-        electorate = self._config.electorate(names, run.models, options=options, category=category)
+        electorate = self._config.electorate(names, run.models, category=category)
         asked = [each.model.name for each in results]
         return Vote.on(results, electorate, contract, asked, self._config.about)
 

@@ -20,7 +20,7 @@ from looper.patterns.closing.choosing import Bench, Judging, Ranking, judged, vo
 from looper.patterns.closing.conclude import Ending, events_of, keeping, present
 from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.publish import as_asked
-from looper.patterns.closing.weighing import Weighing, is_idle
+from looper.patterns.closing.weighing import Weighing, far_ahead, is_idle
 from looper.run import Run
 from looper.settings import Posterior, Probability, posterior_or
 from looper.voting import Electorate, Outstanding, decide, settled
@@ -125,7 +125,8 @@ class RatingsConfig(Round, Weighing, Judging):
             yield from self._without_a_vote()
         if self.category is None and self.aggregate not in ("judge", "all"):
             electorate = self.electorate(self.models, models)
-            for name in self.models:
+            unmeasured = self.weights is None and far_ahead(electorate)
+            for name in () if unmeasured else self.models:
                 if name in electorate.voters and not electorate[name].votes:
                     yield f"models: {name} only counts if all who are rated better are silent"
                 elif votes and self.samples == 1 and is_idle(name, self.models, electorate):
@@ -263,9 +264,8 @@ class Ratings:
         return default or self._config.aggregate == "vote"
 
     def _electorate(self, names: Sequence[str], run: Run) -> Electorate:
-        contract, category = run.terms.contract, run.bands.get(self._config.category or "")
-        options = None if contract is None else contract.options
-        return self._config.electorate(names, run.models, options=options, category=category)
+        category = run.bands.get(self._config.category or "")
+        return self._config.electorate(names, run.models, category=category)
 
     def _vote(self, candidates: Sequence[Candidate], run: Run) -> Vote:
         """The vote on all that has come."""

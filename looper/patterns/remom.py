@@ -256,7 +256,6 @@ class _Team:
         self._electorate = config.electorate(
             config.names,
             run.models,
-            options=None if self._contract is None else self._contract.options,
             category=run.bands.get(config.category or ""),
         )
         self._asked: dict[str, int] = {}

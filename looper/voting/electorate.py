@@ -4,19 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
 from looper.voting.ballots import Features
 from looper.voting.calibration import Calibration
 
-PEER = 0.65
-"""A member votes beside the best only if the best errs at least this many times as often as it does."""
-
 _LEAST_WEIGHT = 0.01
-_OPTIONS = 4
 _LEAST_RATING = 0.001
 _NO_RATING = 0.5
-_HEEDED = 3.0
+HEEDED = 3.0
 """Logits, or standard deviations, beyond which a feature counts no more."""
 
 
@@ -24,8 +19,8 @@ _HEEDED = 3.0
 class Voter:
     """What a member's word counts for.
 
-    A member with `votes` off is no peer of the best: it decides only while every voter is silent, and its agreement
-    counts in how sure the verdict is. `sureness` and `length` are what a ballot's features count for.
+    A member with `votes` off adds nothing to what better ones say: it decides only while every voter is silent, and its
+    agreement counts in how sure the verdict is. `sureness` and `length` are what a ballot's features count for.
     """
 
     weight: float
@@ -44,13 +39,13 @@ class Voter:
 
     def most(self) -> float:
         """How much a ballot yet to come can change the distance between two answers."""
-        reach = (abs(self.sureness) + abs(self.length)) * _HEEDED
+        reach = (abs(self.sureness) + abs(self.length)) * HEEDED
         return max(self.weight + reach, reach - self.weight)
 
 
 def heeded(feature: float | None) -> float:
     """A feature within what counts of it; unknown is as usual."""
-    return max(-_HEEDED, min(_HEEDED, feature or 0.0))
+    return max(-HEEDED, min(HEEDED, feature or 0.0))
 
 
 UNKNOWN_VOTER = Voter(_LEAST_WEIGHT, votes=False)
@@ -93,42 +88,60 @@ class Electorate:
 
     @property
     def dominant(self) -> str | None:
-        """The one member that may vote, of several."""
-        voting = [name for name, voter in self.voters.items() if voter.votes]
-        return voting[0] if len(voting) == 1 and len(self.voters) > 1 else None
+        """The one member, of several, whose word counts for more than that of all others together."""
+        voting = {name: voter.weight for name, voter in self.voters.items() if voter.votes}
+        if len(self.voters) < 2 or not voting:
+            return None
+        best = max(voting, key=voting.__getitem__)
+        return best if 2 * voting[best] > math.fsum(voting.values()) else None
 
 
-def rated(ratings: Mapping[str, float | None], options: int | None = None) -> Electorate:
-    """Voters by how often each is right, in declared order; `options` is the number of possible answers, if known.
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What is taken to be so of members of which nothing but ratings is known."""
 
-    A weight is the log-odds of being right rather than giving one certain wrong answer, moved half-way to the mean of
-    those who vote: members err together, and differences between ratings are less certain than they look. An unknown
-    rating is taken to be the lowest known one, or a half where none is known.
+    common: float = 0.5
+    """How much of what members are right and wrong about they have in common; below 1."""
+    wrong: float = 8.0
+    """Wrong answers to choose from, as it were."""
+
+
+ASSUMED = Assumed()
+
+
+def rated(ratings: Mapping[str, float | None], assumed: Assumed = ASSUMED) -> Electorate:
+    """Voters by how often each is right, in declared order.
+
+    What counts for one member is the log-odds of its being right rather than giving one certain wrong answer. Members
+    err together, so that a team's word is worth less than the sum, and that of a member who is right less often than
+    the others adds less than its odds: it is mostly right where they are, too. With as much `common` to any two, the
+    weights that are best together are the odds without a part of the sum of all. Who comes to nothing by that does
+    not vote, and counts elsewhere for what it would among equals. An unknown rating is taken to be the lowest known
+    one, or a half where none is known.
     """
     known = [rating for rating in ratings.values() if rating is not None]
     lowest = min(known, default=_NO_RATING)
     sure = {name: inside(lowest if rating is None else rating) for name, rating in ratings.items()}
-    others = math.log(max(2, options or _OPTIONS) - 1)
-    weights = {name: logit(rating) + others for name, rating in sure.items()}
-    voting = peers(sure)
-    mean = fmean(weights[name] for name in voting) if voting else 0.0
+    others = math.log(assumed.wrong)
+    odds = {name: max(_LEAST_WEIGHT, logit(rating) + others) for name, rating in sure.items()}
+    voting = _beyond_the_others(odds, assumed.common)
+    among_equals = 1 + (len(odds) - 1) * assumed.common
     voters = {
-        name: Voter(
-            max(_LEAST_WEIGHT, (weight + mean) / 2 if name in voting else weight),
-            name in voting,
-            sure[name],
-        )
-        for name, weight in weights.items()
+        name: Voter(voting.get(name, each / among_equals), name in voting, sure[name])
+        for name, each in odds.items()
     }
     return Electorate(voters, others)
 
 
-def peers(ratings: Mapping[str, float]) -> frozenset[str]:
-    """Those who may vote: the best, and those who do not err much more often than it does."""
-    least = min((1 - rating for rating in ratings.values()), default=0.0)
-    return frozenset(
-        name for name, rating in ratings.items() if least >= PEER * (1 - rating) - 1e-12
-    )
+def _beyond_the_others(odds: Mapping[str, float], common: float) -> dict[str, float]:
+    """The weights of those to whom something is left without what all have in common."""
+    voting = dict(odds)
+    while True:
+        part = common / (1 + (len(voting) - 1) * common) * math.fsum(voting.values())
+        left = {name: (each - part) / (1 - common) for name, each in voting.items() if each > part}
+        if len(left) == len(voting):
+            return left
+        voting = {name: odds[name] for name in left}
 
 
 def logit(probability: float) -> float:

@@ -1,4 +1,4 @@
-"""Of free texts, the one that the others are most like."""
+"""Of free texts, the one that all are most like."""
 
 import math
 import re
@@ -31,10 +31,10 @@ def similarity(a: str, b: str) -> float:
 
 
 def medoid(texts: Sequence[Text]) -> int:
-    """The index of the text with the highest weighted mean similarity to the others.
+    """The index of the text with the highest weighted mean similarity to all, itself included.
 
-    Equals go to the higher rating, then to the one that stands first. The more texts there are, the less of a long one
-    counts.
+    So one that outweighs the others together is chosen, as it is in a vote. Equals go to the higher rating, then to the
+    one that stands first. The more texts there are, the less of a long one counts.
     """
     longest = min(_LONGEST, _ALTOGETHER // max(1, len(texts)))
     alike = _pairs([_tokens(each.text, longest) for each in texts])
@@ -44,10 +44,10 @@ def medoid(texts: Sequence[Text]) -> int:
 
 
 def _likeness(at: int, alike: Sequence[Sequence[float]], texts: Sequence[Text]) -> float:
-    others = [other for other in range(len(texts)) if other != at]
-    total = math.fsum(texts[other].weight for other in others)
-    weighed = math.fsum(texts[other].weight * alike[at][other] for other in others)
-    return round(weighed / total, _DIGITS) if total else 0.0
+    weighed = math.fsum(
+        each.weight * likeness for each, likeness in zip(texts, alike[at], strict=True)
+    )
+    return round(weighed, _DIGITS)
 
 
 def _pairs(texts: Sequence[frozenset[str]]) -> list[list[float]]:

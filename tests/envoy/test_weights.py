@@ -264,7 +264,7 @@ async def test_a_calibrated_team_answers_as_its_file_says(
 
     What the commands have written is what is at work: answer and confidence are those of the file.
     """
-    assert "gamma dominates" in calibrated["vote"]
+    assert "gamma outweighs the others together" in calibrated["vote"]
     said = await ask(stack, "vote", TRICKY)
 
     answer, sure = expected(stack.folder / "vote.json", BANK[TRICKY].answers)

@@ -20,6 +20,7 @@ from looper.evaluate.fitting.calibrate import (
 )
 from looper.evaluate.fitting.cascade import NEVER
 from looper.evaluate.fitting.gates import as_wrong_as, shares
+from looper.evaluate.fitting.team import Way
 from looper.evaluate.outcomes import Outcomes, read_outcomes
 from looper.patterns.closing.weighing import SURE, Weighing
 from looper.patterns.confidence import ConfidenceConfig
@@ -172,11 +173,12 @@ def said(found: Calibrated) -> Iterator[str]:
     for name, rating in sorted(report.ratings.items(), key=lambda each: -each[1]):
         role = "votes" if name in report.voting else "fills silence"
         yield f"  {name}: right in {100 * rating:.1f} %, {role}"
-    if report.dominant:
-        yield f"{report.best} dominates: nobody votes beside it"
+    if report.dominant is not None:
+        yield f"{report.dominant} outweighs the others together, which mostly fill its silence"
     check = report.check
+    yield _weighed_by(report)
     yield (
-        f"the team, on questions held out: {100 * check.accuracy.mean:.1f} %,"
+        f"the team, on questions it was neither fitted to nor chosen on: {_share(check.accuracy)} %,"
         f" {_points(check.beyond_best)} points beside the best member{_at(report.cost_of_best)}"
     )
     if report.cascade is not None:
@@ -186,11 +188,25 @@ def said(found: Calibrated) -> Iterator[str]:
     if found.team.method is not None:
         yield from _early(found)
     yield f"advice: {report.advice}"
-    if report.dominant and report.advice == "vote":
+    if report.dominant is not None and report.advice == "vote":
         yield (
-            f"  what it gains are questions to which {report.best} says nothing: a chain"
+            f"  what it gains are questions to which {report.dominant} says nothing: a chain"
             f" (`confidence`) that begins with it asks the others only then"
         )
+
+
+_WAYS: dict[Way, str] = {
+    "one member": "the best member, others where it is silent",
+    "ratings": "how often each was right",
+    "fit": "a fit of those who vote",
+    "fit of everybody": "a fit of everybody",
+}
+
+
+def _weighed_by(report: Report) -> str:
+    """In which way, of four, on the same questions held out."""
+    tried = ", ".join(f"{100 * right:.1f} % by {_WAYS[way]}" for way, right in report.ways.items())
+    return f"weighed by {_WAYS[report.way]}: {tried}"
 
 
 def _stopping(cascade: CascadeCheck, team: Team) -> str:
@@ -256,6 +272,10 @@ def _at(cost_of_best: float | None) -> str:
 
 def _accepting(least: float) -> str:
     return "never" if least >= NEVER else f"{least:.3f}"
+
+
+def _share(each: Interval) -> str:
+    return f"{100 * each.mean:.1f} [{100 * each.low:.1f}, {100 * each.high:.1f}]"
 
 
 def _points(each: Interval) -> str:

@@ -9,6 +9,7 @@ from statistics import fmean
 import numpy as np
 
 from looper.evaluate.fitting.cascade import SILENT, Plan, Stage, frontier, run
+from looper.evaluate.fitting.choice import chosen, promised
 from looper.evaluate.fitting.features import method_for
 from looper.evaluate.fitting.gates import gates
 from looper.evaluate.fitting.isotonic import calibrate
@@ -18,8 +19,11 @@ from looper.evaluate.fitting.team import (
     Fitted,
     HeldOut,
     Team,
+    Way,
     fit_team,
     held_out,
+    see,
+    sheet,
     weights_of,
 )
 from looper.evaluate.outcomes import CHARS_PER_TOKEN, Outcomes, Question
@@ -57,7 +61,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A team on questions that its weights were not fitted to, beside its best member."""
+    """A team on questions that its weights were neither fitted to nor chosen on, beside its best member."""
 
     accuracy: Interval
     beyond_best: Interval
@@ -81,16 +85,18 @@ class Report:
     ratings: Mapping[str, float]
     voting: tuple[str, ...]
     best: str
+    way: Way
+    """How everybody's answers are weighed."""
+    ways: Mapping[Way, float]
+    """How often each way would have been right."""
     check: Check
     cascade: CascadeCheck | None
     advice: Advice
     cost_of_best: float | None = None
     """What it takes to ask everybody, as a part of the best member's cost; None where that is unknown, or nothing."""
 
-    @property
-    def dominant(self) -> bool:
-        """Whether the best member is so much better that nobody may vote beside it."""
-        return len(self.voting) == 1 and len(self.ratings) > 1
+    dominant: str | None = None
+    """The member that outweighs all others together."""
 
 
 def calibrate_team(
@@ -109,13 +115,21 @@ def calibrate_team(
     rows = data.rows
     if len(rows) < FEWEST:
         raise TooFew(f"{len(rows)} questions are too few: {FEWEST} are needed, 100 are good")
-    teams = _teams(rows, stages, ratings)
-    everyone = teams[-1]
-    decided = [held_out(rows, team) for team in teams]
+    *earlier, everyone = _teams(rows, stages, ratings)
+    # An earlier stage is there to be sure or not, for which only a fit has more than votes...
+    sheets = [sheet(rows, team) for team in earlier]
+    decided = [held_out(each, ("fit",))["fit"] for each in sheets]
+    # ... everybody's vote is weighed in the way that is right most often.
+    whole = sheet(rows, everyone)
+    held = held_out(whole)
+    way = chosen(held)
+    decided.append(held[way])
+    best = everyone.members[whole.best]
     worth = [_worth(each) for each in decided]
-    cascade = None if costs is None else _cascade(teams, decided, costs, everyone.best(rows))
-    fits = [fit_team(rows, team) for team in teams]
-    sureness = fits[-1].sureness
+    cascade = None if costs is None else _cascade([*earlier, everyone], decided, costs, best)
+    seen = see(whole)
+    fits = [*(fit_team(see(each)) for each in sheets), fit_team(seen, way)]
+    sureness = seen.sureness
     weights = Weights(
         version=1,
         provenance=Provenance(
@@ -123,11 +137,11 @@ def calibrate_team(
         ),
         scores={name: dict(each) for name, each in sureness.scores.items()},
         sureness_from=sureness.method,
-        lengths=dict(fits[-1].lengths),
+        lengths=dict(seen.lengths),
         teams=_weights(fits, worth, cascade),
         held_out=gates(rows, stages, decided, worth, sureness.scores),
     )
-    report = _report(rows, everyone, decided[-1], weights.teams[-1], cascade, len(stages))
+    report = _report(held, best, weights.teams[-1], cascade, len(stages))
     if costs is not None:
         report = replace(report, cost_of_best=_cost_of_all(costs, everyone, report.best))
     return weights.model_copy(update={"advice": report.advice}), report
@@ -227,20 +241,23 @@ def choose(stages: Sequence[Stage], single: Flags) -> Plan:
 
 
 def _report(
-    rows: Sequence[Question],
-    team: Team,
-    decided: HeldOut,
+    held: Mapping[Way, HeldOut],
+    best: str,
     weights: TeamWeights,
     cascade: CascadeCheck | None,
     stages: int,
 ) -> Report:
-    right = decided.right.astype(float)
-    check = Check(interval(right), interval(right - decided.best_right))
+    way = chosen(held)
+    right = promised(held).astype(float)
+    check = Check(interval(right), interval(right - held[way].best_right))
     return Report(
-        rows=len(rows),
+        rows=len(right),
         ratings={name: member.rating for name, member in weights.members.items()},
+        dominant=weights.electorate().dominant,
         voting=tuple(name for name, member in weights.members.items() if member.votes),
-        best=team.best(rows),
+        best=best,
+        way=way,
+        ways={each: float(found.right.mean()) for each, found in held.items()},
         check=check,
         cascade=cascade,
         advice=_advice(check, cascade, stages),

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, pstdev
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from looper.evaluate.fitting.logit import Floats
 from looper.evaluate.outcomes import Question
 from looper.voting import Length, Method
 from looper.voting.calibration import Calibration
-from looper.voting.electorate import heeded
+from looper.voting.electorate import HEEDED
 from looper.voting.scoring import ALTERNATIVES, from_mean
 from looper.voting.weights import beyond_usual
 
@@ -46,6 +45,8 @@ def score(row: Question, model: str, method: Method) -> float | None:
 def calibrations(rows: Sequence[Question], members: Sequence[str]) -> Scores:
     """What each member's scores are worth, by method, where enough of them are known."""
     found: dict[str, dict[Method, Calibration]] = {}
+    if not any(row.scores or row.logprob for row in rows):
+        return found
     for name in members:
         for method in METHODS:
             pairs = [
@@ -68,28 +69,36 @@ def method_for(rows: Sequence[Question], members: Sequence[str]) -> Method | Non
 Lengths = Mapping[str, Length]
 
 
-def lengths(rows: Sequence[Question], members: Sequence[str]) -> Lengths:
+def log_tokens(rows: Sequence[Question], members: Sequence[str]) -> Floats:
+    """By question and member: the natural logarithm of an answer's length; NaN where that is not known."""
+    found = np.full((len(rows), len(members)), np.nan)
+    for at, row in enumerate(rows):
+        for member, name in enumerate(members):
+            if tokens := row.tokens(name):
+                found[at, member] = math.log(tokens)
+    return found
+
+
+def lengths(logs: Floats, members: Sequence[str]) -> Lengths:
     """How long each member's answers are, where the length of enough of them is known."""
     found = {}
-    for name in members:
-        known = [math.log(tokens) for row in rows if (tokens := row.tokens(name))]
+    for name, column in zip(members, logs.T, strict=True):
+        known = column[~np.isnan(column)]
         if len(known) >= _ENOUGH:
-            spread = max(_LEAST_SPREAD, pstdev(known))
-            typical = math.exp(median(known))
+            spread = max(_LEAST_SPREAD, float(known.std()))
+            typical = math.exp(float(np.median(known)))
             found[name] = Length(typical=round(typical, 1), spread=round(spread, 4))
     return found
 
 
-def long(rows: Sequence[Question], members: Sequence[str], usual: Lengths) -> Floats:
+def long(logs: Floats, members: Sequence[str], usual: Lengths) -> Floats:
     """By question and member: by how many standard deviations an answer is longer than usual, within what is heeded."""
-    return np.array([[_deviation(row, name, usual.get(name)) for name in members] for row in rows])
-
-
-def _deviation(row: Question, name: str, usual: Length | None) -> float:
-    tokens = row.tokens(name)
-    if usual is None or tokens is None:
-        return 0.0
-    return heeded(usual.deviation(tokens))
+    found = np.zeros(logs.shape)
+    for at, name in enumerate(members):
+        if name in usual:
+            away = (logs[:, at] - math.log(usual[name].typical)) / usual[name].spread
+            found[:, at] = np.clip(np.nan_to_num(away), -HEEDED, HEEDED)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

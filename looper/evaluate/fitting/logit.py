@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,41 +14,51 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Indices = NDArray[np.intp]
 
-RIDGE = 30.0
-"""How strongly weights are held to the ratings'."""
-
-TERMS_RIDGE = 10.0
-"""How strongly terms of categories and scores are held to nothing."""
-
-LENGTH_RIDGE = 30.0
-"""How strongly terms of lengths are held to nothing."""
-
-_APART_RIDGE = 10.0
-"""How strongly the best and the others are held to one scale."""
-
-_BIAS_RIDGE = 0.1
-_NOBODY = -1e9
-_WIDEST = 6.0
-"""The natural logarithm of how far a scale may be from 1."""
-
 
 @dataclass(frozen=True, slots=True)
-class Design:
-    """Questions as arrays: `said[question, answer, member]` is 1 where a member gave that answer.
+class Ridges:
+    """How strongly weights are held to the ratings', and terms of categories, scores and lengths to nothing."""
 
-    `right` is the index of the right answer; one beyond the last, if nobody gave it. The last category is any that is
-    not known, and has no terms. `sure` and `long` are features by question and member.
+    weight: float = 30.0
+    term: float = 10.0
+    length: float = 30.0
+    bias: float = 0.1
+
+
+RIDGES = Ridges()
+
+_SILENT = -1
+_PRECISION = {"maxiter": 500, "ftol": 1e-8, "gtol": 1e-4}
+_NOBODY = -1e9
+
+
+@dataclass(frozen=True)
+class Design:
+    """Questions as arrays: `answers[question, member]` numbers a question's answers in the order they were found in,
+    and is -1 for silence.
+
+    `right` is the number of the right answer; `most`, which is beyond any, if nobody gave it. `speaks_right` says of
+    each member whether it did. The last category is any that is not known, and has no terms. `sure` and `long` are
+    features by question and member.
     """
 
-    said: Floats
+    answers: Indices
     right: Indices
+    speaks_right: Flags
+    most: int
     category: Indices
     sure: Floats
     long: Floats
 
-    @property
+    @cached_property
+    def said(self) -> Flags:
+        said: Flags = self.answers != _SILENT
+        return said
+
+    @cached_property
     def given(self) -> Flags:
-        given: Flags = np.any(self.said, axis=2)
+        """Which answers somebody gave."""
+        given: Flags = self.sums(self.said.astype(float)) > 0
         return given
 
     def only(self, members: Flags) -> "Design":
@@ -55,40 +66,70 @@ class Design:
 
         Where only they gave the right answer, nobody gives it.
         """
-        said = self.said * np.atleast_2d(members)[:, None, :]
-        nobody = said.shape[1]
-        given = np.pad(np.any(said, axis=2), ((0, 0), (0, 1)))
-        right = np.where(given[np.arange(len(self.right)), self.right], self.right, nobody)
-        return replace(self, said=said, right=right)
+        answers = np.where(members, self.answers, _SILENT)
+        given = np.any(answers == self.right[:, None], axis=1)
+        return replace(self, answers=answers, right=np.where(given, self.right, self.most))
+
+    def at(self, questions: Indices) -> "Design":
+        """Some of the questions."""
+        return replace(
+            self,
+            answers=self.answers[questions],
+            right=self.right[questions],
+            speaks_right=self.speaks_right[questions],
+            category=self.category[questions],
+            sure=self.sure[questions],
+            long=self.long[questions],
+        )
+
+    def sums(self, by_word: Floats) -> Floats:
+        """Of each question's answers, what their members' words add up to, which are 0 for the silent."""
+        rows = len(self.right)
+        size = rows * self.most
+        flat: Floats = np.bincount(self._place, by_word.ravel(), minlength=size).astype(float)
+        return flat.reshape(rows, self.most)
+
+    def per_word(self, by_answer: Floats) -> Floats:
+        """What is said of an answer, for each member that gave it; 0 for the silent."""
+        words = by_answer.ravel()[self._place].reshape(self.answers.shape)
+        return np.where(self.said, words, 0.0)
+
+    @cached_property
+    def _place(self) -> Indices:
+        """Of each word its answer's, all answers of all questions in a row."""
+        first = np.arange(len(self.right), dtype=np.intp)[:, None] * self.most
+        place: Indices = (np.where(self.said, self.answers, 0) + first).ravel()
+        return place
 
 
 def design(
-    rows: Sequence[Question],
-    members: Sequence[str],
-    categories: Sequence[str],
-    sure: Floats,
-    long: Floats,
+    rows: Sequence[Question], members: Sequence[str], categories: Sequence[str] = ()
 ) -> Design:
-    answers = [_answers(row, members) for row in rows]
-    most = max((len(each) for each in answers), default=0) or 1
-    said = np.zeros((len(rows), most, len(members)))
-    right = np.full(len(rows), most, dtype=np.intp)
-    for at, (row, groups) in enumerate(zip(rows, answers, strict=True)):
-        for place, who in enumerate(groups.values()):
-            said[at, place, who] = 1
-            if sum(row.is_right(members[member]) for member in who) * 2 > len(who):
-                right[at] = min(right[at], place)
+    """Questions of which nothing is known beside the answers."""
+    shape = (len(rows), len(members))
+    answers = np.full(shape, _SILENT, dtype=np.intp)
+    speaks_right = np.zeros(shape, dtype=bool)
+    for at, row in enumerate(rows):
+        numbers: dict[str, int] = {}
+        for member, name in enumerate(members):
+            if (answer := row.answer(name)) is not None:
+                answers[at, member] = numbers.setdefault(answer, len(numbers))
+                speaks_right[at, member] = row.is_right(name)
+    most = int(answers.max(initial=0)) + 1
     known = {name: at for at, name in enumerate(categories)}
     category = np.array([known.get(row.category, len(categories)) for row in rows], dtype=np.intp)
-    return Design(said, right, category, sure, long)
+    nobody = np.full(len(rows), most, dtype=np.intp)
+    unknown = np.zeros(shape)
+    whole = Design(answers, nobody, speaks_right, most, category, unknown, unknown)
+    return replace(whole, right=_right(whole))
 
 
-def _answers(row: Question, members: Sequence[str]) -> dict[str, list[int]]:
-    groups: dict[str, list[int]] = {}
-    for at, member in enumerate(members):
-        if (answer := row.answer(member)) is not None:
-            groups.setdefault(answer, []).append(at)
-    return groups
+def _right(data: Design) -> Indices:
+    """The first answer that most of those who gave it are right with."""
+    counts = data.sums(data.said.astype(float))
+    rights = data.sums(data.speaks_right.astype(float))
+    mostly: Flags = (rights * 2 > counts) & (counts > 0)
+    return np.where(mostly.any(axis=1), mostly.argmax(axis=1), data.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +161,19 @@ class Fit:
         return Fit(weight, by_category, sureness, length, float(bias[0]))
 
 
-def fit(data: Design, prior: Fit, fixed: Flags) -> Fit:
+def fit(data: Design, prior: Fit, fixed: Flags, ridges: Ridges = RIDGES) -> Fit:
     """The weights of largest likelihood, less what it takes to pull them from `prior`.
 
     What is said of members that are `fixed` stays as it is.
     """
     start = prior.pack()
     members = prior.weight.size
-    ridge = np.full(start.size, TERMS_RIDGE)
-    ridge[:members], ridge[-members - 1 : -1], ridge[-1] = RIDGE, LENGTH_RIDGE, _BIAS_RIDGE
+    ridge = np.full(start.size, ridges.term)
+    ridge[:members], ridge[-members - 1 : -1], ridge[-1] = (
+        ridges.weight,
+        ridges.length,
+        ridges.bias,
+    )
     terms = np.broadcast_to(fixed, prior.by_category.shape).ravel()
     free = 1.0 - np.concatenate([fixed, terms, fixed, fixed, [False]])
 
@@ -137,47 +182,13 @@ def fit(data: Design, prior: Fit, fixed: Flags) -> Fit:
         away = packed - start
         return -likelihood + float(ridge @ away**2) / 2, (ridge * away - slope) * free
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500})
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=_PRECISION)
     return prior.unpack(found.x)
-
-
-def scaled(data: Design, prior: Fit, best: int) -> Fit:
-    """The prior with its weights multiplied by one number, and those of all but the best by a second one, at most 1.
-
-    Members err together, and the others together may be worth less beside the best than their ratings say. How much is
-    in the data, and is found from far fewer questions than a weight for each member.
-    """
-    members = prior.weight.size
-    others = np.arange(members) != best
-
-    def at(scale: Floats) -> Fit:
-        factors = np.exp(scale[0] + others * scale[1])
-        return replace(prior, weight=prior.weight * factors, none_of_these=float(scale[2]))
-
-    def loss(scale: Floats) -> tuple[float, Floats]:
-        there = at(scale)
-        likelihood, slope = _likelihood(data, there)
-        along = slope[:members] * there.weight
-        held = (scale[0] ** 2 + _APART_RIDGE * scale[1] ** 2) / 2
-        return held - likelihood, np.array(
-            [
-                scale[0] - along.sum(),
-                _APART_RIDGE * scale[1] - along[others].sum(),
-                -slope[-1],
-            ]
-        )
-
-    start = np.array([0.0, 0.0, prior.none_of_these])
-    bounds = [(-_WIDEST, _WIDEST), (-_WIDEST, 0.0), (None, None)]
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
-    return at(found.x)
 
 
 def scores(data: Design, weights: Fit) -> Floats:
     """Of each question's answers; very low where there is no such answer."""
-    each = _each(data, weights)
-    total = np.einsum("qam,qm->qa", data.said, each)
-    return np.where(data.given, total, _NOBODY)
+    return np.where(data.given, data.sums(_each(data, weights)), _NOBODY)
 
 
 def _each(data: Design, weights: Fit) -> Floats:
@@ -185,7 +196,7 @@ def _each(data: Design, weights: Fit) -> Floats:
     terms = np.vstack([weights.by_category, np.zeros(weights.weight.size)])
     by_features = weights.sureness * data.sure + weights.length * data.long
     counted: Floats = weights.weight + terms[data.category] + by_features
-    return counted
+    return np.where(data.said, counted, 0.0)
 
 
 def posteriors(data: Design, weights: Fit) -> Floats:
@@ -204,9 +215,10 @@ def _likelihood(data: Design, weights: Fit) -> tuple[float, Floats]:
     value = float(np.log(np.maximum(found[rows, data.right], 1e-300)).sum())
     missed = -found
     missed[rows, data.right] += 1
-    per_member = np.einsum("qa,qam->qm", missed[:, :-1], data.said)
+    per_member = data.per_word(missed[:, :-1])
     terms = np.zeros((weights.by_category.shape[0] + 1, weights.weight.size))
-    np.add.at(terms, data.category, per_member)
+    if weights.by_category.size:
+        np.add.at(terms, data.category, per_member)
     slope = np.concatenate(
         [
             per_member.sum(axis=0),

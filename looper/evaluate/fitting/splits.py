@@ -21,6 +21,7 @@ import click
 
 from looper.evaluate.fitting.calibrate import Costs, calibrate_team, costs_of, part_of
 from looper.evaluate.fitting.features import score
+from looper.evaluate.fitting.leave_out import report
 from looper.evaluate.outcomes import Outcomes, OutcomesError, Question, read_outcomes
 from looper.voting import UNKNOWN, Ballot, Electorate, Features, Verdict, Weights, decide, rated
 from looper.voting.weights import TeamWeights
@@ -162,7 +163,7 @@ def _price(text: str) -> tuple[str, tuple[float, float]]:
 
 
 @click.command(help=__doc__)
-@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("data", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--ranks", help="Members by their rank in the first half: 1-5, 2-.")
 @click.option("--members", help="Members by name.")
 @click.option("--stage", multiple=True, help="A stage's members by name; repeated for a cascade.")
@@ -171,8 +172,20 @@ def _price(text: str) -> tuple[str, tuple[float, float]]:
 @click.option("--labels", type=int, help="How many questions of the first half the fit may see.")
 @click.option("--rated", is_flag=True, help="The fit knows ratings, to two digits.")
 @click.option("--seeds", default=10, show_default=True)
+@click.option(
+    "--leave-out",
+    "left_out",
+    is_flag=True,
+    help="Several files, constants for each chosen on the others.",
+)
+@click.option(
+    "--searched",
+    default=4,
+    show_default=True,
+    help="With --leave-out: seeds that constants are chosen on.",
+)
 def main(
-    data: Path,
+    data: tuple[Path, ...],
     ranks: str | None,
     members: str | None,
     stage: tuple[str, ...],
@@ -181,13 +194,15 @@ def main(
     labels: int | None,
     rated: bool,
     seeds: int,
+    left_out: bool,
+    searched: int,
 ) -> None:
+    if left_out:
+        _leave_out(data, seeds, searched)
+        return
     if sum(map(bool, (ranks, members, stage))) != 1:
         raise click.UsageError("give one of --ranks, --members and --stage")
-    try:
-        outcomes = read_outcomes([data])
-    except OutcomesError as error:
-        raise click.ClickException(str(error)) from None
+    outcomes = _read(data)
     named = tuple(tuple(each.split(",")) for each in stage or (members or "",))
     splits = []
     for seed in range(seeds):
@@ -196,6 +211,21 @@ def main(
         experiment = Experiment(named, fit, labels, rated, dict(map(_price, price)))
         splits.append(measure(outcomes, experiment, seed))
     click.echo(summary(splits))
+
+
+def _read(paths: Sequence[Path]) -> Outcomes:
+    try:
+        return read_outcomes(paths)
+    except OutcomesError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _leave_out(paths: Sequence[Path], seeds: int, searched: int) -> None:
+    if len(paths) < 3:
+        raise click.UsageError("--leave-out chooses on all files but one: give three or more")
+    sets = {path.name.partition(".")[0]: _read([path]).rows for path in paths}
+    for line in report(sets, seeds, searched):
+        click.echo(line)
 
 
 def summary(splits: Sequence[Split]) -> str:

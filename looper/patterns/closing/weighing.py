@@ -63,14 +63,13 @@ class Weighing(Setting):
         names: Iterable[str],
         models: Mapping[str, Model],
         *,
-        options: int | None = None,
         category: str | None = None,
     ) -> Electorate:
         """Who of these votes, and with what weight."""
         asked = list(dict.fromkeys(names))
         if self.weights is not None:
             return self.weights.electorate(asked, category)
-        return rated({name: models[name].rating_for(category) for name in asked}, options)
+        return rated({name: models[name].rating_for(category) for name in asked})
 
     def sure_from(self, asked: Iterable[str]) -> float:
         """The confidence from which on a vote of these needs nobody else's word."""
@@ -112,6 +111,11 @@ class Weighing(Setting):
             return Features(length=length)
         score = self.token_score(method, choice, value, contract)
         return Features(weights.feature(name, method, score), length)
+
+
+def far_ahead(electorate: Electorate) -> str | None:
+    """The dominant one of three members or more; of two the better one is always."""
+    return electorate.dominant if len(electorate.voters) > 2 else None
 
 
 _MOST_VOTERS = 8

@@ -57,7 +57,6 @@ class Deciding:
         electorate = self._config.electorate(
             asked,
             climb.run.models,
-            options=None if contract is None else contract.options,
             category=climb.run.bands.get(self._config.category or ""),
         )
         return Vote.on(climb.results, electorate, contract, asked, self._config.about)

@@ -353,9 +353,7 @@ class ConfidenceSettings(Round, Weighing):
             share = agreement(len(asked), len(asked))
             return share or 0.0, self.bar_for_agreement.at
         compares = contract is not None and contract.comparable
-        electorate = self.electorate(
-            asked, models, options=contract.options if contract is not None else None
-        )
+        electorate = self.electorate(asked, models)
         known = self.category is None and self.max_accepted_error is None and electorate.steady
         if self.confidence_method != "auto" or not compares or not known:
             return 1.0, 0.0

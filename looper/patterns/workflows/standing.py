@@ -36,7 +36,7 @@ def standing(board: Board, models: Mapping[str, Model], contract: Contract[Any] 
     voters = [result for _, result in speaking if id(result) in by_worker]
     names = dict.fromkeys(result.model.name for result in voters)
     ratings = {name: models[name].rating_for(None) for name in names}
-    vote = Vote.on(voters, rated(ratings, contract.options), contract)
+    vote = Vote.on(voters, rated(ratings), contract)
     rest = [(agent, result) for agent, result in answered if id(result) not in by_worker]
     return [*((by_worker[id(result)], result) for result in vote.ranked()), *rest]
 

@@ -8,7 +8,7 @@ from extproc.config import parse_config
 from extproc.config.lint import doubts
 from extproc.errors import ConfigError
 
-RATINGS = {"small": 0.65, "other": 0.66, "third": 0.67, "large": 0.95}
+RATINGS = {"weak": 0.3, "small": 0.65, "other": 0.66, "third": 0.67, "large": 0.95}
 
 
 def written(algorithm: dict[str, Any], **decision: Any) -> str:
@@ -92,10 +92,44 @@ def doubted(algorithm: dict[str, Any], **decision: Any) -> list[str]:
 
 
 class TestIdleMembers:
-    def test_a_member_beside_a_dominant_one(self) -> None:
+    def test_a_member_that_adds_nothing(self) -> None:
         """Who has no vote fills silence only, which is worth knowing."""
-        found = doubted({"type": "ratings", "models": ["small", "large"]}, contract=CHOICE)
-        assert found == ["small only counts if all who are rated better are silent"]
+        models = ["small", "other", "third", "weak"]
+        found = doubted({"type": "ratings", "models": models}, contract=CHOICE)
+        assert found == ["weak only counts if all who are rated better are silent"]
+
+    @pytest.mark.parametrize("contract", [{"contract": CHOICE}, {}])
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            {"type": "ratings", "models": ["weak", "small", "large"]},
+            {
+                "type": "fusion",
+                "analysis_models": ["weak", "small", "large"],
+                "judge_model": "large",
+            },
+            {"type": "remom", "models": ["weak", "small", "large"], "synthesis_model": "large"},
+        ],
+    )
+    def test_members_beside_one_far_ahead(
+        self, algorithm: dict[str, Any], contract: dict[str, Any]
+    ) -> None:
+        """Where ratings show that one outvotes all the others together, labels are what tells their worth."""
+        (found,) = (each for each in doubted(algorithm, **contract) if "outweighs" in each)
+        assert found.startswith("by their ratings large outweighs the others together")
+        assert "looper calibrate" in found
+        assert not any("only counts" in each for each in doubted(algorithm, **contract))
+
+    def test_peers_are_no_reason_to_say_so(self) -> None:
+        """Nor is a chain, whose last model is meant to be better than the others."""
+        models = ["small", "other", "third"]
+        for algorithm in (
+            {"type": "ratings", "models": models, "escalate_to": ["large"]},
+            {"type": "fusion", "analysis_models": models, "judge_model": "large"},
+            {"type": "ratings", "models": ["small", "large"]},
+            chain(stages=["weak", "small", "large"], threshold=0.5),
+        ):
+            assert not any("outweighs" in each for each in doubted(algorithm, contract=CHOICE))
 
     def test_a_member_that_tips_no_scales(self) -> None:
         """Of two peers the better one always wins; among three each may decide."""
@@ -116,8 +150,9 @@ class TestIdleMembers:
     def test_likeness_is_no_vote(self) -> None:
         """Free text goes by words; still, who has no vote only fills silence."""
         assert doubted({"type": "ratings", "models": ["small", "third"]}) == []
-        (found,) = doubted({"type": "ratings", "models": ["small", "other", "large"]})[:1]
-        assert found == "small only counts if all who are rated better are silent"
+        models = ["small", "other", "third", "weak"]
+        (found,) = doubted({"type": "ratings", "models": models})
+        assert found == "weak only counts if all who are rated better are silent"
 
     @pytest.mark.parametrize(
         ("settings", "key"),

@@ -22,7 +22,7 @@ from looper.voting import (
     rated,
     settled,
 )
-from looper.voting.electorate import peers
+from looper.voting.electorate import Assumed
 from looper.voting.medoid import Text, medoid, similarity
 
 MEMBERS = "abcdef"
@@ -48,41 +48,91 @@ def team(**weights: float) -> Electorate:
 
 
 @pytest.mark.parametrize(
-    ("ratings", "options", "weights"),
+    ("ratings", "weights"),
     [
-        pytest.param({"a": 0.8}, 4, {"a": 2.484907}, id="ln-4-times-3"),
-        pytest.param({"a": 0.8}, None, {"a": 2.484907}, id="four-options-unless-known"),
-        pytest.param({"a": 0.5}, 10, {"a": 2.197225}, id="ln-9"),
-        # ln 12 = 2.484907, ln 7 = 1.945910, mean 2.215408
-        pytest.param({"a": 0.8, "b": 0.7}, 4, {"a": 2.350157, "b": 2.080659}, id="shrunk-by-half"),
-        pytest.param({"a": 0.2}, 2, {"a": 0.01}, id="floor"),
-        pytest.param({"a": None}, 4, {"a": 1.098612}, id="unknown-is-a-half"),
+        pytest.param({"a": 0.8}, {"a": 3.465736}, id="ln-4-times-8"),
+        pytest.param({"a": None}, {"a": 2.079442}, id="unknown-is-a-half"),
+        # 2 (ln 32 - 2 ln 32 / 3) of each
+        pytest.param({"a": 0.8, "b": None}, {"a": 2.310491, "b": 2.310491}, id="unknown-is-lowest"),
+        # ln 32 = 3.465736 and ln(56/3) = 2.926739, a third of the sum 2.130825, times 2
         pytest.param(
-            {"a": 0.8, "b": None}, 4, {"a": 2.484907, "b": 2.484907}, id="unknown-is-lowest"
+            {"a": 0.8, "b": 0.7}, {"a": 2.669822, "b": 1.591828}, id="without-what-is-common"
+        ),
+        pytest.param({"a": 0.05}, {"a": 0.01}, id="floor"),
+        # without c two of ln 16 = 2.772589 and ln 8: thirds of the sum 4.852030, times 2; c's ln(8/9) is the floor
+        pytest.param(
+            {"a": 2 / 3, "b": 0.5, "c": 0.1},
+            {"a": 2.310491, "b": 0.924196, "c": 0.005},
+            id="who-adds-nothing-keeps-a-share",
         ),
     ],
 )
-def test_weights_of_ratings(
-    ratings: dict[str, float | None], options: int | None, weights: dict[str, float]
-) -> None:
-    found = rated(ratings, options).voters
+def test_weights_of_ratings(ratings: dict[str, float | None], weights: dict[str, float]) -> None:
+    found = rated(ratings).voters
     assert {name: voter.weight for name, voter in found.items()} == pytest.approx(weights, abs=1e-6)
 
 
 @pytest.mark.parametrize(
     ("ratings", "voting"),
     [
-        pytest.param({"a": 0.87, "b": 0.8}, "ab", id="ratio-at-the-limit"),  # .13 / .2 = .65
-        pytest.param({"a": 0.871, "b": 0.8}, "a", id="ratio-below-it"),
-        pytest.param({"a": 0.74, "b": 0.6, "c": 0.4}, "ab", id="only-peers"),
-        pytest.param({"a": 1.0, "b": 0.99}, "a", id="the-infallible-is-alone"),
         pytest.param({"a": 0.5, "b": 0.5}, "ab", id="equals"),
+        pytest.param({"a": 0.74, "b": 0.6, "c": 0.56}, "abc", id="who-adds-a-little"),
+        pytest.param({"a": 0.74, "b": 0.6, "c": 0.4}, "ab", id="who-adds-nothing"),
+        pytest.param({"a": 0.998, "b": 0.6}, "a", id="one-far-ahead"),
+        pytest.param({"a": 1.0, "b": 0.99}, "ab", id="never-wrong"),
     ],
 )
-def test_only_peers_of_the_best_vote(ratings: dict[str, float], voting: str) -> None:
-    assert peers(ratings) == frozenset(voting)
+def test_who_adds_something_votes(ratings: dict[str, float], voting: str) -> None:
     found = rated(ratings)
-    assert found.dominant == ("a" if voting == "a" else None)
+    assert {name for name, voter in found.voters.items() if voter.votes} == set(voting)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "dominant"),
+    [
+        pytest.param({"a": 0.95, "b": 0.6, "c": 0.6, "d": 0.5}, "a", id="outweighs-all-others"),
+        pytest.param({"a": 0.74, "b": 0.72, "c": 0.7}, None, id="peers"),
+        pytest.param({"a": 0.8, "b": 0.7}, "a", id="the-better-of-two"),
+        pytest.param({"a": 0.7, "b": 0.7}, None, id="equals"),
+        pytest.param({"a": 0.7}, None, id="alone"),
+    ],
+)
+def test_who_outweighs_the_others_together(ratings: dict[str, float], dominant: str | None) -> None:
+    assert rated(ratings).dominant == dominant
+
+
+SOME_RATINGS = st.lists(st.floats(0, 1), min_size=1, max_size=9)
+
+
+@given(SOME_RATINGS, st.floats(0, 0.95))
+def test_a_better_rating_is_never_worth_less(ratings: list[float], common: float) -> None:
+    names = [str(at) for at in range(len(ratings))]
+    voters = rated(dict(zip(names, ratings, strict=True)), Assumed(common=common)).voters
+    by_rating = sorted(voters.values(), key=lambda voter: voter.rating)
+    assert by_rating[-1].votes
+    voting = [voter for voter in by_rating if voter.votes]
+    assert [voter.weight for voter in voting] == sorted(voter.weight for voter in voting)
+    assert [voter.votes for voter in by_rating] == sorted(voter.votes for voter in by_rating)
+
+
+@given(SOME_RATINGS)
+def test_with_nothing_in_common_odds_are_added_up(ratings: list[float]) -> None:
+    names = [str(at) for at in range(len(ratings))]
+    alone = [
+        rated({name: rating})[name].weight for name, rating in zip(names, ratings, strict=True)
+    ]
+    voters = rated(dict(zip(names, ratings, strict=True)), Assumed(common=0.0)).voters
+    assert [voter.weight for voter in voters.values()] == pytest.approx(alone)
+
+
+@pytest.mark.parametrize("others", [2, 4, 9])
+def test_many_that_are_a_little_worse_outvote_the_best_only_together(others: int) -> None:
+    """Members that err together: four of 36 % beside one of 48 % are no four times as much word as one."""
+    names = [f"m{at}" for at in range(others)]
+    voters = rated({"best": 0.48, **dict.fromkeys(names, 0.36)})
+    against = voters[names[0]].weight * others
+    assert voters["best"].weight > against * 0.6
+    assert voters["best"].weight > voters[names[0]].weight * min(2, others)
 
 
 # --- The posterior ----------------------------------------------------------------------------------
@@ -417,8 +467,10 @@ def test_similarity(a: str, b: str, f1: float) -> None:
 def test_the_medoid_is_what_the_others_are_most_like() -> None:
     texts = ["the answer is blue", "the answer is blue sky", "something else entirely"]
     assert medoid([Text(each) for each in texts]) == 0
-    weighted = [Text("a b"), Text("b c"), Text("c d", weight=5)]
+    weighted = [Text("a b"), Text("b c"), Text("c d", weight=1.5)]  # 1.5, 2.25 and 2.0
     assert medoid(weighted) == 1
+    outweighed = [Text("a b"), Text("b c"), Text("c d", weight=5)]  # 1.5, 4.0 and 5.5
+    assert medoid(outweighed) == 2
 
 
 def test_equal_texts_go_to_the_higher_rating_then_to_the_first() -> None:

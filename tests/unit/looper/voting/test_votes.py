@@ -36,7 +36,7 @@ def result(name: str, said: str | Completion | None) -> Result:
 def vote(said: Sequence[tuple[str, str | Completion | None]], settings: Any = CHOICE) -> Vote:
     held_to = None if settings is None else contract(settings)
     results = [result(name, text) for name, text in said]
-    electorate = rated({each.name: each.known_rating for each in MODELS}, 4)
+    electorate = rated({each.name: each.known_rating for each in MODELS})
     return Vote.on(results, electorate, held_to)
 
 
