@@ -34,6 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 ANSWERS = 500
 AT_ONCE = 100
+LEAVING = 90
 PATIENCE = 15.0
 """Seconds after which an answer that should have taken one or two is lost: its client would wait for minutes."""
 
@@ -204,3 +205,31 @@ async def test_what_has_no_end_when_it_is_due_is_broken_off(stack: Stack, transp
         -1
     ] == "aborted"
     assert built.process.tally.aborted == 1
+
+
+async def test_clients_that_leave_near_a_silence_are_no_mistake(stack: Stack) -> None:
+    """Whatever is being written then: each of them left, and nothing crashed or failed."""
+    before = len(stack.processor.log.read_text())
+    asked = {"model": "deadline", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+
+    async def leave(number: int) -> None:
+        with suppress(TimeoutError):
+            async with (
+                asyncio.timeout(0.99 + 0.0005 * (number % 60)),
+                stack.session.post(f"{stack.base_url}/chat/completions", json=asked) as response,
+            ):
+                await response.read()
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(LEAVING):
+            group.create_task(leave(number))
+
+    lines: list[dict[str, Any]] = []
+    async with asyncio.timeout(PATIENCE):
+        while len(lines) < LEAVING:
+            await asyncio.sleep(0.05)
+            lines = [
+                json.loads(line) for line in stack.processor.log.read_text()[before:].splitlines()
+            ]
+    ends = Counter((line["event"], line.get("end"), line.get("outcome")) for line in lines)
+    assert ends == {("exchange.finished", "abandoned", "abandoned"): LEAVING}
