@@ -306,6 +306,8 @@ class Run:
             draft.model,
             draft.input_tokens,
             draft.wanted_output,
+            role=draft.role,
+            among=draft.among,
             extra=draft.extra,
             choices=draft.choices,
         )

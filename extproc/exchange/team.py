@@ -9,6 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from extproc.decisions.budgets import kept
 from extproc.decisions.destination import takes
 from extproc.decisions.recipe import Decision
 from extproc.exchange.outlet import OVERDUE, Outlet
@@ -149,7 +150,11 @@ class Team:
         id = secrets.token_hex(8)
         planned = max(1, runtime.planned_calls[recipe, decision.name] - work.spent.calls)
         ledger = Ledger(
-            decision.budget, runtime.purse, planned_calls=planned, before=work.spent.amount
+            decision.budget,
+            runtime.purse,
+            planned_calls=planned,
+            floors=kept(decision, runtime.models, request),
+            before=work.spent.amount,
         )
         deadline = Deadline.after(work.seconds)
         origin = work.origin or Origin(id, request.model, recipe, decision.name, self._owner())

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
@@ -148,11 +148,49 @@ class Grant:
     """How many answers the call asks for, each of which may be so long."""
 
 
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What is kept for a call that is planned: its prompt, and the shortest answer that is worth it."""
+
+    role: str
+    amount: Amount
+
+
+class _Kept:
+    """What is kept for calls that are still to come, in the order of the plan's stages."""
+
+    def __init__(self, floors: Iterable[Floor]) -> None:
+        self._floors = list(floors)
+
+    def limit(self, calls: int) -> None:
+        """No more than so many are to come: the last ones."""
+        self._floors = self._floors[max(0, len(self._floors) - calls) :]
+
+    def behind(self, role: str, among: int) -> Amount:
+        """What those need that are neither this call nor, of this role, among those that share what is left."""
+        left, total = among, NOTHING
+        for floor in self._floors[self._first(role) or 0 :]:
+            if floor.role == role and left:
+                left -= 1
+            else:
+                total += floor.amount
+        return total
+
+    def begin(self, role: str) -> None:
+        """A call of this role is made. What had to come before it, and did not, will not come any more."""
+        if (at := self._first(role)) is not None:
+            del self._floors[: at + 1]
+
+    def _first(self, role: str) -> int | None:
+        return next((at for at, each in enumerate(self._floors) if each.role == role), None)
+
+
 class Ledger:
     """Counts what one run spends.
 
     Reserving is one step without awaiting, so stages side by side cannot spend the same money twice. What is reserved
-    is the worst case: all of the input as estimated, and all of the output that the call is limited to.
+    is the worst case: all of the input as estimated, and all of the output that the call is limited to. `floors` are of
+    the planned calls, and no call is granted what these need, as long as it has its own.
     """
 
     def __init__(
@@ -161,8 +199,10 @@ class Ledger:
         purse: Purse | None = None,
         *,
         planned_calls: int = 0,
+        floors: Iterable[Floor] = (),
         before: Amount = NOTHING,
     ) -> None:
+        self._kept = _Kept(floors)
         # What earlier turns of the run have spent is gone, and none of what this one is seen to spend.
         self._before = before
         self._limits = Limits.of(budget).less(before)
@@ -197,6 +237,7 @@ class Ledger:
 
     def plan(self, calls: int) -> None:
         """Keep room for so many calls more, which is what is now known that the run needs."""
+        self._kept.limit(calls)
         if self._limits.calls is not None:
             self._spare = max(0, self._limits.calls - self.calls - calls)
 
@@ -223,18 +264,23 @@ class Ledger:
         input_tokens: int = 0,
         wanted_output: int | None = None,
         *,
+        role: str = "",
+        among: int = 1,
         extra: bool = False,
         choices: int = 1,
     ) -> Grant | Limit:
         """Take a call's worst case out of the budget; the name of the limit that has no room for it.
 
-        `wanted_output` is the client's or the stage's own limit on the output of each of the `choices`. An `extra`
-        call is none that the plan needs, and gets only what the plan leaves over.
+        `wanted_output` is the client's or the stage's own limit on the output of each of the `choices`. So many calls,
+        it included, share what is left behind what planned calls of other roles need. An `extra` call is none that the
+        plan needs, and gets only what the plan leaves over.
         """
         if extra and self._spare == 0:
             return "calls"
-        output = self._output(model, input_tokens, wanted_output, choices)
         least = min(_least(model), wanted_output or MIN_OUTPUT)
+        kept = self._kept.behind(role, 0 if extra else among)
+        share = _Share(kept, among, choices, least)
+        output = self._output(model, input_tokens, wanted_output, share)
         if output is not None and output < least:
             return self._short(model, input_tokens, least * choices)
         retries = self._retries(model, int(extra))
@@ -245,6 +291,8 @@ class Ledger:
         if self._purse is not None and not self._purse.reserve(worst):
             return "process"
         self._reserved += worst
+        if not extra:
+            self._kept.begin(role)
         if self._spare is not None:
             self._spare -= retries + extra
         return Grant(worst, output, retries, choices)
@@ -269,7 +317,7 @@ class Ledger:
             self._purse.settle(grant.worst, real)
 
     def _output(
-        self, model: Model, input_tokens: int, wanted: int | None, choices: int
+        self, model: Model, input_tokens: int, wanted: int | None, share: "_Share"
     ) -> int | None:
         """For each choice the smallest of what the call wants, what the model can, and what is left buys, as far as
         the prompt leaves room for it in the model's context window.
@@ -279,10 +327,14 @@ class Ledger:
         bounds = [bound for bound in (wanted, model.max_output) if bound is not None]
         gone = self._spent + self._reserved
         if self._limits.tokens is not None:
-            bounds.append((self._limits.tokens - gone.tokens - input_tokens) // choices)
+            left = self._limits.tokens - gone.tokens
+            part = (left - share.kept.tokens) // share.among
+            bounds.append(share.of(part - input_tokens, left - input_tokens))
         if self._limits.microusd is not None and model.price is not None and model.price.output > 0:
-            left = self._limits.microusd - gone.microusd - cost(model, input_tokens, 0)
-            bounds.append(int(left / model.price.output / choices))
+            money, price = self._limits.microusd - gone.microusd, model.price.output
+            prompt = cost(model, input_tokens, 0)
+            purse = (money - share.kept.microusd) / share.among
+            bounds.append(share.of(int((purse - prompt) / price), int((money - prompt) / price)))
         if bounds and model.context_window is not None:
             bounds.append(max(model.context_window - at_most(input_tokens), _least(model)))
         return min(bounds, default=None)
@@ -297,6 +349,21 @@ class Ledger:
             return model.retry.attempts
         spare = min(self._spare - extra, self._limits.calls - self.calls - 1)
         return max(0, min(model.retry.attempts, spare))
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What is kept for others of what is left, how many share the rest, for how many choices each, and what each choice
+    has anyway."""
+
+    kept: Amount
+    among: int
+    choices: int
+    least: int
+
+    def of(self, part: int, all: int) -> int:
+        """Its part, in tokens of output; but no less than the least, if that is there at all."""
+        return max(part // self.choices, min(self.least, all // self.choices))
 
 
 def _least(model: Model) -> int:

@@ -1,12 +1,12 @@
 """What a run may cost at the most, known before it begins: every algorithm says its plan, and this adds it up."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from looper.calling.budget import MIN_OUTPUT, Amount, Budget, Limit, Limits, cost
+from looper.calling.budget import MIN_OUTPUT, Amount, Budget, Floor, Limit, Limits, cost
 from looper.calling.calls import Role
 from looper.calling.models import Model
 
@@ -36,6 +36,8 @@ class PlannedCall:
     reads: int = 0
     output: int | None = None
     need: Need = "always"
+    stands_in: bool = False
+    """Whether it is made beside another planned call, or in its place."""
 
 
 Plan = Sequence[PlannedCall]
@@ -103,6 +105,38 @@ def worst_case(
         unbounded=tuple(unbounded),
         unpriced=tuple(name for name, model in named.items() if model.price is None),
     )
+
+
+def floors(
+    plan: Plan, models: Mapping[str, Model], prompt_tokens: int, answer: int = MIN_OUTPUT
+) -> list[Floor]:
+    """What a budget keeps for each planned call: a prompt of so many tokens and the shortest answer worth its call.
+
+    Nothing for what is made only if something fails, or if there is enough: that has what is left.
+    """
+    return [
+        Floor(
+            call.role,
+            max(_floors(call, models, prompt_tokens, answer), key=lambda each: each.microusd),
+        )
+        for call in plan
+        if call.models and call.need != "spare" and not call.stands_in
+    ]
+
+
+def _floors(
+    call: PlannedCall, models: Mapping[str, Model], prompt_tokens: int, answer: int
+) -> Iterator[Amount]:
+    for name in call.models:
+        model = models[name]
+        bounds = (answer, call.output, model.max_output)
+        output = min(bound for bound in bounds if bound is not None)
+        yield Amount(1, prompt_tokens + output, cost(model, prompt_tokens, output))
+
+
+def total(kept: Iterable[Floor]) -> Amount:
+    """All of it together."""
+    return sum((floor.amount for floor in kept), Amount())
 
 
 def least(plan: Plan, models: Mapping[str, Model]) -> Amount:

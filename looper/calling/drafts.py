@@ -48,6 +48,8 @@ class Draft:
     stream: bool = False
     extra: bool = False
     """Whether the plan can do without the call, which then is made only if the budget has more than the plan needs."""
+    among: int = 1
+    """How many calls, it included, share what the budget has left: those of its round that have not begun."""
     agent: str | None = None
     """Whose call it is, where a model works under several names."""
     tools: bool = False

@@ -71,10 +71,10 @@ class Round(Setting):
         need: Need = call.need if call.need == "spare" else "perhaps"
         yield call
         for _ in range(1, again):
-            yield replace(call, need=need)
+            yield replace(call, need=need, stands_in=True)
         for name in self.substitutes:
             for _ in range(again):
-                yield replace(call, models=(name,), need=need)
+                yield replace(call, models=(name,), need=need, stands_in=True)
 
 
 def never(results: Results) -> bool:
@@ -153,8 +153,10 @@ class _UnderWay:
     async def _work(self, index: int, asking: "_Asking") -> None:
         async with asking.turn:
             if not self.closed.is_set():  # the one before us may have ended it all
+                # Who begins shares what the budget has with those who have not.
+                draft = replace(self._drafts[index], among=self.started.count(False))
                 self.started[index] = True
-                result = self.results[index] = await asking.somebody(self._drafts[index])
+                result = self.results[index] = await asking.somebody(draft)
                 self._look_at(result)
         self._waiting.discard(index)
         if not self._waiting:

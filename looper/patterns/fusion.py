@@ -135,7 +135,7 @@ class FusionConfig(Round, Weighing, Judging):
             replace(judge, reads=reads + 1, output=AGAIN_OUTPUT, need="spare"),
             replace(judge, reads=2, need="spare"),
             replace(final, need=need),
-            *(replace(each, need="perhaps") for each in others),
+            *(replace(each, need="perhaps", stands_in=True) for each in others),
         )
 
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
@@ -190,6 +190,11 @@ class Panel:
         """How many have said something."""
         return sum(each.state == "ok" and bool(said(each).strip()) for each in self.vote.results)
 
+    @property
+    def is_left_alone(self) -> bool:
+        """Whether of several one has said something, so that there is nothing to compare."""
+        return self.answers == 1 and len(self.vote.results) > 1
+
     def evidence(
         self, request: ChatRequest, run: Run, reader: Model, *, counts: bool, less: bool
     ) -> str:
@@ -234,8 +239,8 @@ class Fusion:
         else:
             # ... or else a judge says where they agree and where they do not...
             analysis = None
-            if panel.answers == 1:
-                run.trace.note("one answer is all there is: nobody compares it")
+            if panel.is_left_alone:
+                run.trace.note("one answer is left: nobody compares it")
             else:
                 yield Progress("judge")
                 run.trace.stage("judge")
@@ -389,7 +394,7 @@ class Fusion:
         self, request: ChatRequest, run: Run, panel: Panel, analysis: Analysis | None
     ) -> AsyncGenerator[Event]:
         """The answer, written up; if that fails before its first word, the best of the panel in its place."""
-        compared = analysis is not None or panel.answers == 1
+        compared = analysis is not None or panel.is_left_alone
         vote = panel.vote
         outcome = outcome_of(vote.results, enough=compared and self._is_enough(panel))
         run.trace.shown("final model", panel.shown)

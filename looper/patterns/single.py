@@ -87,7 +87,10 @@ class SingleConfig(Setting):
 
     def planned(self) -> tuple[PlannedCall, ...]:
         """The model, whichever it is, and then each fallback in its turn."""
-        instead = (PlannedCall((name,), "single", need="perhaps") for name in self.fallbacks)
+        instead = (
+            PlannedCall((name,), "single", need="perhaps", stands_in=True)
+            for name in self.fallbacks
+        )
         first = tuple(share.model for share in self.shares)
         return (PlannedCall(first, "single"), *instead)
 

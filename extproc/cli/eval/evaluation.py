@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from extproc.config import Config
+from extproc.decisions.budgets import kept
 from extproc.decisions.canned import Canned
 from extproc.decisions.engine import Decided
 from extproc.decisions.recipe import Decision
@@ -149,7 +150,11 @@ def _begin(runtime: Runtime, request: ChatRequest, decided: Decided) -> Run:
         id="eval",
         models=runtime.models,
         client=runtime.client,
-        ledger=Ledger(decision.budget, planned_calls=planned),
+        ledger=Ledger(
+            decision.budget,
+            planned_calls=planned,
+            floors=kept(decision, runtime.models, request),
+        ),
         deadline=Deadline.after(decision.budget.deadline.total_seconds()),
         random=seeded(request),
         terms=runtime.terms(recipe, decision.name, request),

@@ -43,6 +43,7 @@ class Crew:
         self._revisions: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._settled = {step.id: asyncio.Event() for step in board.steps}
         self._levels = _levels(board.steps, revises=config.on_verify_fail == "revise")
+        self._begun = {agent.id for agent in board.agents.values()}
         self.failures: list[Result] = []
 
     async def work(self) -> None:
@@ -104,6 +105,7 @@ class Crew:
             return self.draft(agent, "worker", told=text, tools=tools, sample=sample)
 
         draft = shortened(compose) if shown else compose(False)
+        draft = replace(draft, among=self._sharing(agent))
         result = await self._ask(draft, step, until)
         completion = result.completion if result.state == "ok" else None
         if completion is not None and draft.tools and self._wants_tools(agent, completion):
@@ -112,6 +114,15 @@ class Crew:
             agent.answers(completion)
             return
         self._failed(agent, result)
+
+    def _sharing(self, agent: Agent) -> int:
+        """How many agents that may begin now have not, this one included: they share what the budget has left."""
+        board = self._board
+        done = {step.id for step in board.steps if board.over(step)}
+        ready = [step for step in board.steps if step.role == "worker" and done >= {*step.needs}]
+        waiting = {id for step in ready for id in step.agents} - self._begun
+        self._begun.add(agent.id)
+        return max(1, len(waiting))
 
     def _wants_tools(self, agent: Agent, completion: Completion) -> bool:
         """Note the calls of tools that an answer consists of, if it does: the agent waits for what comes of them."""

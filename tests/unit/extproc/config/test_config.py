@@ -340,13 +340,36 @@ class TestBudgets:
         text = edited(
             *self.BOUNDED, *prices, (self.JUDGE, f"{self.ALWAYS}\n        budget: {budget}")
         )
-        found = doubts_of_budgets(text)
+        found = [each for each in doubts_of_budgets(text) if "pays for" not in each]
         assert len(found) == (warned is not None)
         for text in found:
             assert text.startswith(f"{self.AT} {warned} for a prompt of 1000 tokens, ")
             assert text.endswith(" and its budget has 5000") or text.endswith(
                 " and its budget has 0.01"
             )
+
+    @pytest.mark.parametrize(
+        ("budget", "paid"),
+        [
+            pytest.param("{tokens: 6512}", None, id="both"),
+            pytest.param("{tokens: 6511}", "1 of 2", id="one"),
+            pytest.param("{tokens: 4511}", "0 of 2", id="none"),
+            pytest.param("{cost_usd: 0.009512}", None, id="both-in-money"),
+            pytest.param("{cost_usd: 0.009511}", "1 of 2", id="one-in-money"),
+        ],
+    )
+    def test_how_many_members_it_pays_is_said(self, budget: str, paid: str | None) -> None:
+        """Each with a prompt and an answer of 1000 tokens, judge and final model with the least answer."""
+        prices = (
+            (self.SMALL, self.SMALL + ", price: {input: 1, output: 1}"),
+            (self.LARGE, self.LARGE + ", price: {input: 2, output: 1}"),
+        )
+        text = edited(*prices, (self.JUDGE, f"{self.ALWAYS}\n        budget: {budget}"))
+        said = (
+            f"{self.AT} its budget pays for {paid} calls of role panel with 1000 tokens of prompt"
+        )
+        found = [each for each in doubts_of_budgets(text) if "pays for" in each]
+        assert found == ([] if paid is None else [f"{said} and 1000 of answer each"])
 
     def test_stand_ins_need_room_too(self) -> None:
         algorithm = f"substitutes: [small], {self.ALWAYS}\n        budget: {{calls: 5}}"

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from looper.calling.budget import MIN_OUTPUT, Amount, Budget, Ceiling, Grant, Ledger, Purse
+from looper.calling.budget import MIN_OUTPUT, Amount, Budget, Ceiling, Floor, Grant, Ledger, Purse
 from looper.calling.calls import CallFailed, Failure
 from looper.calling.heard import Heard
 from looper.calling.models import Model
@@ -86,6 +86,67 @@ class TestCalls:
         ledger = Ledger(Budget(calls=4), planned_calls=3)
         ledger.settle(granted(ledger.reserve(FREE, extra=True)), FREE)
         assert ledger.reserve(FREE, extra=True) == "calls"
+
+
+def floor(role: str, tokens: int, microusd: int = 0) -> Floor:
+    return Floor(role, Amount(1, tokens, Decimal(microusd)))
+
+
+class TestSharing:
+    def test_siblings_have_equal_parts(self) -> None:
+        """Of what is left behind what is kept for the calls that follow them."""
+        floors = [floor("panel", 356)] * 3 + [floor("judge", 400), floor("final", 600)]
+        ledger = Ledger(Budget(tokens=7000), floors=floors)
+        sent = [
+            granted(ledger.reserve(FREE, 100, role="panel", among=among)).max_tokens
+            for among in (3, 2, 1)
+        ]
+        assert sent == [1900, 1900, 1900]
+        assert granted(ledger.reserve(FREE, 100, role="judge")).max_tokens == 300
+        assert granted(ledger.reserve(FREE, 100, role="final")).max_tokens == 500
+
+    def test_so_do_they_of_money(self) -> None:
+        """At the model's own price, beside what the dearer ones that follow need."""
+        floors = [floor("panel", 0, 100)] * 2 + [floor("final", 0, 400)]
+        ledger = Ledger(Budget(cost_usd=Decimal("0.001")), floors=floors)
+        sent = [
+            granted(ledger.reserve(PRICED, 100, role="panel", among=among)).max_tokens
+            for among in (2, 1)
+        ]
+        assert sent == [475, 475]  # 300 micro-USD each, 15 of them for the prompt
+
+    def test_what_one_leaves_is_the_others(self) -> None:
+        """A part is of what is left when a call begins, however many have ended by then."""
+        ledger = Ledger(Budget(tokens=3000))
+        first = granted(ledger.reserve(FREE, 100, role="panel", among=2))
+        ledger.settle(first, FREE, Usage(100, 100))
+        assert granted(ledger.reserve(FREE, 100, role="panel", among=1)).max_tokens == 2700
+
+    def test_who_can_be_paid_is(self) -> None:
+        """Where not all have the least, the first do; none is kept from its answer by what may follow."""
+        ledger = Ledger(Budget(tokens=800), floors=[floor("final", 600)])
+        assert granted(ledger.reserve(FREE, 100, role="panel", among=3)).max_tokens == MIN_OUTPUT
+        assert granted(ledger.reserve(FREE, 100, role="panel", among=2)).max_tokens == MIN_OUTPUT
+        assert ledger.reserve(FREE, 100, role="panel", among=1) == "tokens"
+
+    def test_a_stage_that_is_past_keeps_nothing(self) -> None:
+        """What was planned before a call that is made now, and was not needed, is no more to come."""
+        floors = [floor("panel", 300)] * 4 + [floor("final", 300)]
+        ledger = Ledger(Budget(tokens=2000), floors=floors)
+        ledger.settle(granted(ledger.reserve(FREE, 0, role="panel")), FREE)
+        assert granted(ledger.reserve(FREE, 0, role="final")).max_tokens == 2000
+
+    def test_a_plan_that_has_become_smaller_keeps_less(self) -> None:
+        """Its last calls are those that are left."""
+        ledger = Ledger(Budget(tokens=2000), floors=[floor("worker", 300)] * 5 + [floor("f", 300)])
+        ledger.plan(2)
+        assert granted(ledger.reserve(FREE, 0, role="worker")).max_tokens == 1700
+
+    def test_what_the_plan_can_do_without_leaves_all_floors(self) -> None:
+        """A re-ask has what nobody needs."""
+        ledger = Ledger(Budget(tokens=2000), floors=[floor("judge", 300), floor("final", 300)])
+        assert granted(ledger.reserve(FREE, 0, role="judge", extra=True)).max_tokens == 1400
+        assert granted(ledger.reserve(FREE, 0, role="judge")).max_tokens == 300
 
 
 class TestTokens:

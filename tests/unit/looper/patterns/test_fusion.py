@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from looper.calling.budget import Budget, Grant, Ledger
 from looper.calling.calls import CallFailed, Failure
-from looper.calling.cost import planned_calls
-from looper.calling.models import Model
+from looper.calling.cost import floors, planned_calls
+from looper.calling.models import Model, Price
 from looper.contract import ChoiceConfig, Contract, Terms
 from looper.errors import InvalidField, LooperError
 from looper.patterns.fusion import Fusion, FusionConfig
@@ -1033,6 +1033,30 @@ PROPOSED = completion(
 )  # fmt: skip
 
 
+class TestBudgetOfTokens:
+    @whole_and_streamed
+    @pytest.mark.parametrize("budget", [{"tokens": 4000}, {"cost_usd": "0.004"}], ids=str)
+    @timeless
+    async def test_a_panel_shares_it(self, stream: bool, budget: dict[str, Any]) -> None:
+        """Every member is asked, with the same limit, and judge and final model have their answers' room."""
+        prices = {"input": 1, "output": 1}
+        models = {
+            name: each.model_copy(update={"price": Price(**prices)})
+            for name, each in CATALOGUE.items()
+        }
+        client = script(**{name: After(1, text) for name, text in DRAFTS.items()})
+        config = fusion()._config
+        kept = floors(config.planned(), models, 5)
+        ledger = Ledger(Budget.model_validate(budget), floors=kept)
+        run = replace(run_of(client, models=models), ledger=ledger)
+        events = await events_of(client, run=run, stream=stream)
+        assert text_of(events) == "the answer"
+        assert done_of(events).outcome == "ok"
+        limits = [asked.body["max_tokens"] for asked in client.asked[:3]]
+        assert max(limits) - min(limits) <= 1  # what does not divide
+        assert limits[0] > 1000
+
+
 class TestOneAnswer:
     @whole_and_streamed
     async def test_one_that_is_left_is_not_compared(self, stream: bool) -> None:
@@ -1043,14 +1067,9 @@ class TestOneAnswer:
         assert "draft of b" in client.role("final").prompt
         assert done_of(events).outcome == "degraded"
 
-    async def test_a_panel_of_one_needs_no_judge(self) -> None:
-        """It is complete all the same; and whoever names a judge for it is told that it has nothing to do."""
-        client = script()
-        alone = fusion(analysis_models=["alpha"])
-        events = await events_of(client, pattern=alone)
-        assert client.names == ["alpha", "final"]
-        assert done_of(events).outcome == "ok"
-        (warning,) = alone._config.warnings(CATALOGUE)
+    def test_a_panel_of_one_is_warned_of(self) -> None:
+        """Whoever names a judge for it is told that it has nothing to compare."""
+        (warning,) = fusion(analysis_models=["alpha"])._config.warnings(CATALOGUE)
         assert warning.startswith("judge_model: ")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from looper.calling.budget import Budget, Ledger
 from looper.calling.calls import CallFailed, Failure
-from looper.calling.cost import planned_calls
+from looper.calling.cost import floors, planned_calls
 from looper.calling.models import Model
 from looper.contract import ChoiceConfig, Terms
 from looper.errors import InvalidField, LooperError
@@ -412,6 +412,26 @@ class TestFailures:
         assert len(client.asked) == calls
         assert text_of(events).startswith("said by")
         assert done_of(events).outcome == "fallback"
+
+    @pytest.mark.parametrize(
+        "steps",
+        [
+            pytest.param([step("one", "a", "b", "c")], id="side-by-side"),
+            pytest.param([step("x", "a"), step("y", "b"), step("z", "c")], id="steps"),
+        ],
+    )
+    @timeless
+    async def test_who_works_at_once_shares_a_budget(self, steps: list[dict[str, Any]]) -> None:
+        """Everybody has the same part of the tokens, and the final model its own."""
+        client, config = client_of(**{name: After(1, name) for name in "abc"}), static(*steps)
+        ledger = Ledger(Budget(tokens=4000), floors=floors(config.planned(), CATALOGUE, 5))
+        run = replace(run_of(client), ledger=ledger)
+        events = await events_of(client, config, run=run)
+
+        assert text_of(events) == "the answer"
+        limits = [asked.body["max_tokens"] for asked in client.asked[:3]]
+        assert max(limits) - min(limits) <= 1
+        assert limits[0] > 1000
 
     async def test_max_calls_keeps_one_for_the_final_stage(self) -> None:
         """Revisions stop where the bound on calls begins; the final stage always has its call."""
