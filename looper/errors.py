@@ -105,6 +105,10 @@ class UpstreamFailed(LooperError):
     retry = False
 
 
+class NothingButThoughts(UpstreamFailed):
+    """Every model had used all the tokens that it may before its first word. The client reads that as an answer."""
+
+
 class AnswerTooLarge(UpstreamFailed):
     """The answer is over `limits.max_answer_bytes`."""
 

@@ -22,11 +22,11 @@ from looper.calling.models import Model
 from looper.calling.propagation import child
 from looper.calling.trace import CallRecord, Trace
 from looper.contract import NO_TERMS, Terms
-from looper.errors import DeadlineExceeded
+from looper.errors import DeadlineExceeded, NothingButThoughts
 from looper.voting.votes import value_of
 from looper.wire.chat import ChatRequest, Completion
 from looper.wire.deltas import Gathering
-from looper.wire.events import Delta, Done, Event, Progress
+from looper.wire.events import Delta, Done, Event, Finish, Progress
 from looper.wire.finish import broke_off
 from looper.wire.model_json import LONGEST, NotRead, read_json
 from looper.wire.tool_calls import ToolCalls
@@ -421,7 +421,8 @@ async def drive(
             raise TimeoutError
         async with asyncio.timeout_at(run.deadline.at), asyncio.TaskGroup() as group:
             beating = group.create_task(voice.beat(heartbeat))
-            async with aclosing(pattern.run(request, replace(run, say=voice.say))) as events:
+            answer = _answer(pattern, request, replace(run, say=voice.say))
+            async with aclosing(answer) as events:
                 async for event in events:
                     if isinstance(event, Delta):
                         run.trace.answers()
@@ -434,6 +435,19 @@ async def drive(
     except BaseExceptionGroup as failed:
         # The pattern's own error, without the group that the heartbeat's task put around it.
         raise failed.exceptions[0] from None
+
+
+async def _answer(pattern: Pattern, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+    """A pattern's answer; where all its models did was to think, an empty one, as a model that thinks gives it."""
+    try:
+        async with aclosing(pattern.run(request, run)) as events:
+            async for event in events:
+                yield event
+    except NothingButThoughts:
+        run.trace.note("every model had used all its tokens before its first word")
+        yield Delta("content", "")
+        yield Finish("length")
+        yield Done(run.ledger.usage, "degraded")
 
 
 class _Voice:

@@ -140,17 +140,19 @@ class Exchange:
         )
         decided = await policy.decide(subject)
         decision, facts = decided.decision, decided.facts
-        request = decision.parameters.applied(request)
+        asked, request = request, decision.parameters.applied(request)
         match decision.action:
             case Canned() as canned:
                 await self._say(canned, request, facts)
             case _ if model := destination(decision, request, self._runtime.models):
+                self._check_limit(asked)
                 outcome = {"outcome": "bypass"} if decision.bypasses(request) else {}
                 await self._route(request, model, {**facts, **outcome}, decision)
             case _:
                 pattern = self._runtime.pattern(decided.recipe, decision.name)
                 why = partial(explanation, policy, decided, subject, self._runtime.models)
                 work = Work(decided.recipe, decision, facts, decided.bands, pattern, why=why)
+                asked.check()
                 await self._begin_team().answer(request, work)
 
     async def _resolve(self, request: Request) -> None:
@@ -162,12 +164,18 @@ class Exchange:
             return
         match policy.decisions:
             case [Decision(name=name, algorithm=SingleConfig(main=main)) as decision]:
+                self._check_limit(request)
                 facts: Metadata = {"decision": name, "recipe": policy.name, "algorithm": "single"}
                 await self._route(request, self._runtime.models[main], facts, decision)
             case _:
                 raise ChatOnly(
                     f"The model `{request.model}` answers chat completions only.", param="model"
                 )
+
+    def _check_limit(self, request: Request) -> None:
+        """What is metered is counted, so that its limit has to be one. Whatever else is wrong, its backend will say."""
+        if self._opening.metered:
+            _ = request.output_limit
 
     # ... and doing: an answer of ours, which stands in the configuration...
 

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from extproc.protocol.actions import Metadata
+from looper.calling.heard import can_be
 from looper.calling.models import Model
 from looper.errors import InvalidJson, InvalidRequest
 from looper.wire.chat import ChatRequest, Request
@@ -22,13 +23,12 @@ MAX_EVENT = 4 << 20
 MAX_WHOLE = 16 << 20
 """Bytes of an unstreamed answer, which is held until it is complete. A larger one passes as it is."""
 
-_PLAUSIBLE = 10**12
 _LINE_END = rb"(?:\n|\r\n|\r(?=[^\n]))"  # a CR tells only by what follows whether it ends the line
 _EVENT_END = re.compile(_LINE_END + _LINE_END)
 _EVENT_END_BYTES = 4
 _DATA = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])data: ?([^\r\n]*)")
 _SPACE = re.compile(rb"[ \t\r\n]*")
-_NO_CHOICES = re.compile(rb"\[[ \t\r\n]*\]")
+_NO_CHOICES = re.compile(rb"null|(?:\[[ \t\r\n]*\])?")
 
 Edit = Callable[[bytes], bytes | None]
 """What a client is to see in place of a JSON object; None: nothing. Raises InvalidJson for anything else."""
@@ -43,7 +43,7 @@ class AnswerMeter:
 
     def __init__(self, request: Request, model: Model) -> None:
         self._chat = isinstance(request, ChatRequest)
-        self.request_changes = _ask_for_usage(request) if isinstance(request, ChatRequest) else {}
+        self.request_changes = _ask_for_usage(request, model)
         self._model = model
         self._name = msgspec.json.encode(request.model)
         self._passage: Passage = Untouched()
@@ -94,22 +94,25 @@ class AnswerMeter:
         if usage == b"null":
             return self._restored(chunk, without="usage")
         restored = self._restored(chunk)
-        choices = bytes(chunk.members.get("choices", b"")) if usage else b""
-        return None if _NO_CHOICES.fullmatch(choices) else restored
+        choices = bytes(chunk.members.get("choices", b""))
+        return None if usage and _NO_CHOICES.fullmatch(choices) else restored
 
     def _edit(self, data: bytes) -> bytes:
         return self._restored(JsonObject.parse(data))
 
     def _restored(self, answer: JsonObject, without: str | None = None) -> bytes:
         """The answer with the client's name of the model in it. Its usage is remembered."""
-        if (usage := _read_usage(answer.members.get("usage"))) is not None:
+        if (usage := _read_usage(answer.members.get("usage"), self._model)) is not None:
             self._report |= _reported(usage, self._model)
         named = bytes(answer.members.get("model", b"")).startswith(b'"')
         return answer.edited({"model": self._name} if named else {}, without=without)
 
 
-def _ask_for_usage(request: ChatRequest) -> dict[str, bytes]:
+def _ask_for_usage(request: Request, model: Model) -> dict[str, bytes]:
     """The member that makes a backend report the usage of a stream, unless the client asks for it already."""
+    dialect = model.declared_dialect
+    if not isinstance(request, ChatRequest) or (dialect and "stream_options" in dialect.drop):
+        return {}
     try:
         if not request.stream or request.include_usage:
             return {}
@@ -127,7 +130,8 @@ class _Usage(msgspec.Struct, frozen=True):
     completion_tokens: int | None = None
 
 
-def _read_usage(raw: msgspec.Raw | None) -> _Usage | None:
+def _read_usage(raw: msgspec.Raw | None, model: Model) -> _Usage | None:
+    """What a backend reports; None where that cannot be."""
     if raw is None:
         return None
     try:
@@ -137,7 +141,7 @@ def _read_usage(raw: msgspec.Raw | None) -> _Usage | None:
     if usage is None or usage == _Usage():
         return None
     counts = usage.prompt_tokens or 0, usage.completion_tokens or 0
-    return usage if all(0 <= count <= _PLAUSIBLE for count in counts) else None
+    return usage if all(can_be(count, model) for count in counts) else None
 
 
 def _reported(usage: _Usage, model: Model) -> dict[str, int]:

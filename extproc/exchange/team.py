@@ -67,6 +67,7 @@ class Team:
 
     async def resume(self, request: ChatRequest, results: Sequence[ToolResult]) -> None:
         """Go on with a run that waited for these answers of tools: what to do with it was decided long ago."""
+        request.check()
         runtime = self._runtime
         ids = [result.id for result in results]
         waiting = await runtime.states.find(ids, request.model, self._owner())

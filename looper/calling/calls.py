@@ -46,6 +46,13 @@ class Failure(Enum):
     UNSUITABLE = "unsuitable"
 
 
+NO_ROOM = "length"
+"""The reason of a call whose model had used all the tokens that it may before its first word."""
+
+RATE_LIMITED = "rate_limited"
+"""The reason of a call that was refused for want of quota, with another status than 429."""
+
+
 class CallFailed(Exception):
     """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.
 
@@ -75,6 +82,11 @@ class CallFailed(Exception):
         self.attempts = attempts
         self.seen = seen
         self.limit = limit
+
+    @property
+    def is_rate_limited(self) -> bool:
+        """Whether an upstream had no quota for a call."""
+        return self.status == 429 or self.reason == RATE_LIMITED
 
     @property
     def is_too_long(self) -> bool:
@@ -157,9 +169,11 @@ def usable(completion: Completion) -> bool:
 
 
 def nothing_said(choices: Iterable[Choice]) -> CallFailed:
-    """What an answer fails with that says nothing: a provider's filter may have kept it back."""
-    filtered = any(choice.finish_reason == "content_filter" for choice in choices)
-    return CallFailed(Failure.UNUSABLE, refusal="content_filter" if filtered else None)
+    """What an answer fails with that says nothing: a filter may have kept it back, or there was no room for it."""
+    ends = {choice.finish_reason for choice in choices}
+    if "content_filter" in ends:
+        return CallFailed(Failure.UNUSABLE, refusal="content_filter")
+    return CallFailed(Failure.UNUSABLE, reason=NO_ROOM if ends == {"length"} else None)
 
 
 def successes(results: Sequence[Result]) -> list[Result]:

@@ -13,8 +13,8 @@ from typing import NamedTuple, Self
 import aiohttp
 from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
-from looper.calling.calls import Call, CallFailed, Failure
-from looper.calling.refusals import MAX_BODY, READ, refusal, said
+from looper.calling.calls import RATE_LIMITED, Call, CallFailed, Failure
+from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 from looper.wire.answers import AnswerReader, NoAnswer
 from looper.wire.chat import Completion
 from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
@@ -221,7 +221,7 @@ class _Stream:
     def read(self, event: ServerSentEvent) -> Completion | None:
         """The chunk that an event is; None for one that is none. Raises CallFailed for an error, or a broken chunk."""
         if event.event == "error":
-            raise CallFailed(Failure.UNUSABLE, refusal=said(event.data))
+            raise _error_in(event.data)
         data = event.data.strip()
         if data == DONE:
             self.over = True
@@ -294,11 +294,14 @@ async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFai
     status, attempts = response.status, _attempts(response)
     if status == 504:
         return CallFailed(Failure.TIMEOUT, status=504, attempts=attempts)
+    body = await _beginning(response, deadline) if status in READ else b""
+    limited = status in READ and is_rate_limit(body)
     return CallFailed(
         Failure.STATUS,
         status=status,
         retry_after=retry_after(response.headers.get("retry-after", "")),
-        refusal=refusal(status, await _beginning(response, deadline)) if status in READ else None,
+        reason=RATE_LIMITED if limited else None,
+        refusal=refusal(status, body) if status in READ and not limited else None,
         attempts=attempts,
     )
 
@@ -353,4 +356,6 @@ def _whole(body: bytes, attempts: int) -> Answer:
 
 def _error_in(body: bytes) -> CallFailed:
     """What an answer fails with that is an error, in spite of its status."""
+    if is_rate_limit(body):
+        return CallFailed(Failure.UNUSABLE, reason=RATE_LIMITED)
     return CallFailed(Failure.UNUSABLE, refusal=said(body))

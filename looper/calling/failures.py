@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from looper.calling.calls import CallFailed, Failure, Result
+from looper.calling.calls import NO_ROOM, CallFailed, Failure, Result
 from looper.calling.refusals import Refusal
 from looper.errors import (
     BudgetExhausted,
@@ -11,6 +11,7 @@ from looper.errors import (
     DeadlineExceeded,
     InvalidRequest,
     LooperError,
+    NothingButThoughts,
     RateLimited,
     UnsupportedByModel,
     UpstreamFailed,
@@ -44,7 +45,9 @@ def _shared(errors: Sequence[CallFailed], quorum: int) -> LooperError | None:
         return BudgetExhausted("The budget of this request was spent before a model answered.")
     if failures == {Failure.TIMEOUT}:
         return DeadlineExceeded("No model answered before the deadline.")
-    if statuses == {429}:
+    if all(error.reason == NO_ROOM for error in errors):
+        return NothingButThoughts("The models had used all their tokens before their first word.")
+    if all(error.is_rate_limited for error in errors):
         after = _wait(errors, quorum)
         return RateLimited("Every model that was asked is rate-limited.", retry_after=after)
     if statuses <= {401, 403, 404}:

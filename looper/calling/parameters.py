@@ -35,7 +35,7 @@ class TokenLimit(Setting):
 
     def of(self, said: int | None) -> int | None:
         """The limit that holds in place of what the client said. What is no limit, such as -1, is none said."""
-        if said is None or said < 1:
+        if said is None:
             return self.default or self.cap
         return said if self.cap is None else min(said, self.cap)
 
@@ -179,8 +179,8 @@ class Parameters(Setting):
 
 def _limits(limit: TokenLimit, request: Request) -> Iterator[tuple[str, bytes]]:
     """The limit under the names that the client uses, or under the older one, which most backends know."""
-    said = {name: request.read(name, int | None) for name in LIMITS}
-    names = [name for name in LIMITS if said[name] is not None] or [LIMITS[-1]]
-    for name in names:
-        if (wanted := limit.of(said[name])) is not None and wanted != said[name]:
+    written = [name for name in LIMITS if bytes(request.members.get(name, b"null")) != b"null"]
+    for name in written or [LIMITS[-1]]:
+        said = request.positive_or_none(name)
+        if (wanted := limit.of(said)) is not None and wanted != said:
             yield name, msgspec.json.encode(wanted)

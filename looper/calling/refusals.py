@@ -32,18 +32,40 @@ def refusal(status: int, body: bytes) -> Refusal | None:
             return reason or "invalid_request"
 
 
+def is_rate_limit(body: bytes) -> bool:
+    """Whether an error is about quota by its code, whatever its status and its words."""
+    text = _text(body)
+    return any(found[1] in _RATE_LIMITS for found in _CODE.finditer(text))
+
+
+_RATE_LIMITS = frozenset(
+    {"rate_limit_exceeded", "rate_limit_error", "rate_limited", "rate_limit", "too_many_requests"}
+    | {"ratelimitreached", "throttling", "throttling_exception", "throttlingexception"}
+    | {"throttling.ratequota", "throttling.allocationquota", "resource_exhausted"}
+    | {"rate_limit_reached_error", "engine_overloaded_error"}
+)
+
+
 def said(body: bytes) -> Refusal | None:
     """What an error is about: by its code if it has one that we know, else by its words; None if neither tells.
 
     JSON or not, nested or cut off: no matter.
     """
-    text = body[:MAX_BODY].decode("utf-8", "replace").casefold()
+    text = _text(body)
     for found in _CODE.finditer(text):
         for kind, codes in _CODES:
             if found[1] in codes:
                 return kind
     return next((kind for kind, words in _WORDS if words.search(text)), None)
 
+
+def _text(body: bytes) -> str:
+    """The beginning of a body, with the letters that JSON may write as their numbers."""
+    text = body[:MAX_BODY].decode("utf-8", "replace").casefold()
+    return _LETTER.sub(lambda found: chr(int(found[1], 16)), text)
+
+
+_LETTER = re.compile(r"\\u([1-9a-c][0-9a-f]{3})")
 
 _CODE = re.compile(
     r"""\\?"(?:code|type|error_type|reason)\\?"\s*:\s*\\?"([a-z0-9_.-]{1,64})\\?\""""
@@ -62,7 +84,7 @@ _CODES: tuple[tuple[Refusal, frozenset[str]], ...] = (
         "context_length_exceeded",
         frozenset(
             {"context_length_exceeded", "model_context_window_exceeded", "tokens_limit_reached"}
-            | {"exceed_context_size_error", "request_too_large"}
+            | {"exceed_context_size_error", "request_too_large", "1261"}
         ),
     ),
     (
@@ -84,7 +106,12 @@ _WORDS: tuple[tuple[Refusal, re.Pattern[str]], ...] = (
     (
         "context_length_exceeded",
         re.compile(
-            r"maximum (?:context|model|prompt) length|context (?:window|limit|size)|context length is"
+            r"maximum (?:context|model|prompt) length|context[ _](?:window|limit|size)|context length is"
+            r"|context length(?: of only)? \(?\d|(?:model's|available|supported|than the|the) context length"
+            r"|context the overflows|context overflow|exceeds? (?:the )?max(?:imum)? length"
+            r"|exceed(?:s|ed|ing)? (?:the )?(?:model'?s? )?(?:model )?token limit|prompt (?:exceeds|超)"
+            r"|超长|过长|超过(?:了)?(?:模型|最大)|too many (?:input|prompt) tokens"
+            r"|`?inputs`? (?:tokens )?(?:\+|must have less than)|must have less than \d+ tokens"
             r"|(?:prompt|input) is too long|exceeds? the (?:maximum number of tokens|configured limit)"
             r"|input tokens exceed|max_new_tokens` must be|too many tokens|reduce the length of"
             r"|range of input length|maximum length \d{5}|(?:entity|payload|request) too large"

@@ -24,7 +24,7 @@ from looper.calling.fanout import Round
 from looper.calling.models import Model
 from looper.errors import InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Points, Ranking, confirmed, voted
-from looper.patterns.closing.conclude import Ending, Finding, conclude, present
+from looper.patterns.closing.conclude import Ending, Finding, conclude, decline, present, refusals
 from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.weighing import Weighing
@@ -228,6 +228,16 @@ class Fusion:
             run.trace.stage("escalation")
             vote = await self._ask_more(vote, request, run)
         run.trace.voted(vote.told())
+        refusing = refusals(vote.results)
+        if len(refusing) >= self._config.quorum:
+            closing = decline(refusing, vote.results, run)
+        else:
+            closing = self._close(vote, request, run)
+        async with aclosing(closing) as events:
+            async for event in events:
+                yield event
+
+    async def _close(self, vote: Vote, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
         panel = Panel.of(vote, run)
         if not panel.shown or self._too_few(panel):
             raise why_no_answer(vote.results, quorum=self._config.quorum)

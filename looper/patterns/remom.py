@@ -17,7 +17,7 @@ from looper.calling.fanout import Round, Stop
 from looper.calling.models import Model
 from looper.contract import Reference, ReferenceConfig
 from looper.errors import InvalidField
-from looper.patterns.closing.conclude import Ending, conclude, present
+from looper.patterns.closing.conclude import Ending, conclude, decline, present, refusals
 from looper.patterns.closing.distribution import Distribution, distribute
 from looper.patterns.closing.evidence import said
 from looper.patterns.closing.outcome import outcome_of
@@ -220,7 +220,9 @@ class Remom:
                 yield event
 
     async def _close(self, team: "_Team", vote: Vote, run: Run) -> AsyncGenerator[Event]:
-        if team.agreed(vote) and not team.may_need_tools:
+        if refusing := refusals(vote.results):
+            closing = decline(refusing, vote.results, run)
+        elif team.agreed(vote) and not team.may_need_tools:
             run.trace.note("the round agreed: no synthesis")
             closing = team.publish(vote)
         else:

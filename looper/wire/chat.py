@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from looper.errors import InvalidField, InvalidJson
+from looper.errors import InvalidField, InvalidJson, InvalidRequest
 from looper.wire.json_object import TOO_DEEP, JsonObject
 from looper.wire.tokens import IMAGE, MESSAGE, estimate
 
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True):
     """A part of a multimodal message."""
 
     type: str = ""
-    text: str = ""
+    text: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -56,6 +56,8 @@ class Message(msgspec.Struct, frozen=True):
 
 
 _messages = msgspec.json.Decoder(list[Message])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_message = msgspec.json.Decoder(Message)
 
 
 class Request:
@@ -78,6 +80,27 @@ class Request:
     def read(self, name: str, type: Any) -> Any:
         """A member's value; absent is null, where `type` allows it. Raises InvalidField for any other."""
         return _read(self.members, name, type)
+
+    def positive(self, name: str) -> int | None:
+        """A member that is a positive whole number, or null. Raises InvalidField for any other."""
+        said = _read(self.members, name, Any)
+        number = _whole(said)
+        if said is not None and number is None:
+            raise InvalidField(f"`{name}` must be a positive integer.", param=name)
+        return number
+
+    def positive_or_none(self, name: str) -> int | None:
+        """The same, where anything else counts for nothing."""
+        try:
+            return self.positive(name)
+        except InvalidRequest:
+            return None
+
+    @cached_property
+    def output_limit(self) -> int | None:
+        """The client's limit on tokens of the answer, under whichever of its two names. Raises InvalidField."""
+        limits = [self.positive(name) for name in ("max_completion_tokens", "max_tokens")]
+        return next((limit for limit in limits if limit is not None), None)
 
     def changed(self, changes: Mapping[str, bytes]) -> Self:
         """The request with other values for some members, and every other byte as it was."""
@@ -110,7 +133,14 @@ class ChatRequest(Request):
 
     def __init__(self, object: JsonObject) -> None:
         super().__init__(object)
+        self._misshapen: InvalidField | None = None
         self.messages = self._read_messages()
+
+    def check(self) -> None:
+        """Raises InvalidField for what is only passed on to one model, but of no use to a team."""
+        if self._misshapen is not None:
+            raise self._misshapen
+        _ = self.output_limit, self.choices
 
     def with_messages(self, messages: bytes, **changes: bytes) -> "ChatRequest":
         """The same request over another conversation, perhaps with other members too."""
@@ -123,12 +153,22 @@ class ChatRequest(Request):
         try:
             messages = _messages.decode(raw)
         except msgspec.DecodeError as error:
-            raise InvalidField(explain("messages", error), param="messages") from None
+            self._misshapen = InvalidField(explain("messages", error), param="messages")
+            messages = self._as_understood(raw)
         except RecursionError:
             raise InvalidJson(TOO_DEEP) from None
         if not messages:
             raise InvalidField("`messages` is empty.", param="messages")
         return messages
+
+    def _as_understood(self, raw: msgspec.Raw) -> list[Message]:
+        """Of each message what signals may read of it. Raises InvalidField for what is no list."""
+        assert self._misshapen is not None
+        try:
+            items = _items.decode(raw)
+        except msgspec.DecodeError:
+            raise self._misshapen from None
+        return [_understood(item) for item in items]
 
     def changed(self, changes: Mapping[str, bytes]) -> Self:
         """The request with other values for some members; whatever is added to it, it is the same conversation."""
@@ -167,14 +207,6 @@ class ChatRequest(Request):
     def include_usage(self) -> bool:
         options = _read(self.members, "stream_options", StreamOptions | None)
         return options is not None and options.include_usage is True
-
-    @cached_property
-    def output_limit(self) -> int | None:
-        """The client's limit on tokens of the answer, under whichever of its two names."""
-        for name in ("max_completion_tokens", "max_tokens"):
-            if (limit := _read(self.members, name, int | None)) is not None:
-                return int(limit)
-        return None
 
     @cached_property
     def logprobs(self) -> bool:
@@ -237,9 +269,45 @@ class ChatRequest(Request):
 
     @cached_property
     def choices(self) -> int:
-        """How many choices the client asks for."""
-        count = _read(self.members, "n", int | None)
+        """How many choices the client asks for. Raises InvalidField."""
+        count = self.positive("n")
         return 1 if count is None else count
+
+
+def _understood(raw: msgspec.Raw) -> Message:
+    """As much of a message as is one."""
+    if (message := _or_none(_message, raw)) is not None:
+        return message
+    members = _or_none(_members, raw) or {}
+    parts = _or_none(_items, members.get("content", ABSENT))
+    texts = None if parts is None else [_or_none(_part, part) or Part() for part in parts]
+    text = _or_none(_text, members.get("content", ABSENT))
+    return Message(
+        role=_or_none(_text, members.get("role", ABSENT)) or "",
+        content=text if texts is None else texts,
+        tool_calls=members.get("tool_calls", ABSENT),
+        function_call=members.get("function_call", ABSENT),
+    )
+
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_part = msgspec.json.Decoder(Part)
+_text = msgspec.json.Decoder(str)
+T = TypeVar("T")
+
+
+def _or_none(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T | None:
+    try:
+        return decoder.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _whole(said: Any) -> int | None:
+    """A number that is whole and positive; 256.0 is."""
+    if isinstance(said, bool) or not isinstance(said, int | float) or said != said // 1:
+        return None
+    return int(said) if said >= 1 else None
 
 
 def says(raw: msgspec.Raw | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Self
 import msgspec
 
 from looper.errors import InvalidJson
+from looper.wire.surrogates import without_halves
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(rb"[ \t\n\r]*")
@@ -28,9 +29,12 @@ class JsonObject:
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
-        """Raises InvalidJson if `data` is no JSON object or has a key twice."""
-        members = _parse_members(data)
-        return cls(data, MappingProxyType(members), dict(_locate(data, members)))
+        """Raises InvalidJson if `data` is no JSON object or has a key twice.
+
+        Half a surrogate pair is read as U+FFFD, and stays in `data` as it came.
+        """
+        read, members = _parse_members(data)
+        return cls(data, MappingProxyType(members), dict(_locate(read, members)))
 
     def edited(self, changes: Mapping[str, bytes], *, without: str | None = None) -> bytes:
         """With other values for some members, which stand at the end if they are new, and one member left out."""
@@ -76,11 +80,17 @@ class JsonObject:
         return first, stop if len(names) == 1 else _skip(self.data, _skip(self.data, stop) + 1)
 
 
-def _parse_members(body: bytes) -> dict[str, msgspec.Raw]:
+def _parse_members(body: bytes) -> tuple[bytes, dict[str, msgspec.Raw]]:
+    """The members, and the bytes that they were read from, in which each stands where it stands in `body`."""
     try:
         if not body.isascii():
             body.decode()  # what is kept raw would otherwise pass with invalid UTF-8 in it
-        return _members.decode(body)
+        try:
+            return body, _members.decode(body)
+        except msgspec.DecodeError:
+            if (mended := without_halves(body)) == body:
+                raise
+            return mended, _members.decode(mended)
     except UnicodeDecodeError:
         raise InvalidJson("The body is not valid UTF-8.") from None
     except RecursionError:

@@ -5,7 +5,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from looper.calling.calls import CallFailed, Result
+from looper.calling.calls import CallFailed, Result, successes
 from looper.calling.drafts import Draft
 from looper.calling.failures import why_no_answer
 from looper.contract import Contract, Violation
@@ -141,7 +141,7 @@ async def _kept(
                 run.trace.note(
                     "machinery mended the form of the answer, so that it keeps its contract"
                 )
-    if kept and ending.reject is not None and ending.reject(text_of(kept)):
+    if kept and _is_text(kept) and ending.reject is not None and ending.reject(text_of(kept)):
         run.trace.note("the answer says what no other one does: the team's own stands in")
         return None
     return kept
@@ -194,6 +194,33 @@ def keeping(events: Sequence[Event], contract: Contract[Any] | None) -> list[Eve
             return violation
         kept = list(_with_text(kept, index, mended))
     return kept
+
+
+def _is_text(events: Sequence[Event]) -> bool:
+    """Whether an answer is a text, and neither calls of tools nor a refusal."""
+    return not _calls_tools(events, 0) and not _refuses(events, 0)
+
+
+def refusals(results: Sequence[Result]) -> list[Result]:
+    """The answers, if all that have come are refusals in OpenAI's form; then none has anything to be weighed."""
+    answered = successes(results)
+    return answered if all(map(_is_refusal, answered)) else []
+
+
+def _is_refusal(result: Result) -> bool:
+    message = result.message
+    return message is not None and bool(message.refusal) and not result.text.strip()
+
+
+async def decline(
+    refusing: Sequence[Result], asked: Sequence[Result], run: Run
+) -> AsyncGenerator[Event]:
+    """Publish a refusal: the first one, which all others who have answered agree with."""
+    run.trace.note("all who answered have refused: that is the answer")
+    outcome: Outcome = "ok" if len(refusing) == len(asked) else "degraded"
+    for event in events_of(refusing[0]):
+        yield event
+    yield Done(run.ledger.usage, outcome, usage_of(refusing[0]))
 
 
 def text_of(events: Sequence[Event], choice: int = 0) -> str:

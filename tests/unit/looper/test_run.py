@@ -15,7 +15,7 @@ from looper.calling.budget import Amount, Budget, Grant, Ledger
 from looper.calling.calls import CallFailed, Failure, Result
 from looper.calling.drafts import Draft
 from looper.calling.fanout import Round, fan_out
-from looper.errors import DeadlineExceeded, LooperError, UpstreamFailed
+from looper.errors import DeadlineExceeded, LooperError, NothingButThoughts, UpstreamFailed
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest, Completion, Usage, WireUsage
 from looper.wire.events import Delta, Done, Event, Finish, Progress
@@ -180,6 +180,23 @@ class TestHeartbeat:
             await drive(pattern, REQUEST, run_of(), emit, heartbeat=10)
         assert pattern.closed
         assert pattern.said == 0
+
+
+class TestNothingButThoughts:
+    async def test_is_an_empty_answer(self) -> None:
+        """As models that think give it when their tokens are used up: 200, nothing said, and why it ended."""
+
+        class Thinks:
+            async def run(self, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+                yield Progress("panel")
+                raise NothingButThoughts("They only thought.")
+
+        listener = Listener()
+        await drive(Thinks(), REQUEST, run_of(), listener, heartbeat=10)
+        said = [event for event in listener.events if not isinstance(event, Progress)]
+        assert said[:2] == [Delta("content", ""), Finish("length")]
+        assert isinstance(said[2], Done)
+        assert said[2].outcome == "degraded"
 
 
 class TestDrive:

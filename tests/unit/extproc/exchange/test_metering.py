@@ -108,7 +108,7 @@ def events(draw: st.DrawFn) -> Event:
 
 
 def _usage_only(draw: st.DrawFn) -> str:
-    choices = draw(st.sampled_from(["[]", "[ ]"]))
+    choices = draw(st.sampled_from(["[]", "[ ]", "null"]))
     return f'{{"model":"small","choices":{choices},"usage":{USAGE.decode()}}}'
 
 
@@ -391,6 +391,15 @@ class TestRequest:
         """One member of the request may change; a request that is wrong is left for the backend to refuse."""
         expected = {"stream_options": changes.encode()} if isinstance(changes, str) else changes
         assert AnswerMeter(chat(**members), MODEL).request_changes == expected
+
+    def test_asks_for_nothing_that_the_dialect_drops(self) -> None:
+        """The backend would refuse it, and the whole request with it."""
+        options = {
+            "name": "small",
+            "url": "http://small/v1",
+            "dialect": {"drop": ["stream_options"]},
+        }
+        assert AnswerMeter(chat(stream=True), Model.model_validate(options)).request_changes == {}
 
     def test_options_that_say_it_twice_are_left_alone(self) -> None:
         """Nobody can tell which of the two the backend would take."""

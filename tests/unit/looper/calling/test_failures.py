@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.calling.calls import CallFailed, Failure, Result, State, nothing_said
+from looper.calling.calls import RATE_LIMITED, CallFailed, Failure, Result, State, nothing_said
 from looper.calling.failures import why_no_answer
-from looper.errors import LooperError
+from looper.errors import LooperError, NothingButThoughts
 from looper.wire.chat import Choice
 from tests.fakes.models import completion, model, refused
 
@@ -25,6 +25,8 @@ TOO_LONG = refused(400, body=b'{"error": {"code": "context_length_exceeded"}}')
 FILTERED = refused(400, body=b'{"error": {"code": "content_filter"}}')
 UNSUPPORTED = refused(400, body=b'{"error": {"code": "unsupported_value"}}')
 UNSAID = nothing_said([Choice(finish_reason="content_filter")])
+NO_ROOM = nothing_said([Choice(finish_reason="length")])
+TOO_FAST = CallFailed(Failure.STATUS, status=413, reason=RATE_LIMITED)
 NO_VISION = CallFailed(Failure.UNSUITABLE, reason="vision")
 NO_WINDOW = CallFailed(Failure.UNSUITABLE, reason="context_window")
 NOT_STARTED, CANCELLED, LATE = result("not_started"), result("cancelled"), result("timed_out")
@@ -35,6 +37,9 @@ UNAFFORDABLE = result("not_started", BUDGET)
     ("outcomes", "status", "code"),
     [
         pytest.param([CONNECT], 502, "upstream_failed", id="unreachable"),
+        pytest.param([TOO_FAST], 429, "rate_limited", id="quota-with-413"),
+        pytest.param([TOO_FAST, refused(429)], 429, "rate_limited", id="quota-with-both"),
+        pytest.param([NO_ROOM, UNUSABLE], 502, "upstream_failed", id="no-room-and-garbage"),
         pytest.param([BROKEN], 502, "upstream_failed", id="cut"),
         pytest.param([UNUSABLE], 502, "upstream_failed", id="garbage"),
         pytest.param([refused(500)], 502, "upstream_failed", id="500"),
@@ -160,6 +165,13 @@ def test_whatever_went_wrong_is_told_in_a_word_of_ours(
         error.message,
         error.retry_after,
     )
+
+
+def test_only_if_all_thought_to_the_end_it_is_an_answer() -> None:
+    """Which is an empty one, as models that think give it."""
+    thought = why_no_answer([NO_ROOM, result("unusable", NO_ROOM), NO_VISION])
+    assert isinstance(thought, NothingButThoughts)
+    assert not isinstance(why_no_answer([NO_ROOM, refused(500)]), NothingButThoughts)
 
 
 def test_only_rate_limits_say_when_to_come_back() -> None:

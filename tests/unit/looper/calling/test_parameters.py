@@ -201,7 +201,6 @@ class TestAsAWhole:
     @pytest.mark.parametrize(
         ("settings", "members"),
         [
-            ({"max_tokens": {"cap": 5}}, {"max_tokens": "many"}),
             ({"temperature": {"cap": 1}}, {"temperature": "hot"}),
             ({"reasoning_effort": {"cap": "low"}}, {"reasoning_effort": 3}),
         ],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.calling.refusals import MAX_BODY, READ, refusal, said
+from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 
 
 def openai(message: str, code: Any = None, type: str = "invalid_request_error") -> dict[str, Any]:
@@ -239,6 +239,43 @@ def test_a_refusal_becomes_one_of_our_words(status: int, body: Any, kept: str | 
     raw = body if isinstance(body, str) else json.dumps(body)
     assert status in READ
     assert refusal(status, raw.encode()) == kept
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "The input (4096 tokens) is longer than the model's context length (1024 tokens).",
+        "Requested token count exceeds the model's maximum context length of 8192 tokens.",
+        "Trying to keep the first 5120 tokens when context the overflows. However, the model is loaded with context "
+        "length of only 4096 tokens, which is not enough.",
+        "The number of tokens to keep from the initial prompt is greater than the context length.",
+        "Reached context length of 4096 tokens, but this model does not support mid-generation context overflow.",
+        "Invalid request: Your request exceeded model token limit: 8192",
+        "Input validation error: `inputs` must have less than 1024 tokens. Given: 4000",
+        "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
+        "Prompt exceeds max length",
+        "Prompt 超长",
+        "the request exceeds the available context size. try increasing the context size",
+    ],
+)
+@pytest.mark.parametrize("shape", [openai, flat])
+def test_too_long_has_many_words(words: str, shape: Any) -> None:
+    """As sglang, LM Studio, Moonshot, TGI, Zhipu and llama.cpp say it."""
+    assert refusal(400, json.dumps(shape(words)).encode()) == LENGTH
+
+
+@pytest.mark.parametrize(
+    ("body", "limited"),
+    [
+        (openai("Request too large for model on tokens per minute (TPM).", "rate_limit_exceeded"), True),
+        ({"type": "error", "error": {"type": "rate_limit_error", "message": "x"}}, True),
+        (openai("Too long.", "context_length_exceeded"), False),
+        (openai("The word rate_limit_exceeded alone says nothing."), False),
+    ],
+)  # fmt: skip
+def test_quota_is_told_by_its_code(body: Any, limited: bool) -> None:
+    """Whatever the status; words about it may be of anything."""
+    assert is_rate_limit(json.dumps(body).encode()) is limited
 
 
 def test_a_body_that_is_cut_off_says_as_much_as_there_is() -> None:

@@ -8,17 +8,17 @@ from random import Random
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from looper.calling.budget import Budget, Grant, Ledger
 from looper.calling.calls import CallFailed, Failure
 from looper.calling.cost import floors, planned_calls
 from looper.calling.models import Model, Price
-from looper.contract import ChoiceConfig, Contract, Terms
+from looper.contract import ChoiceConfig, Contract, ContractConfig, Terms
 from looper.errors import InvalidField, LooperError
 from looper.patterns.fusion import Fusion, FusionConfig
 from looper.run import Deadline, Run
-from looper.wire.chat import ChatRequest, Usage, WireUsage
+from looper.wire.chat import ChatRequest, Completion, Usage, WireUsage
 from looper.wire.events import Delta, Done, Event, Finish, Progress
 from looper.wire.tokens import MARK, estimate
 from tests.fakes.clock import timeless
@@ -124,6 +124,47 @@ def order_of(prompt: str) -> list[str]:
 
 def script(**steps: Step) -> ScriptedClient:
     return ScriptedClient({**SCRIPT, **steps})
+
+
+CITY = {"type": "json", "schema": {"type": "object", "required": ["city"]}}
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+class TestWhatIsNoText:
+    @pytest.mark.parametrize(
+        ("final", "kind"),
+        [
+            pytest.param(completion(None, tool_calls=[CALL], finish="tool_calls"), "tool_calls", id="calls"),
+            pytest.param(completion(None, refusal="no"), "refusal", id="refusal"),
+        ],
+    )  # fmt: skip
+    async def test_of_the_final_model_is_the_answer(self, final: Completion, kind: str) -> None:
+        """Though the panel is sure of something else under its contract, and asks for no tool."""
+        contract: Any = TypeAdapter(ContractConfig).validate_python(CITY)
+        same = dict.fromkeys(("alpha", "beta", "gamma"), '{"city": null}')
+        client = script(**same, final=final)
+        run = run_of(client, contract=contract.build())
+        events = await events_of(
+            client, run=run, tools=[TOOL], pattern=fusion(skip_judge_when="never")
+        )
+        assert [event.kind for event in events if isinstance(event, Delta)] == [kind]
+        assert done_of(events).outcome == "ok"
+
+    @pytest.mark.parametrize(
+        ("gamma", "outcome"),
+        [(completion(None, refusal="nor I"), "ok"), (refused(500), "degraded")],
+        ids=["all", "all-that-answered"],
+    )
+    async def test_a_panel_that_refuses_is_heard(self, gamma: Step, outcome: str) -> None:
+        """In OpenAI's form: it is what the client reads, and nobody judges it."""
+        refusal = completion(None, refusal="no")
+        client = script(alpha=refusal, beta=refusal, gamma=gamma)
+        events = await events_of(client)
+        said = [event for event in events if isinstance(event, Delta)]
+        assert said == [Delta("refusal", "no")]
+        assert done_of(events).outcome == outcome
+        assert client.names == ["alpha", "beta", "gamma"]
 
 
 class TestGoodDay:

@@ -235,10 +235,6 @@ class TestParse:
             pytest.param(
                 '{"model": "m", "messages": "hi"}', "messages", id="messages-are-a-string"
             ),
-            pytest.param(
-                '{"model": "m", "messages": ["hi"]}', "messages", id="message-is-a-string"
-            ),
-            pytest.param('{"model": "m", "messages": [null]}', "messages", id="message-is-null"),
         ],
     )
     def test_a_member_of_the_wrong_kind_is_an_invalid_field(self, body: str, param: str) -> None:
@@ -251,6 +247,8 @@ class TestParse:
     @pytest.mark.parametrize(
         ("message", "place"),
         [
+            pytest.param('"hi"', "", id="a-string"),
+            pytest.param("null", "", id="null"),
             pytest.param('{"content": "x"}', "", id="no-role"),
             pytest.param('{"role": 1}', ".role", id="role-is-a-number"),
             pytest.param('{"role": "user", "content": 1}', ".content", id="content-is-a-number"),
@@ -262,11 +260,64 @@ class TestParse:
     def test_a_message_of_the_wrong_kind_is_named_by_its_place(
         self, message: str, place: str
     ) -> None:
-        """A client can find the message that is wrong, and what in it."""
+        """Where a team is to read it. What one model is to read is passed on, and what is understood of it is read."""
         body = f'{{"model": "m", "messages": [{{"role": "user", "content": "x"}}, {message}]}}'
+        request = ChatRequest.parse(body.encode())
+        assert request.text.startswith("x")
+        assert len(request.messages) == 2
         with pytest.raises(InvalidField, match=re.escape(f"`messages[1]{place}`")) as caught:
-            ChatRequest.parse(body.encode())
+            request.check()
         assert caught.value.param == "messages"
+
+    def test_what_signals_read_of_a_strange_message(self) -> None:
+        """Each of its members by itself, and a text that is null is none."""
+        part = '{"type": "text", "text": "b"}'
+        for content, text in (
+            (f'["a", {part}, {{"text": null}}, {{"type": "image_url"}}]', "b"),
+            (f'[{part}, {{"text": 3}}]', "b"),
+            ("3", ""),
+        ):
+            body = f'{{"model": "m", "messages": [{{"role": "user", "content": {content}}}]}}'
+            assert ChatRequest.parse(body.encode()).text == text
+        body = '{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": null}]}]}'
+        ChatRequest.parse(body.encode()).check()
+
+    @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+    @pytest.mark.parametrize(
+        ("said", "limit"),
+        [("null", None), ("1", 1), ("256.0", 256), ("1e3", 1000), (str(10**30), 10**30)],
+    )
+    def test_a_limit_is_a_positive_number(self, name: str, said: str, limit: int | None) -> None:
+        """However it is written."""
+        request = ChatRequest.parse(chat(f'"{name}": {said}'))
+        request.check()
+        assert request.output_limit == limit
+
+    @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n"])
+    @pytest.mark.parametrize(
+        "said",
+        ["-1", "-1000000", "0", "0.0", "-0", "1.5", "0.5", '"256"', "true", "[]", "{}", "1e400"],
+    )
+    def test_a_limit_is_nothing_else(self, name: str, said: str) -> None:
+        """Whoever counts what is spent cannot count with it, also where it stands beside a good one."""
+        members = f'"{name}": {said}' + (
+            ', "max_completion_tokens": 5' if name == "max_tokens" else ""
+        )
+        with pytest.raises(InvalidField) as caught:
+            ChatRequest.parse(chat(members)).check()
+        assert caught.value.param == name
+
+    @pytest.mark.parametrize("half", [r"\ud83d", r"\uDE00", r"\ud83d x", r"\\\ud83d"])
+    def test_half_a_character_is_text(self, half: str) -> None:
+        """It is read as U+FFFD, and every byte stays as it came."""
+        body = f'{{"model": "m", "user": "{half}", "messages": [{{"role": "user", "content": "<{half}>"}}]}}'
+        request = ChatRequest.parse(body.encode())
+        request.check()
+        assert request.text == json.loads(f'"<{half}>"').encode("utf-16", "surrogatepass").decode(
+            "utf-16", "replace"
+        )
+        assert request.with_model("o") == body.replace('"model": "m"', '"model": "o"').encode()
+        assert b"ufffd" in bytes(request.members["messages"])
 
     @pytest.mark.parametrize("place", ["in-messages", "in-stream-options", "beside"])
     def test_a_body_is_as_deep_as_it_may_be_or_refused(self, place: str) -> None:
@@ -365,11 +416,11 @@ class TestWishes:
 
     @pytest.mark.parametrize(
         ("member", "choices"),
-        [('"x": 1', 1), ('"n": null', 1), ('"n": 1', 1), ('"n": 3', 3), ('"n": 0', 0)],
-        ids=["absent", "null", "one", "three", "none"],
+        [('"x": 1', 1), ('"n": null', 1), ('"n": 1', 1), ('"n": 3', 3), ('"n": 2.0', 2)],
+        ids=["absent", "null", "one", "three", "two"],
     )
     def test_choices(self, member: str, choices: int) -> None:
-        """One choice is the default, and what the client says is not mended."""
+        """One choice is the default."""
         assert ChatRequest.parse(chat(member)).choices == choices
 
     @pytest.mark.parametrize(
@@ -380,6 +431,8 @@ class TestWishes:
             pytest.param('"stream_options": []', "include_usage", "stream_options", id="options"),
             pytest.param('"stream_options": {"include_usage": 1}', "include_usage", "stream_options", id="usage"),
             pytest.param('"n": "two"', "choices", "n", id="n"),
+            pytest.param('"n": 0', "choices", "n", id="n-is-none"),
+            pytest.param('"n": -1', "choices", "n", id="n-is-negative"),
             pytest.param('"n": 1.5', "choices", "n", id="n-is-a-fraction"),
             pytest.param('"n": 1e400', "choices", "n", id="n-is-beyond-all-numbers"),
             pytest.param(f'"n": {"9" * 5000}', "choices", "n", id="n-has-thousands-of-digits"),
