@@ -10,6 +10,7 @@ from looper.calling.drafts import Draft
 from looper.calling.failures import why_no_answer
 from looper.contract import Contract, Violation
 from looper.errors import ContractViolated
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.closing.publish import is_thought, publish, whole
 from looper.run import Run
 from looper.wire.chat import Usage
@@ -217,10 +218,9 @@ async def decline(
 ) -> AsyncGenerator[Event]:
     """Publish a refusal: the first one, which all others who have answered agree with."""
     run.trace.note("all who answered have refused: that is the answer")
-    outcome: Outcome = "ok" if len(refusing) == len(asked) else "degraded"
     for event in events_of(refusing[0]):
         yield event
-    yield Done(run.ledger.usage, outcome, usage_of(refusing[0]))
+    yield Done(run.ledger.usage, outcome_of(asked), usage_of(refusing[0]))
 
 
 def text_of(events: Sequence[Event], choice: int = 0) -> str:
