@@ -7,7 +7,7 @@ PYTHON ?= python3
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 .PHONY: setup
 setup: $(VENV)/.ready ## Make the virtual environment with everything that development needs
@@ -54,6 +54,15 @@ bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--lit
 test-bench: $(VENV)/.ready ## The benchmark's short mode, so that it never rots
 	$(BIN)/python -m pytest tests/bench
 
+.PHONY: fuzz
+fuzz: $(VENV)/.ready ## A hundred thousand connections of frames that nobody would send
+	$(BIN)/python -m pytest --hypothesis-profile=fuzz --timeout=0 --show-capture=no \
+	  tests/unit/extproc/serving/http2/test_fuzz.py
+
+.PHONY: h2spec
+h2spec: $(VENV)/.ready ## h2spec, strict, against the transport of our own (needs Go)
+	$(BIN)/python -m tests.h2spec
+
 .PHONY: format
 format: $(VENV)/.ready ## Format and mend what can be mended by machine
 	$(BIN)/ruff format .
@@ -73,4 +82,4 @@ envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, fro
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .bench bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .bench .tools bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -4,6 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "fuzz", max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck)
+)
+"""What `make fuzz` runs."""
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """`looper serve`: the processor."""
 
 import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--transport",
     type=click.Choice(["native", "grpcio"]),
-    default="grpcio",
+    default="native",
     show_default=True,
     help="What speaks gRPC: `native` takes a fraction of the time of `grpcio`.",
 )
@@ -132,7 +133,7 @@ def command(
         access,
         drain,
         grace,
-        _transport(transport),
+        _transport(transport, loaded.config.limits.max_body),
         None if tls is None else Tls(*tls, clients),
     )
     try:
@@ -142,12 +143,13 @@ def command(
         raise click.ClickException(str(error)) from None
 
 
-def _transport(name: str) -> "Transport":
-    """Only the one that is wanted is imported."""
+def _transport(name: str, body: int) -> "Transport":
+    """By that name, for bodies of that size. Only the one that is wanted is imported."""
     if name == "grpcio":
         from extproc.serving.grpcio import GrpcioServer
 
         return GrpcioServer
+    from extproc.serving.http2.bounds import with_room_for
     from extproc.serving.http2.server import Server
 
-    return Server
+    return partial(Server, bounds=with_room_for(body))

@@ -1,6 +1,6 @@
 """How often a client may send what brings nothing."""
 
-import time
+from collections.abc import Callable
 
 from extproc.serving.http2.frames import Code, ConnectionFault
 
@@ -8,12 +8,13 @@ from extproc.serving.http2.frames import Code, ConnectionFault
 class Allowance:
     """So many at once, and so many more a second."""
 
-    __slots__ = ("_left", "_most", "_rate", "_since")
+    __slots__ = ("_clock", "_left", "_most", "_rate", "_since")
 
-    def __init__(self, most: int, rate: int) -> None:
+    def __init__(self, most: int, rate: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._left = self._most = most
         self._rate = rate
-        self._since = time.monotonic()
+        self._since = self._clock()
 
     def spend(self, number: int = 1) -> None:
         """Raises ConnectionFault when there is nothing left."""
@@ -22,7 +23,7 @@ class Allowance:
             self._refill()
 
     def _refill(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self._left = min(self._most, self._left + int((now - self._since) * self._rate))
         self._since = now
         if self._left < 0:

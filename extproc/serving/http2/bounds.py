@@ -1,6 +1,6 @@
 """What one client may have this process hold, and do: every number that an attack, or a mistake, would run into."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Bounds:
     window: int = 1 << 20
     """What a stream may send that nobody has read; a message that is longer comes in all the same."""
     connection_window: int = 16 << 20
+    """Above the 65,535 with which HTTP/2 begins."""
     message: int = 64 << 20
     unread: int = 256 << 20
     """Of all streams. The one that brings more ends with RESOURCE_EXHAUSTED."""
@@ -51,3 +52,9 @@ class Bounds:
 
 
 DEFAULT = Bounds()
+
+
+def with_room_for(body: int) -> Bounds:
+    """In body mode BUFFERED a message holds a whole body, and what Envoy says of it."""
+    message = max(DEFAULT.message, 2 * body)
+    return replace(DEFAULT, message=message, unread=4 * message)

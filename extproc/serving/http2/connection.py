@@ -96,7 +96,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._frames = Frames(bounds.frame)
         self._blocks = HeaderBlocks(bounds)
-        self._allowance = Allowance(bounds.idle_frames, bounds.idle_frames_per_second)
+        self._allowance = Allowance(
+            bounds.idle_frames, bounds.idle_frames_per_second, self._loop.time
+        )
         self._calls: dict[int, Call] = {}
         self._at_work = 0
         self._given_up: deque[int] = deque(maxlen=_REMEMBERED)
@@ -216,8 +218,8 @@ class Connection(asyncio.Protocol):
             if depends_on(block) == stream:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "a stream depends on itself")
             block = block[5:]
+        self._check_size(len(block))
         if flags & END_HEADERS:
-            self._check_size(len(block))
             self._begin(flags, stream, block)
         else:
             self._block = _Block(stream, flags, [block], len(block))
@@ -295,9 +297,9 @@ class Connection(asyncio.Protocol):
         if call is None:
             self._allowance.spend()
             return
+        self._drop(call)
         if not call.sender.begun:
             self._allowance.spend()
-        self._drop(call)
         self._leave()
 
     def _settings(self, flags: int, stream: int, payload: bytes) -> None:

@@ -114,6 +114,11 @@ class Frames:
         if at < len(data):
             self._rest += data[at:]
 
+    @property
+    def missing(self) -> int:
+        """Bytes of a frame that is there in part, its head at least."""
+        return max(self._needed - len(self._rest), 0) if self._rest else 0
+
     def _greet(self, data: bytes) -> int:
         """Where frames begin: after the preface, as much of which as is there must be right."""
         size = min(len(data), len(PREFACE))
