@@ -31,8 +31,8 @@ class Bounds:
     """Frames that bring nothing, at once: PING, SETTINGS, PRIORITY, unknown ones, empty DATA, streams that are reset
     before they were answered, frames of streams that are closed..."""
     idle_frames_per_second: int = 1_000
-    updates: int = 1_000
-    """Updates of windows beyond ten for each frame of data that was sent."""
+    updates: int = 50_000
+    """Updates of windows beyond ten for each stream, and for each frame of data that was sent."""
     unsent: int = 1_000
     """Replies to such frames that a client has not read."""
     tick: float = 5.0

@@ -273,6 +273,7 @@ class Connection(asyncio.Protocol):
         sender = Sender(output, stream, partial(self._ended_by_us, stream))
         call = Call(request, receiver, sender, partial(self._reset, stream, Code.CANCEL))
         self._calls[stream] = call
+        output.allow_updates()
         if flags & END_STREAM:
             receiver.end()
         self._at_work += 1

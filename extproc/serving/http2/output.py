@@ -150,7 +150,8 @@ class Output:
         if self._updates < 0:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many updates of windows")
 
-    def count_data(self) -> None:
+    def allow_updates(self) -> None:
+        """For a stream, or a frame of data."""
         self._updates = min(self._updates + 10, self._bounds.updates)
 
     def shrink_table(self) -> None:

@@ -63,7 +63,7 @@ class Sender:
             self._window -= size
             output.window -= size
             output.add(head(size, DATA, 0, self._stream), prefix(size - PREFIX), message)
-            output.count_data()
+            output.allow_updates()
             return
         self.put_bytes(prefix(size - PREFIX) + message)
 
@@ -147,7 +147,7 @@ class Sender:
             self._window -= len(piece)
             output.window -= len(piece)
             output.frame(DATA, 0, self._stream, piece)
-            output.count_data()
+            output.allow_updates()
         self._queue = None
         self._tell()
         if self._last is not None:
