@@ -23,14 +23,14 @@ def decision(**algorithm: Any) -> dict[str, Any]:
     return {"decisions": [only]}
 
 
-FAILING = {
+FAILING: dict[str, dict[str, Any]] = {
     "ratings": {"models": TEAM},
     "fusion": {"analysis_models": TEAM, "judge_model": WRITER},
     "remom": {"models": TEAM, "breadth_schedule": [5], "model_distribution": "round_robin", "synthesis_model": WRITER},
     "confidence": {"stages": [TEAM[:4], "e"], "confidence_method": "agreement"},
     "workflows": {"steps": [{"id": "x", "models": TEAM, "prompt": "Work."}], "final": {"model": WRITER}},
 }  # fmt: skip
-QUICK = {"max_concurrent": 4, "straggler_factor": 1}
+QUICK: dict[str, Any] = {"max_concurrent": 4, "straggler_factor": 1}
 RECIPES = {
     **{f"fail-{kind}": decision(type=kind, on_error="fail", **each) for kind, each in FAILING.items()},
     "late": decision(type="fusion", on_error="fail", round_timeout="300ms", **FAILING["fusion"]),
