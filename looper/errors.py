@@ -160,6 +160,15 @@ class DeadlineExceeded(LooperError):
     retry = False
 
 
+class IdentityMissing(InvalidRequest):
+    """Nothing before us has said who asks, though a run may have to wait for just that client."""
+
+    status = 401
+    type = "authentication_error"
+    code = "identity_missing"
+    retry = False
+
+
 class StateExpired(InvalidRequest):
     """Tools were answered for a run that is not there any more, or never was."""
 

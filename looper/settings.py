@@ -137,3 +137,15 @@ class SecretReference(Setting):
         if (self.env is None) == (self.file is None):
             raise ValueError("give exactly one of `env` and `file`")
         return self
+
+
+def _steps(value: object) -> object:
+    return tuple(value.split(".")) if isinstance(value, str) else value
+
+
+ValuePath = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...],
+    BeforeValidator(_steps, json_schema_input_type=str | list[str]),
+    Field(min_length=1, max_length=16),
+]
+"""The way to a value inside others: `response_format.type`, or as a list where a name holds a dot."""

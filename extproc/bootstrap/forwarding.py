@@ -36,7 +36,7 @@ def attributes(config: Config) -> list[str]:
 def metadata(config: Config) -> ext_proc.MetadataOptionsMetadataNamespaces | None:
     """The namespaces that are asked for."""
     asked = [signal.metadata for signal in _signals(config) if isinstance(signal, AttributeConfig)]
-    asked.append(_identity(config).namespace)
+    asked.append(_identity(config).metadata)
     namespaces = sorted({namespace for namespace in asked if namespace is not None})
     return ext_proc.MetadataOptionsMetadataNamespaces(untyped=namespaces) if namespaces else None
 

@@ -26,8 +26,9 @@ from looper.calling.budget import Ledger
 from looper.calling.models import Model
 from looper.calling.propagation import forwarded
 from looper.calling.trace import Trace
-from looper.errors import LooperError, Overloaded
+from looper.errors import IdentityMissing, LooperError, Overloaded
 from looper.functions import for_client, goes_on, with_tools
+from looper.patterns.workflows import WorkflowsConfig
 from looper.patterns.workflows.pausing import Origin, Pause, Spent, answers_ours, digest
 from looper.patterns.workflows.saved import ToolResult, load, tool_results
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
@@ -158,7 +159,8 @@ class Team:
             before=work.spent.amount,
         )
         deadline = Deadline.after(work.seconds)
-        origin = work.origin or Origin(id, request.model, recipe, decision.name, self._owner())
+        owner = self._owner() if _may_pause(decision, request) else None
+        origin = work.origin or Origin(id, request.model, recipe, decision.name, owner)
         self._pause = runtime.states.pause(origin, work.spent, ledger, deadline)
         return Run(
             id=id,
@@ -226,8 +228,17 @@ class Team:
         return self._log.get("outcome") in ANSWERED
 
     def _owner(self) -> str | None:
-        """A digest of whose request this is."""
-        return digest(identity(self._runtime.states.identity, self._opening))
+        """A digest of whose request this is. Raises IdentityMissing if that has to be known and is not."""
+        try:
+            return digest(identity(self._runtime.states.identity, self._opening))
+        except IdentityMissing:
+            self._runtime.process.tally.unidentified += 1
+            raise
+
+
+def _may_pause(decision: Decision, request: ChatRequest) -> bool:
+    """Whether a run may come to wait for the client's tools."""
+    return isinstance(decision.loop, WorkflowsConfig) and request.offers_tools
 
 
 async def _with_tools(request: ChatRequest) -> ChatRequest:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from extproc.errors import ConfigError
 from extproc.protocol.events import METADATA, RequestHeaders
+from looper.errors import IdentityMissing
 from looper.files import read_text
 from looper.patterns.workflows.pausing import States
 from looper.patterns.workflows.state import AnyState, Identity, MemoryState, MemoryStore, RedisState
@@ -80,20 +81,24 @@ def _secret(reference: SecretReference, environment: Mapping[str, str], where: s
 
 
 def identity(setting: Identity | None, opening: RequestHeaders) -> str | None:
-    """Whose a request is, as a filter before ours has found out; None if nobody says."""
+    """Whose a request is, as a filter before ours has found out; None if nobody is to be told from another.
+
+    Raises IdentityMissing if somebody is and nobody says who: no two such requests are from the same client.
+    """
     if setting is None:
         return None
+    value = _said(setting, opening)
+    if isinstance(value, bool | int | float | str) and value != "":
+        return str(value)
+    raise IdentityMissing("Who asks is not known, and has to be for what this request may begin.")
+
+
+def _said(setting: Identity, opening: RequestHeaders) -> object:
     if setting.header is not None:
         return opening.headers.get(setting.header)
-    value: object
     if setting.attribute is not None:
-        value = opening.attributes.get(setting.attribute)
-    else:
-        assert setting.metadata is not None
-        namespace, _, key = setting.metadata.partition(":")
-        value = _member(_member(opening.attributes.get(METADATA), namespace), key)
-    return None if value is None else str(value)
-
-
-def _member(value: object, name: str) -> object:
-    return value.get(name) if isinstance(value, Mapping) else None
+        return opening.attributes.get(setting.attribute)
+    value: object = opening.attributes
+    for name in (METADATA, str(setting.metadata), *setting.path):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value

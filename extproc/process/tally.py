@@ -14,6 +14,8 @@ class Tally:
     def __init__(self) -> None:
         self._runs: Counter[Labels] = Counter()
         self._microusd: Counter[Labels] = Counter()
+        self.unidentified = 0
+        """Requests refused since nobody said who asks, where that has to be known."""
         self.aborted = 0
         """Exchanges that had to be broken off, since their end was overdue or could not be written."""
 

@@ -51,6 +51,12 @@ def _series(versions: Versions, reloads: Reloads, lag: Lag) -> Iterator[Series]:
         "Exchanges broken off without an end",
         [((), process.tally.aborted)],
     )
+    yield Series(
+        "looper_identity_missing_total",
+        "counter",
+        "Requests refused since nobody said who asks",
+        [((), process.tally.unidentified)],
+    )
     yield from _signals(versions)
 
 

@@ -1,28 +1,20 @@
 """Signals that look at one value that came with the request: what it must be."""
 
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from extproc.protocol.events import Value
 from extproc.signals.base import Reading, SignalSetting
 from extproc.signals.bounds import Number
 from looper.contract.patterns import Pattern, PatternSource
+from looper.settings import ValuePath
 
 Scalar = bool | int | float | str
 
 
-def _steps(value: object) -> object:
-    return tuple(value.split(".")) if isinstance(value, str) else value
-
-
-Path = Annotated[
-    tuple[Annotated[str, Field(min_length=1)], ...],
-    BeforeValidator(_steps, json_schema_input_type=str | list[str]),
-    Field(min_length=1, max_length=16),
-]
-"""The way to a value inside others: `response_format.type`, or as a list where a name holds a dot."""
+Path = ValuePath
 
 
 class Condition(SignalSetting):

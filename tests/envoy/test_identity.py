@@ -1,9 +1,13 @@
 """Whose a paused run is: said by what stands before the processor in a real Envoy, never by what a client sends."""
 
+import asyncio
+import base64
 import copy
+import hmac
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ import pytest_asyncio
 import yaml
 
 from looper.simulate.server import Simulator
+from tests.envoy.test_reload import facts
 from tests.envoy.test_tools import ASKED, MODELS, answered, calls_of, change
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port
@@ -58,7 +63,8 @@ class Place:
     stack: Stack
     ann: Client
     bob: Client
-    nobody: Client
+    nobody: Client | None
+    """None where a filter lets nobody pass whom it does not know."""
 
 
 def ingress_of(bootstrap: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +117,80 @@ def checking_certificates(port: int, folder: Path) -> Edit:
     return edit
 
 
-def state(**identity: str) -> dict[str, Any]:
+HTTP = "type.googleapis.com/envoy.extensions.filters.http"
+SECRET = b"a secret of the issuer, of 32 characters and more"
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def token(subject: str, secret: bytes = SECRET) -> str:
+    """A JWT that says who somebody is, and where: claims inside claims."""
+    claims = {"iss": "test", "sub": subject, "user": {"id": subject}}
+    parts = [b64(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims)]
+    signed = ".".join(parts)
+    return f"{signed}.{b64(hmac.digest(secret, signed.encode(), 'sha256'))}"
+
+
+def with_filter(name: str, port: int | None = None, **config: Any) -> Edit:
+    """The filter before ours; with a port, on a listener of its own, so that whoever waits for Envoy is let in."""
+
+    def edit(bootstrap: dict[str, Any]) -> None:
+        listener = ingress_of(bootstrap)
+        if port is not None:
+            listener = copy.deepcopy(listener) | {"name": f"ingress-{name}"}
+            listener["address"]["socket_address"]["port_value"] = port
+            bootstrap["static_resources"]["listeners"].append(listener)
+        (chain,) = listener["filter_chains"]
+        filters = chain["filters"][0]["typed_config"]["http_filters"]
+        typed = {"@type": KINDS[name], **config}
+        filters.insert(0, {"name": f"envoy.filters.http.{name}", "typed_config": typed})
+
+    return edit
+
+
+KINDS = {
+    "jwt_authn": f"{HTTP}.jwt_authn.v3.JwtAuthentication",
+    "api_key_auth": f"{HTTP}.api_key_auth.v3.ApiKeyAuth",
+}
+CHECKS_JWT = with_filter(
+    "jwt_authn",
+    providers={
+        "test": {
+            "issuer": "test",
+            "local_jwks": {
+                "inline_string": json.dumps(
+                    {"keys": [{"kty": "oct", "alg": "HS256", "k": b64(SECRET)}]}
+                )
+            },
+            "payload_in_metadata": "claims",
+        }
+    },
+    rules=[
+        {
+            "match": {"prefix": "/"},
+            "requires": {
+                "requires_any": {
+                    "requirements": [{"provider_name": "test"}, {"allow_missing_or_failed": {}}]
+                }
+            },
+        }
+    ],
+)
+
+
+def checking_keys(port: int) -> Edit:
+    return with_filter(
+        "api_key_auth",
+        port,
+        credentials=[{"key": f"key-of-{name}", "client": name} for name in ("ann", "bob")],
+        key_sources=[{"header": "authorization"}],
+        forwarding={"header": "x-user", "hide_credentials": True},
+    )
+
+
+def state(**identity: Any) -> dict[str, Any]:
     return change(state={"type": "memory", "identity": identity})
 
 
@@ -125,9 +204,50 @@ async def by_header() -> AsyncIterator[Place]:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def by_metadata() -> AsyncIterator[Place]:
     edit = edited(checking_tokens)
-    config = state(metadata="test.auth:user")
+    config = state(metadata="test.auth", path="user")
     async with run_stack(Simulator(MODELS), config, edit=edit) as stack:
         yield with_tokens(stack)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def by_claim() -> AsyncIterator[Place]:
+    async with telling_by("claims.sub") as place:
+        yield place
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def by_claim_inside() -> AsyncIterator[Place]:
+    async with telling_by(["claims", "user", "id"]) as place:
+        yield place
+
+
+@asynccontextmanager
+async def telling_by(path: str | list[str]) -> AsyncIterator[Place]:
+    """As Envoy's own filter for JWTs tells it: the claims are below the member that it is told to put them in."""
+    config = state(metadata="envoy.filters.http.jwt_authn", path=path)
+    async with run_stack(Simulator(MODELS), config, edit=edited(CHECKS_JWT)) as stack:
+        forged = token("ann", b"another secret, which is not the issuer's")
+        ann, bob, nobody = (
+            Client(stack.ingress, {"authorization": f"Bearer {each}"})
+            for each in (token("ann"), token("bob"), forged)
+        )
+        yield Place(stack, ann, bob, nobody)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def by_key() -> AsyncIterator[Place]:
+    """As Envoy's own filter for API keys tells it; it lets nobody pass whom it does not know."""
+    port = free_port()
+    config, edit = state(header="x-user"), edited(checking_keys(port))
+    async with run_stack(Simulator(MODELS), config, edit=edit) as stack:
+        ann, bob = (
+            Client(
+                f"http://127.0.0.1:{port}",
+                {"authorization": f"Bearer key-of-{name}", "x-user": "ann"},
+            )
+            for name in ("ann", "bob")
+        )
+        yield Place(stack, ann, bob, None)
 
 
 def with_tokens(stack: Stack) -> Place:
@@ -163,7 +283,12 @@ def trusting(folder: Path, name: str | None = None) -> ssl.SSLContext:
     return context
 
 
-@pytest.fixture(params=["by_header", "by_metadata", "by_attribute"])
+OPEN = ("by_header", "by_metadata", "by_attribute", "by_claim", "by_claim_inside")
+"""Where a client that is not known comes as far as the processor."""
+PLACES = (*OPEN, "by_key")
+
+
+@pytest.fixture(params=PLACES)
 def place(request: pytest.FixtureRequest) -> Place:
     found: Place = request.getfixturevalue(request.param)
     found.stack.simulator.reset()
@@ -177,9 +302,11 @@ async def test_only_its_owner_goes_on_with_a_run(place: Place, stream: bool) -> 
     status, first = await place.ann.ask(stack, ASKED)
     assert (status, len(calls_of(first))) == (200, 2)
     turn = answered(ASKED, first)
-    for other in (place.bob, place.nobody):
-        status, refused = await other.ask(stack, {**turn, "stream": stream})
-        assert (status, refused["error"]["code"]) == (409, "state_mismatch")
+    status, refused = await place.bob.ask(stack, {**turn, "stream": stream})
+    assert (status, refused["error"]["code"]) == (409, "state_mismatch")
+    if place.nobody is not None:
+        status, refused = await place.nobody.ask(stack, {**turn, "stream": stream})
+        assert (status, refused["error"]["code"]) == (401, "identity_missing")
     assert stack.simulator.count() == 2
 
     status, second = await place.ann.ask(stack, turn)
@@ -188,16 +315,40 @@ async def test_only_its_owner_goes_on_with_a_run(place: Place, stream: bool) -> 
     assert third["choices"][0]["message"]["content"] == "The tools say: result 0"
 
 
-async def test_what_nobody_owns_is_nobodys_but_the_unknowns(place: Place) -> None:
-    """A run of a client that was not known goes on for such clients alone."""
-    stack = place.stack
-    _, first = await place.nobody.ask(stack, ASKED)
-    turn = answered(ASKED, first)
-    refused, _ = await place.ann.ask(stack, turn)
-    assert (refused, stack.simulator.count()) == (409, 2)
-    status, _ = await place.nobody.ask(stack, turn)
+@pytest.mark.parametrize("place", OPEN, indirect=True)
+async def test_nobody_is_not_the_same_as_nobody(place: Place) -> None:
+    """What may have to wait for a client is not begun for one that is not known: no model is asked."""
+    assert place.nobody is not None
+    status, refused = await place.nobody.ask(place.stack, ASKED)
+
+    assert (status, refused["error"]["code"]) == (401, "identity_missing")
+    assert place.stack.simulator.count() == 0
+    assert (await facts(place.stack))["looper_identity_missing_total"] >= 1
+    async with asyncio.timeout(10):  # the exchange is logged when Envoy has closed it
+        while '"code":"identity_missing"' not in place.stack.processor.log.read_text():
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("place", OPEN, indirect=True)
+async def test_what_cannot_wait_needs_no_name(place: Place) -> None:
+    """Without tools of the client's a run comes to its end by itself, whoever asks."""
+    assert place.nobody is not None
+    status, _ = await place.nobody.ask(
+        place.stack, {name: said for name, said in ASKED.items() if name != "tools"}
+    )
 
     assert status == 200
+
+
+@pytest.mark.parametrize("path", ["claims", "claims.user", "claims.absent", "sub"])
+async def test_an_object_is_nobody(path: str) -> None:
+    """Whole claims, or a path that leads nowhere, tell nobody from anybody."""
+    config = state(metadata="envoy.filters.http.jwt_authn", path=path)
+    async with run_stack(Simulator(MODELS), config, edit=edited(CHECKS_JWT)) as stack:
+        ann = Client(stack.ingress, {"authorization": f"Bearer {token('ann')}"})
+        status, refused = await ann.ask(stack, ASKED)
+
+    assert (status, refused["error"]["code"]) == (401, "identity_missing")
 
 
 async def test_who_asks_stays_inside(place: Place) -> None:

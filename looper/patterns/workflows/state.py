@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Protocol, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from looper.errors import StateUnavailable
-from looper.settings import ByteCount, SecretReference, Setting, SomeTime
+from looper.settings import ByteCount, SecretReference, Setting, SomeTime, ValuePath
 
 Claim = Literal["held", "busy", "gone"]
 """What comes of claiming a state: it is ours, another one has it, or there is none."""
@@ -44,18 +44,25 @@ class Identity(Setting):
     attribute: str | None = Field(default=None, pattern=r"^[a-z0-9_.]+$")
     metadata: str | None = Field(
         default=None,
-        pattern=r"^[^:]+:[^:]+$",
-        description="namespace:key of Envoy's dynamic metadata, such as envoy.filters.http.jwt_authn:sub",
+        min_length=1,
+        description="a namespace of Envoy's dynamic metadata, such as envoy.filters.http.jwt_authn",
     )
-
-    @property
-    def namespace(self) -> str | None:
-        return self.metadata.partition(":")[0] if self.metadata is not None else None
+    path: ValuePath = Field(
+        default=(), description="where in that namespace, such as claims.sub; goes with `metadata`"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if sum(each is not None for each in (self.header, self.attribute, self.metadata)) != 1:
             raise ValueError("give exactly one of `header`, `attribute` and `metadata`")
+        if self.metadata is not None and not self.path:
+            namespace, _, key = self.metadata.partition(":")
+            raise ValueError(
+                f"`metadata` goes with `path`: write `metadata: {namespace}`"
+                f" and `path: {key or '…'}`, the way to one value"
+            )
+        if self.path and self.metadata is None:
+            raise ValueError("`path` goes with `metadata`")
         return self
 
 
