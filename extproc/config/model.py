@@ -47,7 +47,9 @@ class Limits(Setting):
     """What one process takes on."""
 
     max_body: ByteCount = Field(default=32 << 20, description="of a request")
-    max_answer_bytes: ByteCount = Field(default=32 << 20, description="of a team's answer")
+    max_answer_bytes: ByteCount = Field(
+        default=32 << 20, description="of a team's answer, and of what one upstream sends for it"
+    )
     max_inflight_bytes: ByteCount = Field(
         default=512 << 20, description="of all answers that teams are writing, together"
     )

@@ -37,6 +37,7 @@ class Egress:
     """The connection to one egress address, and how many exchanges may use it."""
 
     address: str
+    most: int
     client: EgressClient
     close: AsyncExitStack
     users: int = 0
@@ -117,7 +118,7 @@ class Versions:
 
         Raises OSError for what it names on this machine and cannot be used; then nothing has changed.
         """
-        egress = await self._connect(config.egress)
+        egress = await self._connect(config.egress, config.limits.max_answer_bytes)
         runtime = await asyncio.to_thread(build, config, egress.client, self.process)
         self.process.follow(config)
         version = Version(generation, runtime, egress, reach(config))
@@ -136,13 +137,13 @@ class Versions:
         chosen = self._choose(self.announced)
         return self._known[: self._known.index(chosen) + 1]
 
-    async def _connect(self, address: str) -> Egress:
+    async def _connect(self, address: str, most: int) -> Egress:
         for egress in self._egresses:
-            if egress.address == address:
+            if (egress.address, egress.most) == (address, most):
                 return egress
         close = AsyncExitStack()
-        client = await close.enter_async_context(EgressClient(address))
-        egress = Egress(address, client, close)
+        client = await close.enter_async_context(EgressClient(address, most))
+        egress = Egress(address, most, client, close)
         self._egresses.append(egress)
         return egress
 

@@ -52,6 +52,9 @@ NO_ROOM = "length"
 RATE_LIMITED = "rate_limited"
 """The reason of a call that was refused for want of quota, with another status than 429."""
 
+TOO_LARGE = "answer_bytes"
+"""The reason of an answer that is larger than any may be."""
+
 
 class CallFailed(Exception):
     """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.

@@ -13,13 +13,15 @@ from typing import NamedTuple, Self
 import aiohttp
 from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
-from looper.calling.calls import RATE_LIMITED, Call, CallFailed, Failure
+from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Call, CallFailed, Failure
 from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 from looper.wire.answers import AnswerReader, NoAnswer
 from looper.wire.chat import Completion
 from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
 
 MAX_ANSWER = 32 << 20
+"""Bytes that an upstream's answer may have, unless it is said how many."""
+
 MAX_VERDICT = 64 << 10
 _CHAT = "/v1/chat/completions"
 _LARGE = 64 << 10
@@ -46,7 +48,8 @@ class Answer(NamedTuple):
 class EgressClient:
     """Sends calls to the egress listener. One for each process; `async with` opens and closes it."""
 
-    def __init__(self, egress: str) -> None:
+    def __init__(self, egress: str, most: int = MAX_ANSWER) -> None:
+        self._most = most
         self._path = egress.removeprefix("unix:") if egress.startswith("unix:") else None
         self._base = "http://egress" if self._path else egress.rstrip("/")
         self._session: aiohttp.ClientSession | None = None
@@ -79,7 +82,7 @@ class EgressClient:
         async with self._post(call, headers, deadline) as response:
             attempts = _attempts(response)
             with _counting(attempts):
-                return _whole(await _Pieces(response, deadline).all(), attempts)
+                return _whole(await _Pieces(response, deadline, self._most).all(), attempts)
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
@@ -87,7 +90,7 @@ class EgressClient:
         """The chunks of a streamed answer, as they come. Raises CallFailed, also for a stream that was cut."""
         async with self._post(call, headers, deadline) as response:
             attempts = _attempts(response)
-            pieces = _Pieces(response, deadline)
+            pieces = _Pieces(response, deadline, self._most)
             with _counting(attempts):
                 if response.content_type == "application/json":
                     # It does not stream, and answers all the same.
@@ -169,7 +172,7 @@ def _counting(attempts: int) -> Iterator[None]:
 
 async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Completion]:
     """The chunks of a stream. Raises CallFailed, also for one that was cut."""
-    stream = _Stream(reader)
+    stream = _Stream(reader, pieces.most)
     while (events := await stream.next(pieces)) is not None:
         for event in events:
             if (chunk := stream.read(event)) is not None:
@@ -186,9 +189,9 @@ async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Com
 class _Stream:
     """How far a stream of chunks has come. An answer that is complete stands, whatever follows it but an error."""
 
-    def __init__(self, reader: AnswerReader) -> None:
+    def __init__(self, reader: AnswerReader, most: int) -> None:
         self._reader = reader
-        self._events = EventReader(max_event=MAX_ANSWER)
+        self._events = EventReader(max_event=most)
         self._open: set[int] = set()
         self._closed: set[int] = set()
         self._ended = False
@@ -212,7 +215,7 @@ class _Stream:
             last = self._events.rest()
             return [] if last is None else [last]
         except EventTooLarge:
-            raise CallFailed(Failure.BROKEN) from None
+            raise CallFailed(Failure.UNUSABLE, reason=TOO_LARGE) from None
         except CallFailed as error:
             if self.finished and error.failure in (Failure.BROKEN, Failure.TIMEOUT):
                 return None
@@ -249,9 +252,8 @@ class _Stream:
 class _Pieces:
     """A response's body, piece by piece, within its deadline and a size."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, deadline: float, most: int = MAX_ANSWER
-    ) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, deadline: float, most: int) -> None:
+        self.most = most
         self._response = response
         self._deadline = deadline
         self._left = most
@@ -270,7 +272,7 @@ class _Pieces:
             raise CallFailed(Failure.BROKEN) from None
         self._left -= len(piece)
         if self._left < 0:
-            raise CallFailed(Failure.UNUSABLE)
+            raise CallFailed(Failure.UNUSABLE, reason=TOO_LARGE)
         return piece
 
     def hurry(self, seconds: float) -> None:

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from looper.calling.calls import NO_ROOM, CallFailed, Failure, Result
+from looper.calling.calls import NO_ROOM, TOO_LARGE, CallFailed, Failure, Result
 from looper.calling.refusals import Refusal
 from looper.errors import (
+    AnswerTooLarge,
     BudgetExhausted,
     ContentFilter,
     ContextLengthExceeded,
@@ -45,6 +46,8 @@ def _shared(errors: Sequence[CallFailed], quorum: int) -> LooperError | None:
         return BudgetExhausted("The budget of this request was spent before a model answered.")
     if failures == {Failure.TIMEOUT}:
         return DeadlineExceeded("No model answered before the deadline.")
+    if all(error.reason == TOO_LARGE for error in errors):
+        return AnswerTooLarge("The models' answers are larger than any may be.")
     if all(error.reason == NO_ROOM for error in errors):
         return NothingButThoughts("The models had used all their tokens before their first word.")
     if all(error.is_rate_limited for error in errors):

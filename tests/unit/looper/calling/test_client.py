@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from looper.calling.calls import Call, CallFailed, Failure
+from looper.calling.calls import TOO_LARGE, Call, CallFailed, Failure
 from looper.calling.client import MAX_ANSWER, EgressClient
 from looper.calling.refusals import MAX_BODY
 from looper.simulate.server import (
@@ -205,6 +205,16 @@ class TestFaults:
             failed = await heard(client, stream=stream)
         assert failed.failure is (streamed if stream else whole)
         assert time.monotonic() - began < 30
+
+    @both_ways
+    async def test_an_answer_may_be_as_large_as_is_said(self, stream: bool) -> None:
+        """And no larger: what comes then is read no further."""
+        simulator = Simulator([SimulatedModel(name="m", fault=Huge(size=50_000))])
+        async with simulator.serve() as address:
+            for most, reason in ((8_000_000, None), (40_000, TOO_LARGE)):
+                async with EgressClient(address.url, most) as client:
+                    said = await heard(client, stream=stream)
+                assert (said.failed and said.failed.reason) == reason
 
     @pytest.mark.parametrize(
         "fault",

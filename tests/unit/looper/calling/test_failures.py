@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.calling.calls import RATE_LIMITED, CallFailed, Failure, Result, State, nothing_said
+from looper.calling.calls import (
+    RATE_LIMITED,
+    TOO_LARGE,
+    CallFailed,
+    Failure,
+    Result,
+    State,
+    nothing_said,
+)
 from looper.calling.failures import why_no_answer
 from looper.errors import LooperError, NothingButThoughts
 from looper.wire.chat import Choice
@@ -27,6 +35,7 @@ UNSUPPORTED = refused(400, body=b'{"error": {"code": "unsupported_value"}}')
 UNSAID = nothing_said([Choice(finish_reason="content_filter")])
 NO_ROOM = nothing_said([Choice(finish_reason="length")])
 TOO_FAST = CallFailed(Failure.STATUS, status=413, reason=RATE_LIMITED)
+LARGE = CallFailed(Failure.UNUSABLE, reason=TOO_LARGE)
 NO_VISION = CallFailed(Failure.UNSUITABLE, reason="vision")
 NO_WINDOW = CallFailed(Failure.UNSUITABLE, reason="context_window")
 NOT_STARTED, CANCELLED, LATE = result("not_started"), result("cancelled"), result("timed_out")
@@ -70,6 +79,8 @@ UNAFFORDABLE = result("not_started", BUDGET)
         pytest.param([refused(401)], 502, "upstream_misconfigured", id="401"),
         pytest.param([refused(401), refused(403), refused(404)], 502, "upstream_misconfigured", id="misconfigured"),
         pytest.param([refused(401), refused(400)], 502, "upstream_failed", id="401-and-400"),
+        pytest.param([LARGE, LARGE], 502, "answer_too_large", id="too-large"),
+        pytest.param([LARGE, BROKEN], 502, "upstream_failed", id="too-large-and-cut"),
         pytest.param([TIMEOUT], 504, "deadline_exceeded", id="timeout"),
         pytest.param([CallFailed(Failure.TIMEOUT, status=504)], 504, "deadline_exceeded", id="504"),
         pytest.param([LATE, result("timed_out", TIMEOUT)], 504, "deadline_exceeded", id="all-late"),
