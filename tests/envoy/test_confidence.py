@@ -242,6 +242,25 @@ async def test_a_verifier_decides(chain: Stack) -> None:
     ]  # fmt: skip
 
 
+async def test_a_verdict_is_read_as_models_write_it(chain: Stack) -> None:
+    """With LaTeX in its JSON, or where a server keeps thoughts; who had no room for one gets more of it."""
+    chain.simulator.script("small", "first", "first", "first")
+    written = {"content": None, "reasoning_content": 'So: {"confidence": 0.9}'}
+    chain.simulator.script(
+        "judge",
+        r'For x in {1, 2}: {"confidence": 0.9, "reason": "\(x\) is `one`"}',
+        written,
+        {"content": "", "finish_reason": "length"},
+        '{"confidence": 0.9}',
+    )
+    for _ in range(3):
+        _, headers, answer = await ask(chain, "verified")
+        assert (text(answer), headers["x-looper-outcome"]) == ("first", "ok")
+    limits = [call.parsed["max_tokens"] for call in chain.simulator.calls if call.model == "judge"]
+    assert len(limits) == 4
+    assert limits[3] == 2 * limits[2] == 2 * limits[0]
+
+
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 async def test_what_was_rejected_is_not_published_for_want_of_a_grade(
     chain: Stack, streamed: bool

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, WithJsonSchema
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.models import Model, Retry, Url
-from looper.patterns.closing.evidence import fenced, room, said
+from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.run import Run
 from looper.settings import Name, Setting, SomeTime
 from looper.wire.chat import ChatRequest, Message
@@ -31,7 +31,10 @@ async def grade(
     space = room(request, verifier)
 
     def compose(less: bool) -> Draft:
-        evidence = fenced([said(answer)], run.fence, room=space, label="answer", less=less)
+        notes = [marked(answer)]
+        evidence = fenced(
+            [said(answer)], run.fence, room=space, label="answer", notes=notes, less=less
+        )
         return private(
             request,
             verifier,
