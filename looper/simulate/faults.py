@@ -95,6 +95,15 @@ class ErrorObject(_Fault):
     after_chunks: int = Field(default=0, ge=0)
     done: bool = True
     """Whether the stream ends with `[DONE]` after it."""
+    named: bool = False
+    """Whether the event of a stream is called `error`."""
+
+
+class BrokenOff(_Fault):
+    """Every choice ends with a `finish_reason` that says that something broke."""
+
+    type: Literal["broken_off"] = "broken_off"
+    word: str = "error"
 
 
 class OtherMode(_Fault):
@@ -118,6 +127,7 @@ class ReasoningOnly(_Fault):
 
     type: Literal["reasoning_only"] = "reasoning_only"
     where: Literal["reasoning_content", "content", "unclosed"] = "reasoning_content"
+    finish: Literal["stop", "length"] = "stop"
 
 
 class Refusal(_Fault):
@@ -178,10 +188,10 @@ class EmptyFirst(_Fault):
 
 
 class UsageHabit(_Fault):
-    """Usage is reported twice in a stream, not at all, or with nulls for its numbers."""
+    """Usage is reported twice in a stream, not at all, empty, or with nulls or impossible numbers."""
 
     type: Literal["usage"] = "usage"
-    kind: Literal["twice", "missing", "nulls"] = "missing"
+    kind: Literal["twice", "missing", "nulls", "empty", "negative", "impossible"] = "missing"
 
 
 class RoleInEach(_Fault):
@@ -191,10 +201,15 @@ class RoleInEach(_Fault):
 
 
 class ToolDeltas(_Fault):
-    """The streamed calls of tools have gaps between their indices, or the pieces of two come in turn."""
+    """The streamed calls of tools have gaps between their indices, or the pieces of two come in turn.
+
+    Or they have what tells them apart all the same, or not at all: index, id, type; and their names in each piece.
+    """
 
     type: Literal["tool_deltas"] = "tool_deltas"
-    kind: Literal["gaps", "interleaved"] = "gaps"
+    kind: Literal[
+        "gaps", "interleaved", "same_index", "no_index", "same_id", "empty_id", "bare", "named"
+    ] = "gaps"
 
 
 class FunctionCall(_Fault):
@@ -222,8 +237,49 @@ class Framing(_Fault):
     kind: Literal["crlf", "cr", "no_space"] = "crlf"
 
 
+class Strange(_Fault):
+    """Members beside an answer are of another kind than OpenAI's, all that are known at once; or only some of them."""
+
+    type: Literal["strange"] = "strange"
+    kind: Literal["all", "usage", "message", "choice", "text"] = "all"
+
+
+class InParts(_Fault):
+    """The content comes as parts: a text, or a thought and a text."""
+
+    type: Literal["in_parts"] = "in_parts"
+    thinking: bool = False
+
+
+class Beside(_Fault):
+    """A message, or the last delta of a stream, has members that OpenAI's newer answers have, or only some vendors'."""
+
+    type: Literal["beside"] = "beside"
+
+
+class SaidTwice(_Fault):
+    """A stream has the whole message in its last event, or what was said so far beside each delta."""
+
+    type: Literal["said_twice"] = "said_twice"
+    kind: Literal["at_the_end", "beside"] = "at_the_end"
+
+
+class NoChunks(_Fault):
+    """A stream has events that are no chunks, `[DONE]` between spaces, no last blank line, or garbage at its end."""
+
+    type: Literal["no_chunks"] = "no_chunks"
+    kind: Literal["between", "spaces", "no_blank_line", "garbage_at_the_end"] = "between"
+
+
+class OtherEnd(_Fault):
+    """An answer that just stops says so in a word of the vendor's own."""
+
+    type: Literal["other_end"] = "other_end"
+    word: str = "eos"
+
+
 Unsent: TypeAlias = Hang | Reset | Status | Cut | Torn | Trickle
-Untrue: TypeAlias = Garbage | ErrorObject | OtherMode
+Untrue: TypeAlias = Garbage | ErrorObject | BrokenOff | OtherMode
 Unsaid: TypeAlias = Blank | ReasoningOnly | Refusal | Length
 Excess: TypeAlias = Huge | GzipBomb | Comments
 Habit: TypeAlias = (
@@ -236,6 +292,12 @@ Habit: TypeAlias = (
     | PlainStop
     | EarlyFinish
     | Framing
+    | Strange
+    | InParts
+    | Beside
+    | SaidTwice
+    | NoChunks
+    | OtherEnd
 )
 
 AnyFault: TypeAlias = Unsent | Untrue | Unsaid | Excess | Habit

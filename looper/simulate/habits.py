@@ -20,6 +20,7 @@ from looper.simulate.faults import (
     ToolDeltas,
     UsageHabit,
 )
+from looper.simulate.oddities import odd
 from looper.simulate.shapes import DONE, Delivery, event
 
 Chunk: TypeAlias = dict[str, Any]
@@ -36,7 +37,7 @@ def behave(habit: Habit, delivery: Delivery) -> Delivery:
         case UsageHabit(kind="twice"):
             return rewritten(delivery, _usage_twice)
         case UsageHabit():
-            change = _no_usage if habit.kind == "missing" else _null_usage
+            change = _no_usage if habit.kind == "missing" else _other_usage(habit.kind)
             return replace(rewritten(delivery, change), usage=None)
         case FunctionCall():
             return rewritten(delivery, every_choice(_with_function_call))
@@ -45,7 +46,7 @@ def behave(habit: Habit, delivery: Delivery) -> Delivery:
         case EmptyFirst() | RoleInEach() | ToolDeltas() | EarlyFinish():
             return rewritten(delivery, _stream_habit(habit)) if delivery.streamed else delivery
         case _:
-            assert_never(habit)
+            return odd(habit, delivery)
 
 
 def _stream_habit(habit: EmptyFirst | RoleInEach | ToolDeltas | EarlyFinish) -> Change:
@@ -56,8 +57,10 @@ def _stream_habit(habit: EmptyFirst | RoleInEach | ToolDeltas | EarlyFinish) -> 
             return every_choice(_with_role)
         case ToolDeltas(kind="gaps"):
             return every_choice(_with_gaps)
-        case ToolDeltas():
+        case ToolDeltas(kind="interleaved"):
             return _interleaved
+        case ToolDeltas():
+            return _indistinct(habit.kind)
         case EarlyFinish():
             return _early_finish
         case _:
@@ -121,6 +124,29 @@ def _interleaved(chunks: list[Chunk]) -> list[Chunk]:
     return mixed
 
 
+def _indistinct(kind: str) -> Change:
+    """Each call without what tells it apart, or with its name in each piece."""
+    names: dict[int, str] = {}
+
+    def change(choice: dict[str, Any]) -> None:
+        for call in choice.get("delta", {}).get("tool_calls") or ():
+            place = call["index"]
+            names.setdefault(place, call["function"].get("name") or "")
+            if kind in ("same_index", "empty_id", "named"):
+                call["index"] = 0
+            if kind == "named":
+                call["function"]["name"] = names[place]
+            if kind in ("no_index", "bare"):
+                del call["index"]
+            if kind in ("same_id", "empty_id") and "id" in call:
+                call["id"] = "same" if kind == "same_id" else ""
+            if kind == "bare":
+                call.pop("id", None)
+                call.pop("type", None)
+
+    return every_choice(change)
+
+
 def _tool_index(chunk: Chunk) -> int | None:
     deltas = (choice.get("delta", {}) for choice in _choices([chunk]))
     return next((call["index"] for delta in deltas for call in delta.get("tool_calls", ())), None)
@@ -163,11 +189,16 @@ def _no_usage(chunks: list[Chunk]) -> list[Chunk]:
     return [{name: part for name, part in chunk.items() if name != "usage"} for chunk in kept]
 
 
-def _null_usage(chunks: list[Chunk]) -> list[Chunk]:
-    return [
-        {**chunk, "usage": dict.fromkeys(chunk["usage"])} if chunk.get("usage") else chunk
-        for chunk in chunks
-    ]
+def _other_usage(kind: str) -> Change:
+    numbers = {"negative": -(10**6), "impossible": 10**30}
+
+    def change(chunks: list[Chunk]) -> list[Chunk]:
+        for chunk in chunks:
+            if usage := chunk.get("usage"):
+                chunk["usage"] = {} if kind == "empty" else dict.fromkeys(usage, numbers.get(kind))
+        return chunks
+
+    return change
 
 
 # Events

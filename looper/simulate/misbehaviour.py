@@ -13,6 +13,7 @@ from looper.simulate.excess import MARK, gzipped, swollen
 from looper.simulate.faults import (
     AnyFault,
     Blank,
+    BrokenOff,
     Comments,
     Cut,
     ErrorObject,
@@ -142,7 +143,10 @@ async def _untrue(fault: Untrue, asked: Asked) -> Delivery:
             if not asked.stream:
                 return Delivery((msgspec.json.encode(error),))
             ending = (DONE,) if fault.done else ()
-            return await _after(asked, fault.after_chunks, event(error), *ending)
+            name = b"event: error\n" if fault.named else b""
+            return await _after(asked, fault.after_chunks, name + event(error), *ending)
+        case BrokenOff():
+            return rewritten(await asked.reply(), every_choice(_ended_with(fault.word)))
         case OtherMode():
             return await asked.reply(stream=not asked.stream)
         case _:
@@ -173,7 +177,7 @@ async def _unsaid(fault: Unsaid, asked: Asked) -> Delivery:
         case Blank():
             return await _blank(fault, asked)
         case ReasoningOnly():
-            return await asked.reply(_thoughts(fault))
+            return await asked.reply({**_thoughts(fault), "finish_reason": fault.finish})
         case Refusal(kind="refusal"):
             return await asked.reply({"content": None, "refusal": fault.text})
         case Refusal():
@@ -199,6 +203,14 @@ async def _blank(fault: Blank, asked: Asked) -> Delivery:
             return rewritten(await asked.reply({"content": None}), every_choice(_without_message))
         case "no_choices":
             return rewritten(await asked.reply({"content": None}), _without_choices)
+
+
+def _ended_with(word: str) -> Callable[[dict[str, Any]], None]:
+    def change(choice: dict[str, Any]) -> None:
+        if choice["finish_reason"] is not None:
+            choice["finish_reason"] = word
+
+    return change
 
 
 def _without_message(choice: dict[str, Any]) -> None:

@@ -145,8 +145,18 @@ FAULTS: tuple[AnyFault, ...] = (
     faults.EmptyFirst(),
     *(faults.Ending(kind=kind) for kind in ("done_twice", "without_done", "chunks_after_done")),
     *(faults.UsageHabit(kind=kind) for kind in ("twice", "missing", "nulls")),
+    *(faults.UsageHabit(kind=kind) for kind in ("empty", "negative", "impossible")),
     faults.EarlyFinish(),
     faults.Framing(kind="crlf"),
+    faults.ReasoningOnly(finish="length"),
+    faults.BrokenOff(word="error"),
+    faults.ErrorObject(named=True, after_chunks=2),
+    faults.Strange(),
+    faults.InParts(thinking=True),
+    faults.Beside(),
+    *(faults.SaidTwice(kind=kind) for kind in ("at_the_end", "beside")),
+    *(faults.NoChunks(kind=kind) for kind in ("between", "no_blank_line", "garbage_at_the_end")),
+    faults.OtherEnd(),
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from looper.simulate.faults import Blank, Hang, Status
+from looper.simulate.faults import Blank, Hang, Status, Strange
 from looper.simulate.models import SimulatedModel
 from looper.simulate.server import Simulator
 from tests.envoy.conftest import quick_models
@@ -75,7 +75,7 @@ async def test_a_sound_stack_is_sound() -> None:
 async def test_models_that_misbehave_are_named() -> None:
     """Each with what is wrong, and what to do about it; the others are not affected."""
     models = quick_models()
-    put(models, "small", rejects=("logprobs", "tools"))
+    put(models, "small", rejects=("logprobs", "tools"), fault=Strange(kind="usage"))
     put(models, "other", fault=Status(status=401))
     put(models, "third", fault=Hang())
     put(models, "large", fault=Blank(kind="no_choices"))
@@ -86,6 +86,9 @@ async def test_models_that_misbehave_are_named() -> None:
     assert found["small", "answers"]["state"] == "ok"
     assert found["small", "logprobs"]["state"] == "fail"
     assert "capabilities" in found["small", "tools"]["advice"]
+    assert "usage.prompt_tokens_details.cost" in found["small", "members"]["found"]
+    assert found["small", "members"]["state"] == "warn"
+    assert ("other", "members") not in found
     assert found["other", "answers"]["found"] == "status 401"
     assert "api_key" in found["other", "answers"]["advice"]
     assert found["other", "tools"]["state"] == "skipped"

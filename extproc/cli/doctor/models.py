@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,6 +11,7 @@ from extproc.cli.doctor.findings import Finding, State
 from looper.calling.calls import CallFailed, Failure
 from looper.calling.client import Answer
 from looper.calling.drafts import answering
+from looper.calling.heard import can_be
 from looper.calling.models import Model
 from looper.run import Client
 from looper.wire.chat import Capability, ChatRequest, Choice, Completion
@@ -88,6 +89,8 @@ class Examination:
 
     client: Client
     seconds: float
+    _unread: dict[str, dict[str, None]] = field(default_factory=dict)
+    """By model: the members of its answers that were not understood."""
 
     async def of(self, model: Model) -> list[Finding]:
         """Whether it answers and, if so, whether it has the capabilities that are declared."""
@@ -101,6 +104,9 @@ class Examination:
                 yield Finding(model.name, capability, "skipped", "it does not answer at all")
             else:
                 yield await self._can(model, capability)
+        if unread := self._unread.get(model.name):
+            found = f"not understood, and left out: {', '.join(unread)}"
+            yield Finding(model.name, "members", "warn", found, _STRANGE)
 
     async def _answers(self, model: Model) -> Finding:
         loop = asyncio.get_running_loop()
@@ -116,7 +122,8 @@ class Examination:
             return Finding(
                 model.name, "answers", "warn", f"{took}, at attempt {answer.attempts}", _UNSTEADY
             )
-        if answer.completion.usage is None:
+        usage = answer.completion.usage
+        if usage is None or not can_be(usage.prompt_tokens, model):
             return Finding(model.name, "answers", "warn", f"{took}, without its usage", _NO_USAGE)
         return Finding(model.name, "answers", "ok", took)
 
@@ -139,11 +146,16 @@ class Examination:
         draft = answering(request, model, "single", tools=True, logprobs=True)
         deadline = asyncio.get_running_loop().time() + self.seconds
         call = draft.call(min(_MAX_TOKENS, model.max_output or _MAX_TOKENS))
-        return await self.client.complete(call, {}, deadline=deadline)
+        answer = await self.client.complete(call, {}, deadline=deadline)
+        self._unread.setdefault(model.name, {}).update(dict.fromkeys(answer.unread))
+        return answer
 
 
 _NO_CHAT = "is what `url` leads to an OpenAI-compatible chat API?"
 _NO_USAGE = "budgets and costs are then estimates: have its server report usage"
+_STRANGE = (
+    "no answer is lost over it; its server's version, or a gateway before it, may be to blame"
+)
 _UNSTEADY = "it was refused or unreachable at first"
 _KEY = "is its `api_key` the right one, and can Envoy read it?"
 
