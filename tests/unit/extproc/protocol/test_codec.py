@@ -10,6 +10,7 @@ from extproc.protocol._pb import ext_proc_pb2 as pb
 from extproc.protocol.actions import (
     Action,
     CloseStream,
+    Headers,
     OpenStream,
     PassBody,
     PassHeaders,
@@ -474,3 +475,45 @@ class TestDecode:
 def test_the_method_is_envoys() -> None:
     """The name of the service is what Envoy calls."""
     assert METHOD == "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+PAIRS = st.lists(st.tuples(st.sampled_from(["x-a", "x-b"]), WORDS), max_size=3).map(tuple)
+RUNS = st.text("0123456789abcdef", min_size=16, max_size=16)
+
+
+@thorough
+@given(
+    headers=PAIRS,
+    appended=PAIRS,
+    removed=st.lists(st.sampled_from(["x-c", "x-d"]), max_size=2).map(tuple),
+    facts=st.dictionaries(
+        st.sampled_from(["decision", "model", "score"]), WORDS | st.integers(0, 9)
+    ),
+    runs=st.lists(RUNS, min_size=2, max_size=2),
+)
+def test_each_run_has_its_own_reply(
+    headers: Headers,
+    appended: Headers,
+    removed: tuple[str, ...],
+    facts: dict[str, str | int],
+    runs: list[str],
+) -> None:
+    """What is built once for a decision says the same as what is built for each request."""
+    for run in runs:
+        ours = (*headers, ("x-looper-run", run))
+        metadata = {**facts, "run": run}
+        action = Rewrite(ours, b"", metadata, appended=appended, removed=removed)
+        expected = pb.ProcessingResponse()
+        common = expected.request_headers.response
+        common.clear_route_cache = True
+        for name, value in (*ours, *appended):
+            clean = value.encode().translate(None, bytes([*range(0x20), 0x7F]))
+            common.header_mutation.set_headers.add().header.MergeFrom(
+                pb.HeaderValue(key=name, raw_value=clean)
+            )
+        for option in common.header_mutation.set_headers[len(ours) :]:
+            option.append.value = True
+        common.header_mutation.remove_headers.extend(removed)
+        expected.dynamic_metadata.update({"looper": metadata})
+        assert messages(action)[0] == expected
