@@ -44,7 +44,7 @@ def warnings(
 ) -> Iterator[str]:
     """What is no error, but hardly meant, each with its place before a colon."""
     yield from algorithm.warnings(models)
-    if isinstance(algorithm, ConfidenceConfig | RatingsConfig):
+    if isinstance(algorithm, ConfidenceConfig | RatingsConfig | RemomConfig | FusionConfig):
         yield from algorithm.doubts_beside(None if contract is None else contract.build(), models)
 
 

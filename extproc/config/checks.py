@@ -1,6 +1,6 @@
 """What must hold between the parts of a configuration, each of which is sound by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
@@ -27,7 +27,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
         if public in models:
             yield ("entrypoints", public), f"{public!r} is also the name of a model"
     for name, recipe_ in config.recipes.items():
-        for path, text in _check_recipe(recipe_, models):
+        for path, text in _check_recipe(recipe_, models, config.entrypoints):
             yield ("recipes", name, *path), text
     yield from _check_public(config)
     yield from _check_tags(config)
@@ -36,12 +36,14 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _check_state(config)
 
 
-def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
+def _check_recipe(
+    recipe: Recipe, models: list[str], entrypoints: Collection[str]
+) -> Iterator[tuple[YamlPath, str]]:
     namespace = Namespace(recipe.signals, recipe.projections)
     yield from namespace.problems()
     for path, model in recipe.members():
         if model not in models:
-            yield path, unknown("model", model, models)
+            yield path, _unknown_model(model, models, entrypoints)
     for index, decision in enumerate(recipe.decisions):
         if decision.name in (other.name for other in recipe.decisions[:index]):
             path = ("decisions", index, "name")
@@ -52,6 +54,13 @@ def _check_recipe(recipe: Recipe, models: list[str]) -> Iterator[tuple[YamlPath,
         last = len(recipe.decisions) - 1
         unconditional = "must be unconditional: leave out its `when`, `percent` and `shadow`"
         yield ("decisions", last), f"the last decision {unconditional}"
+
+
+def _unknown_model(name: str, models: list[str], entrypoints: Collection[str]) -> str:
+    if name not in entrypoints:
+        return unknown("model", name, models)
+    known = ", ".join(sorted(models)) or "none"
+    return f"{name!r} is an entrypoint, which clients ask for and no model; models: {known}"
 
 
 def _check_decision(decision: Decision, namespace: Namespace) -> Iterator[tuple[YamlPath, str]]:
@@ -144,6 +153,12 @@ def _check_budgets(config: Config) -> Iterator[tuple[YamlPath, str]]:
     models = {model.name: model for model in config.models}
     for name, recipe in config.recipes.items():
         for index, decision in enumerate(recipe.decisions):
-            if limit := too_small(decision, models):
-                path = ("recipes", name, "decisions", index, "budget", limit)
-                yield path, "has no room for even one run in which nothing goes wrong"
+            if small := too_small(decision, models):
+                path = ("recipes", name, "decisions", index, "budget", small.limit)
+                yield (
+                    path,
+                    (
+                        "has no room for even one run in which nothing goes wrong: "
+                        f"that takes at least {small.needed}"
+                    ),
+                )

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import Problem, YamlSource
+from looper.wording import in_words
 
 
 def explain(
@@ -18,13 +19,11 @@ def explain(
     problems: dict[YamlPath, str] = {}
     for item in error.errors(include_url=False, include_input=False, include_context=False):
         path = _yaml_path(item["loc"], source, missing=item["type"] == "missing")
-        text = item["msg"].removeprefix("Value error, ")
+        text = in_words(item)
         if item["type"] == "extra_forbidden":
             text = _misspelt(item["loc"], model)
         if item["type"] in ("literal_error", "union_tag_invalid"):
             text = _meant(text, _value_at(path, source))
-        if text == "Unable to extract tag using discriminator 'type'":
-            text = "`type` is missing, which says what of its kind this is"
         problems.setdefault(path, text)  # of the members of a union, the first says enough
     return source.placed(
         (path, text)
@@ -94,12 +93,23 @@ def _meant(text: str, written: object) -> str:
 
 
 def _keys_beside(loc: tuple[str | int, ...], model: type[BaseModel]) -> list[str]:
-    """The keys that the schema knows beside the last part of `loc`, found by walking the JSON schema."""
+    """The keys that the schema knows beside the last part of `loc`, found by walking the JSON schema.
+
+    Of a union, those of the member that is meant.
+    """
     schema = model.model_json_schema(by_alias=True)
     nodes = [schema]
     for part in loc[:-1]:
-        nodes = [inner for node in nodes for inner in _descend(node, part, schema)] or nodes
+        tagged = [node for node in nodes if _is_of(node, part)]
+        inner = [below for node in nodes for below in _descend(node, part, schema)]
+        # One that is the only one was told from others before: this is a key of it.
+        nodes = (tagged if len(nodes) > 1 else []) or inner or nodes
     return [key for node in nodes for key in node.get("properties", {})]
+
+
+def _is_of(node: dict, part: str | int) -> bool:  # type: ignore[type-arg]  # JSON schema
+    """Whether `part` is no key, but says that of a union this one is meant."""
+    return bool(node.get("properties", {}).get("type", {}).get("const") == part)
 
 
 def _descend(node: dict, part: str | int, schema: dict) -> Iterator[dict]:  # type: ignore[type-arg]  # JSON schema

@@ -1,7 +1,7 @@
 """A decision's plan beside its budget: what is known to be too little before any request comes."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from extproc.decisions.recipe import Decision
 from looper.calling.budget import Floor, Limit, Limits
@@ -10,12 +10,27 @@ from looper.calling.models import Model
 from looper.wire.chat import ChatRequest
 
 
-def too_small(decision: Decision, models: Mapping[str, Model]) -> Limit | None:
-    """The limit with no room for even a run in which nothing goes wrong; None too if a model does not exist."""
+@dataclass(frozen=True, slots=True)
+class TooSmall:
+    """A limit with no room for even a run in which nothing goes wrong, and what that takes without any prompt."""
+
+    limit: Limit
+    needed: str
+
+
+def too_small(decision: Decision, models: Mapping[str, Model]) -> TooSmall | None:
+    """The first limit that is; None too if a model does not exist."""
     plan = decision.planned()
     if decision.loop is None or not models.keys() >= _asked(decision):
         return None
-    return Limits.of(decision.budget).exceeded(least(plan, models))
+    needed = least(plan, models)
+    limit = Limits.of(decision.budget).exceeded(needed)
+    sums = {
+        "calls": f"{needed.calls}",
+        "tokens": f"{needed.tokens}, and the prompts",
+        "cost_usd": f"{usd(needed.microusd):f}, and what the prompts cost",
+    }
+    return None if limit is None else TooSmall(limit, sums[limit])
 
 
 def kept(decision: Decision, models: Mapping[str, Model], request: ChatRequest) -> list[Floor]:

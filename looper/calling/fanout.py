@@ -53,6 +53,17 @@ class Round(Setting):
         description="models that are asked, in turn, in place of one that fails",
     )
 
+    def idle(self, calls: int) -> Iterator[str]:
+        """The settings that do nothing in rounds of at most so many calls, each with the reason behind a colon."""
+        given = self.model_fields_set
+        if "below_quorum" in given and self.min_successful_responses == 1:
+            yield "below_quorum: does nothing: one answer is enough, and without any the request fails anyway"
+        if self.straggler_factor is not None and self.min_successful_responses >= calls:
+            yield "straggler_factor: does nothing: nobody is left behind `min_successful_responses`"
+        hedge, timeout = self.hedge_after, self.round_timeout
+        if hedge is not None and timeout is not None and hedge >= timeout:
+            yield "hedge_after: does nothing: the round is over by then, by `round_timeout`"
+
     def substitute_members(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         for index, name in enumerate(self.substitutes):
             yield ("substitutes", index), name

@@ -22,6 +22,7 @@ from looper.calling.drafts import (
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round
 from looper.calling.models import Model
+from looper.contract import Contract
 from looper.errors import InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Points, Ranking, confirmed, voted
 from looper.patterns.closing.conclude import Ending, Finding, conclude, decline, present, refusals
@@ -141,11 +142,24 @@ class FusionConfig(Round, Weighing, Judging):
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
         panel = {each.model for each in self.analysis_models}
+        yield from self.idle(len(self.panel))
+        for at, writer in enumerate(self.final_fallbacks):
+            if writer in self.writers[: at + 1]:
+                yield f"final_fallbacks: {writer} has failed already by then"
         if len(self.panel) + len(self.escalate_to) == 1:
             yield "judge_model: a panel of one answer leaves it nothing to compare"
         for key, name in (("judge_model", self.judge_model), ("final_model", self.final_model)):
             if name in panel:
                 yield f"{key}: {name} is one of the panel, and may prefer its own answer"
+
+    def doubts_beside(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """What is hardly meant beside the contract of the decision."""
+        comparable = contract is not None and contract.comparable
+        skips = "skip_judge_when" in self.model_fields_set and self.skip_judge_when != "never"
+        if skips and not comparable:
+            yield "skip_judge_when: does nothing without a `contract` whose values compare"
 
     def build(self) -> "Fusion":
         return Fusion(self)

@@ -112,6 +112,10 @@ class RatingsConfig(Round, Weighing, Judging):
 
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
+        yield from self.idle(len(self.models) * self.samples)
+        if self.aggregate == "all":
+            for key in sorted(self.model_fields_set & {"weights", "category", "stop"}):
+                yield f"{key}: does nothing: with `aggregate: all` every answer is published"
         if self.judge_model in self.models:
             yield f"judge_model: {self.judge_model} is one of the candidates, and may prefer its own answer"
 

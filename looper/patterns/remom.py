@@ -15,7 +15,7 @@ from looper.calling.drafts import Draft, answering, private, shortened
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round, Stop
 from looper.calling.models import Model
-from looper.contract import Reference, ReferenceConfig
+from looper.contract import Contract, Reference, ReferenceConfig
 from looper.errors import InvalidField
 from looper.patterns.closing.conclude import Ending, conclude, decline, present, refusals
 from looper.patterns.closing.distribution import Distribution, distribute
@@ -177,6 +177,33 @@ class RemomConfig(Round, Compaction, Weighing):
         best = max((models[name].known_rating or 0.0 for name in self.names), default=0.0)
         if writer and writer < best:
             yield f"synthesis_model: {self.synthesis_model} is rated below the best of its proposers"
+        yield from self._idle()
+
+    def _idle(self) -> Iterator[str]:
+        """The settings that do nothing beside the others."""
+        given, how = self.model_fields_set, self.model_distribution
+        yield from self.idle(max(self.breadth_schedule))
+        if self.is_uncut:
+            yield "compaction_tokens: does nothing: answers are cut with `compaction_strategy: last_n_tokens` only"
+        if how != "weighted" and any("weight" in each.model_fields_set for each in self.models):
+            yield f"models: a `weight` does nothing under `model_distribution: {how}`"
+        if how == "first_only" and len(self.models) > 1:
+            yield "models: only the first is ever asked, under `model_distribution: first_only`"
+        if len(self.models) == 1 and "model_distribution" in given:
+            yield "model_distribution: does nothing: there is one model"
+        most = self.max_responses_per_round
+        if most is not None and most >= max(self.breadth_schedule):
+            yield "max_responses_per_round: does nothing: no round has more answers"
+
+    def doubts_beside(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """What is hardly meant beside the contract of the decision."""
+        comparable = contract is not None and contract.comparable
+        if self.adaptive and (not comparable or isinstance(contract, Reference)):
+            yield "adaptive: does nothing without a `contract` whose values compare"
+        if self.max_responses_per_round is not None and comparable:
+            yield "max_responses_per_round: does nothing: answers that differ are shown, and others are not"
         for number, breadth in enumerate(self.breadth_schedule, 1):
             if breadth < self.min_successful_responses:
                 yield f"min_successful_responses: round {number} has fewer, and is never enough"

@@ -96,6 +96,8 @@ class SingleConfig(Setting):
 
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
+        if len(self.models) == 1 and "weight" in self.models[0].model_fields_set:
+            yield "models: a `weight` does nothing where there is one model"
         first = {share.model for share in self.shares}
         for at, name in enumerate(self.fallbacks):
             if first == {name} or name in self.fallbacks[:at]:

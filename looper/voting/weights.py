@@ -13,6 +13,7 @@ from looper.files import read
 from looper.settings import Name, Probability, Setting
 from looper.voting.calibration import Calibration, HeldOut
 from looper.voting.electorate import Electorate, Voter, heeded, logit
+from looper.wording import in_words
 
 _LARGEST = 4 << 20
 
@@ -214,7 +215,7 @@ def read_weights(path: Path) -> Weights:
         return Weights.model_validate(json.loads(data, parse_constant=_no_constant))
     except ValidationError as error:
         raise WeightsError(
-            [f"{path}: {_dotted(each['loc'])}: {_said(each['msg'])}" for each in error.errors()]
+            [f"{path}: {_dotted(each['loc'])}: {in_words(each)}" for each in error.errors()]
         ) from None
     except (ValueError, RecursionError):
         raise WeightsError([f"{path}: not JSON"]) from None
@@ -222,10 +223,6 @@ def read_weights(path: Path) -> Weights:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-def _said(message: str) -> str:
-    return message.removeprefix("Value error, ")
 
 
 def _dotted(location: tuple[str | int, ...]) -> str:

@@ -28,6 +28,11 @@ class Compaction(Setting):
     )
     include_reasoning: bool = Field(default=False, description="show what proposers thought, too")
 
+    @property
+    def is_uncut(self) -> bool:
+        """Whether a number of tokens is given to which nothing is cut."""
+        return self.compaction_strategy == "full" and "compaction_tokens" in self.model_fields_set
+
 
 @dataclass(frozen=True, slots=True)
 class References:

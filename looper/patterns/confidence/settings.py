@@ -318,6 +318,7 @@ class ConfidenceSettings(Round, Weighing):
 
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
+        yield from self._idle()
         if self.threshold == 0 and len(self.stages) > 1:
             yield "threshold: at 0 every answer is accepted, and no further stage is asked"
         for at, stage in enumerate(self.stages):
@@ -329,7 +330,10 @@ class ConfidenceSettings(Round, Weighing):
     def doubts_beside(
         self, contract: Contract[Any] | None, models: Mapping[str, Model]
     ) -> Iterator[str]:
-        """Which stages are asked for nothing but their word: by then nobody can be sure enough, though all agree."""
+        """Which settings do nothing, and which stages are asked for nothing but their word: by then nobody can be sure
+        enough, though all agree.
+        """
+        yield from self._unscored(contract)
         if never := list(self.never_enough(self.token_method_for(contract), models)):
             yield (
                 f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
@@ -344,6 +348,32 @@ class ConfidenceSettings(Round, Weighing):
                     f"stages: with {stage.called} the team is at most {most:.2f} sure, though all agree,"
                     f" and {bar:g} is enough: the next stage is always asked"
                 )
+
+    def _idle(self) -> Iterator[str]:
+        """The settings that do nothing beside the others."""
+        given = self.model_fields_set
+        yield from self.idle(max(len(list(each.voters)) for each in self.stages) * self.samples)
+        if self.escalation_order != "automix" and "cost_quality_tradeoff" in given:
+            yield "cost_quality_tradeoff: does nothing without `escalation_order: automix`"
+        if len(self.stages) == 1:
+            after_one = {"escalation_order", "overlap_after", "start_stage_by", "escalate_early"}
+            for key in sorted(given & after_one):
+                yield f"{key}: does nothing: there is one stage"
+        staged = {name for stage in self.stages for name in stage.models}
+        for name in self.calibration:
+            if name not in staged:
+                yield f"calibration: {name} is in no stage, and its calibration does nothing"
+
+    def _unscored(self, contract: Contract[Any] | None) -> Iterator[str]:
+        """The settings of scores that nobody has."""
+        given, method = self.model_fields_set, self.token_method_for(contract)
+        counted = {method, self.weights.sureness_from if self.weights is not None else None}
+        if "hybrid_weights" in given and "hybrid" not in counted:
+            yield f"hybrid_weights: does nothing: answers are scored by `{method}`, not by `hybrid`"
+        if "token_filter" in given and not counted & {*MEANS}:
+            yield f"token_filter: does nothing: `{method}` is no mean over an answer's tokens"
+        if self.calibration and method in ("agreement", "posterior"):
+            yield f"calibration: does nothing: `{method}` is a probability already"
 
     def _most(
         self, asked: Sequence[str], contract: Contract[Any] | None, models: Mapping[str, Model]

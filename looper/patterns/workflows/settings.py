@@ -94,17 +94,25 @@ class WorkflowSettings(Setting):
 
     def _plan_problems(self) -> Iterator[Problem]:
         if self.mode == "static":
-            yield from problems(self.steps, self.final.sees, self.bounds)
+            yield from self._too_large()
+            yield from problems(self.steps, self.final.sees, Bounds())
         elif self.final.sees is not None:
             yield ("final", "sees"), "has no place in a plan that is dynamic"
         if self.mode == "dynamic" and self.max_calls < _LEAST_PLANNED:
             text = f"must be at least {_LEAST_PLANNED}: two for the planner, one for a worker, one for the answer"
             yield ("max_calls",), text
 
-    @property
-    def bounds(self) -> Bounds:
-        """What the operator's plan may take."""
-        return Bounds(self.max_steps, self.max_calls)
+    def _too_large(self) -> Iterator[Problem]:
+        """Which bound an operator's own plan is over, and what it would have to be."""
+        steps, calls = len(self.steps), sum(len(step.models) for step in self.steps) + 1
+        if steps > self.max_steps:
+            yield (
+                ("max_steps",),
+                f"is {self.max_steps}, and `steps` are {steps}: give at least that",
+            )
+        if calls > self.max_calls:
+            text = f"is {self.max_calls}, and the plan takes {calls} calls: give at least that"
+            yield ("max_calls",), text
 
     def bounds_of(self, calls: int | None) -> Bounds:
         """What a planner's plan may take of so many calls, one or two of which the planner itself has made."""
@@ -123,6 +131,12 @@ class WorkflowSettings(Setting):
 
     def warnings(self, models: Mapping[str, Model]) -> Iterator[str]:
         """What is no error, but hardly meant."""
+        verifiers = any(step.role == "verifier" for step in self.steps)
+        if self.mode == "static" and not verifiers and "on_verify_fail" in self.model_fields_set:
+            yield "on_verify_fail: does nothing: no step is a verifier"
+        timed = bool(self.steps) and all(step.timeout is not None for step in self.steps)
+        if self.step_timeout is not None and timed:
+            yield "step_timeout: does nothing: every step has a `timeout` of its own"
         for at, step in enumerate(self.steps):
             for index, name in enumerate(step.models):
                 if name in step.models[:index]:

@@ -258,3 +258,81 @@ class TestVerifier:
         parsed = parse_config(written(self.chain()), "looper.yaml")
         (found,) = costs(parsed, 1000)
         assert (found.least, found.worst.calls) == (1, 4)
+
+
+FUSION: dict[str, Any] = {
+    "type": "fusion",
+    "analysis_models": ["small", "other"],
+    "judge_model": "large",
+}
+REMOM: dict[str, Any] = {"type": "remom", "models": ["small", "other"], "synthesis_model": "large"}
+SIMILAR: dict[str, Any] = {
+    "type": "ratings",
+    "models": ["small", "other"],
+    "aggregate": "similarity",
+}
+STEP: dict[str, Any] = {"id": "a", "models": ["small"], "prompt": "p", "timeout": "5s"}
+WORK: dict[str, Any] = {"type": "workflows", "steps": [STEP], "final": {"model": "large"}}
+RAW: dict[str, Any] = {"threshold": 0.5}
+SELF: dict[str, Any] = {**RAW, "confidence_method": "self_verify"}
+KNOTS: dict[str, Any] = {"knots": [[0, 0], [1, 1]]}
+
+
+class TestIdle:
+    """What does nothing beside what else is said is told."""
+
+    @pytest.mark.parametrize(
+        ("algorithm", "key"),
+        [
+            (chain(**RAW, confidence_method="margin", hybrid_weights={"margin_weight": 1}), "hybrid_weights"),
+            (chain(**RAW, cost_quality_tradeoff=0.9), "cost_quality_tradeoff"),
+            (chain(**SELF, token_filter="all"), "token_filter"),
+            (chain(**RAW, calibration={"third": KNOTS}), "calibration"),
+            (chain(confidence_method="agreement", calibration={"small": KNOTS}), "calibration"),
+            (chain(**RAW, stages=["small"], overlap_after="2s"), "overlap_after"),
+            ({**REMOM, "compaction_tokens": 500}, "compaction_tokens"),
+            ({**REMOM, "models": [{"model": "small", "weight": 2}], "model_distribution": "equal"}, "models"),
+            ({**REMOM, "model_distribution": "first_only"}, "models"),
+            ({**REMOM, "adaptive": True}, "adaptive"),
+            ({**REMOM, "max_responses_per_round": 9}, "max_responses_per_round"),
+            ({**FUSION, "skip_judge_when": "posterior>=0.9"}, "skip_judge_when"),
+            ({**FUSION, "final_fallbacks": ["large"]}, "final_fallbacks"),
+            ({**FUSION, "below_quorum": "fail"}, "below_quorum"),
+            ({**FUSION, "straggler_factor": 2, "min_successful_responses": 2}, "straggler_factor"),
+            ({**SIMILAR, "hedge_after": "5s", "round_timeout": "3s"}, "hedge_after"),
+            ({**SIMILAR, "aggregate": "all", "stop": "settled"}, "stop"),
+            ({**WORK, "on_verify_fail": "continue"}, "on_verify_fail"),
+            ({**WORK, "step_timeout": "9s"}, "step_timeout"),
+            ({"type": "single", "models": [{"model": "small", "weight": 2}]}, "models"),
+        ],
+        ids=lambda each: each if isinstance(each, str) else each["type"],
+    )  # fmt: skip
+    def test_is_told_with_its_place(self, algorithm: dict[str, Any], key: str) -> None:
+        """By its path, so that it is found."""
+        config = parse_config(written(algorithm), "looper.yaml")
+        told = {
+            path: text
+            for path, text in doubts(config)
+            if "nothing" in text or "ever" in text or "already" in text
+        }
+        assert ("recipes", "r", "decisions", 0, "algorithm", key) in told
+
+    @pytest.mark.parametrize(
+        "algorithm",
+        [
+            chain(**RAW, confidence_method="hybrid", hybrid_weights={"margin_weight": 1}, token_filter="all"),
+            chain(**RAW, hybrid_weights={"margin_weight": 1}),
+            chain(**RAW, escalation_order="automix", cost_quality_tradeoff=0.9),
+            chain(confidence_method="margin", calibration={"small": KNOTS}),
+            {**REMOM, "compaction_strategy": "last_n_tokens", "compaction_tokens": 500},
+            {**REMOM, "models": [{"model": "small", "weight": 2}, "other"], "max_responses_per_round": 2},
+            {**FUSION, "straggler_factor": 2, "below_quorum": "fail", "min_successful_responses": 2,
+             "analysis_models": ["small", "other", "third"]},
+            {**SIMILAR, "hedge_after": "2s", "round_timeout": "3s"},
+        ],
+        ids=lambda each: each["type"],
+    )  # fmt: skip
+    def test_what_does_something_is_not(self, algorithm: dict[str, Any]) -> None:
+        """Nobody is told to leave out what counts."""
+        found = [text for _, text in doubts(parse_config(written(algorithm), "looper.yaml"))]
+        assert not [text for text in found if "does nothing" in text]

@@ -103,13 +103,17 @@ WRONG = [
      4, "models[0].ratng: unknown key; did you mean 'rating'?"),
     ("unknown-key-in-an-algorithm", ("judge_model: large", "judge_model: large, max_concurent: 3"),
      13, f"{D0}.algorithm.max_concurent: unknown key; did you mean 'max_concurrent'?"),
+    ("key-of-another-algorithm", ("judge_model: large", "judge_model: large, model: small"),
+     13, f"{D0}.algorithm.model: unknown key; did you mean 'judge_model'?"),
+    ("key-of-another-algorithm-alone", ("model: small}", "model: small, judge_model: large}"),
+     15, f"{D1}.algorithm.judge_model: unknown key"),
     ("unknown-key-in-a-signal", ("any: [prove]", "any: [prove], non: [x]"),
      9, "recipes.general.signals.hard.non: unknown key; did you mean 'none'?"),
     ("unknown-key-in-a-secret", ("{env: LARGE_KEY}", "{value: x, env: LARGE_KEY}"),
      5, "models[1].api_key.value: unknown key"),
-    ("missing-key", ("version: 1\n", ""), 1, "version: Field required"),
-    ("missing-key-in-a-model", ("name: small, ", ""), 4, "models[0].name: Field required"),
-    ("other-version", ("version: 1", "version: 2"), 1, "version: Input should be 1"),
+    ("missing-key", ("version: 1\n", ""), 1, "version: is missing"),
+    ("missing-key-in-a-model", ("name: small, ", ""), 4, "models[0].name: is missing"),
+    ("other-version", ("version: 1", "version: 2"), 1, "version: must be 1"),
     ("wrong-type", ("- name: panel", "- name: [panel]"), 11, f"{D0}.name: "),
     ("no-models", ("models:\n", "models: []\nx:\n"), 3, "models: "),
     ("bad-url", ("http://small/v1", "small/v1"), 4, "models[0].url: a URL is http:// or https://"),
@@ -137,7 +141,7 @@ WRONG = [
     ("no-algorithm", ("{type: single, model: small}", "{model: small}"), 15, f"{D1}.algorithm: "),
     ("unknown-signal-kind", ("type: keyword", "type: keywrd"), 9, "recipes.general.signals.hard"),
     ("misspelt-word", ("judge_model: large", "judge_model: large, on_error: fial"),
-     13, f"{D0}.algorithm.on_error: Input should be 'skip' or 'fail'; did you mean 'fail'?"),
+     13, f"{D0}.algorithm.on_error: must be 'skip' or 'fail'; did you mean 'fail'?"),
     ("neither-word-nor-number", ("judge_model: large", "judge_model: large, skip_judge_when: posterior>=2"),
      13, f"{D0}.algorithm.skip_judge_when: it is unanimous, never, or posterior>= and a number from 0 to 1"),
     ("empty-signal", (", any: [prove]", ""), 9, "recipes.general.signals.hard: give at least one of"),
@@ -154,6 +158,18 @@ WRONG = [
      12, f"{D0}.when.any[1].not: unknown signal 'herd': did you mean 'hard'?"),
     ("dangling-model", ("model: small}", "model: smal}"),
      15, f"{D1}.algorithm.model: unknown model 'smal': did you mean 'small'?"),
+    ("entrypoint-for-a-model", ("model: small}", "model: looper/auto}"),
+     15, f"{D1}.algorithm.model: 'looper/auto' is an entrypoint, which clients ask for and no model; models: large"),
+    ("words-for-a-number", ("judge_model: large", "judge_model: large, max_concurrent: many"),
+     13, f"{D0}.algorithm.max_concurrent: must be a whole number"),
+    ("too-small-a-number", ("judge_model: large", "judge_model: large, max_concurrent: 0"),
+     13, f"{D0}.algorithm.max_concurrent: must be at least 1"),
+    ("too-large-a-number", ("version: 1", "version: 1\ntrace: {sample: 2}"), 2, "trace.sample: must be at most 1"),
+    ("word-for-a-switch", ("version: 1", "version: 1\ndebug: maybe"), 2, "debug: must be true or false"),
+    ("text-for-keys", ("version: 1", "version: 1\nlimits: large"), 2, "limits: must have keys and values"),
+    ("text-for-a-list", ("[small, large]", "small"), 13, f"{D0}.algorithm.analysis_models: must be a list"),
+    ("no-kind-like-that", ("type: single", "type: singel"), 15,
+     f"{D1}.algorithm: there is no type 'singel'; expected 'single', "),
     ("dangling-panel-model", ("[small, large]", "[small, xyzzy]"),
      13, f"{D0}.algorithm.analysis_models[1]: unknown model 'xyzzy': known: large, small"),
     ("dangling-judge", ("judge_model: large", "judge_model: larg"), 13, f"{D0}.algorithm.judge_model: unknown model"),
@@ -204,7 +220,7 @@ WRONG = [
      "version: 1\nstate: {type: redis, url: 'redis://:secret@r', keys: [{env: K}]}"),
      2, "state.url: must not carry a credential: use `username` and `password`"),
     ("state-in-redis-without-keys", ("version: 1", "version: 1\nstate: {type: redis, url: 'redis://r', keys: []}"),
-     2, "state.keys: Tuple should have at least 1 item"),
+     2, "state.keys: must have at least 1 item"),
     ("key-twice", ("version: 1", "version: 1\nversion: 1"), 2, "version: the key stands twice"),
     ("not-yaml", ("version: 1", "version: [1"), None, ""),
     ("impossible-date", ("version: 1", "version: 2020-13-45"), 1, ""),
@@ -306,20 +322,25 @@ class TestBudgets:
     ALWAYS = "judge_model: large, skip_judge_when: never}"
 
     @pytest.mark.parametrize(
-        ("budget", "limit"),
+        ("budget", "limit", "needed"),
         [
-            pytest.param("{calls: 3}", "calls", id="calls"),
-            pytest.param("{tokens: 1000}", "tokens", id="tokens"),
-            pytest.param("{cost_usd: 0.001}", "cost_usd", id="money"),
+            pytest.param("{calls: 3}", "calls", "4", id="calls"),
+            pytest.param("{tokens: 1000}", "tokens", "1024, and the prompts", id="tokens"),
+            pytest.param(
+                "{cost_usd: 0.001}", "cost_usd", "0.001536, and what the prompts cost", id="money"
+            ),
         ],
     )
-    def test_one_without_room_for_a_good_run_is_wrong(self, budget: str, limit: str) -> None:
+    def test_one_without_room_for_a_good_run_is_wrong(
+        self, budget: str, limit: str, needed: str
+    ) -> None:
         """Two members, a judge and a final model: four calls, of 256 tokens at the least."""
         price = (self.LARGE, self.LARGE + ", price: {input: 1, output: 2}")
         text = edited(price, (self.JUDGE, f"{self.ALWAYS}\n        budget: {budget}"))
         (problem,) = problems(text)
         assert problem.startswith("f.yaml:14: recipes.general.decisions[0].budget." + limit)
         assert "no room for even one run" in problem
+        assert f"that takes at least {needed}" in problem
 
     @pytest.mark.parametrize(
         ("budget", "warned"),

@@ -236,8 +236,7 @@ def test_recipes_beside_each_other_may_include_the_same_file(folder: Path) -> No
         ),
         pytest.param(
             INCLUDE + "    decisions:\n      hard:\n        budget: {calls: many}\n",
-            "looper.yaml:13: recipes.mine.decisions.hard.budget.calls: "
-            "Input should be a valid integer, unable to parse string as an integer",
+            "looper.yaml:13: recipes.mine.decisions.hard.budget.calls: must be a whole number",
             id="wrong-change",
         ),
         pytest.param(

@@ -82,11 +82,11 @@ def test_a_length_is_told_in_deviations_of_its_logarithm(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
-        pytest.param({"version": 2}, "version: Input should be 1", id="version"),
+        pytest.param({"version": 2}, "version: must be 1", id="version"),
         pytest.param({"wieghts": 1}, "wieghts: Extra inputs are not permitted", id="unknown-key"),
         pytest.param(
             {"teams": [{"members": {"a": {"weight": 1.0}}, "none_of_these": 0}]},
-            "teams[0].members.a.rating: Field required",
+            "teams[0].members.a.rating: is missing",
             id="missing",
         ),
         pytest.param(
@@ -101,7 +101,7 @@ def test_a_length_is_told_in_deviations_of_its_logarithm(tmp_path: Path) -> None
         ),
         pytest.param(
             {"lengths": {"b": {"typical": 9, "spread": 0}}},
-            "lengths.b.spread: Input should be greater than 0",
+            "lengths.b.spread: must be above 0",
             id="no-spread",
         ),
         pytest.param(

@@ -272,15 +272,38 @@ def test_each_mode_has_what_it_needs_and_nothing_else() -> None:
     )
 
     assert [line.partition("algorithm")[2] for line in static] == [
-        ".steps: Field required",
+        ".steps: is missing",
         ".planner: has no place in a plan that is static",
     ]
     assert sorted(line.partition("algorithm")[2] for line in dynamic) == [
         ".final.sees: has no place in a plan that is dynamic",
-        ".models: Field required",
-        ".planner: Field required",
+        ".models: is missing",
+        ".planner: is missing",
         ".steps: has no place in a plan that is dynamic",
     ]
+
+
+@pytest.mark.parametrize(
+    ("bound", "said"),
+    [
+        pytest.param(
+            "max_steps: 1", ".max_steps: is 1, and `steps` are 2: give at least that", id="steps"
+        ),
+        pytest.param(
+            "max_calls: 3",
+            ".max_calls: is 3, and the plan takes 4 calls: give at least that",
+            id="calls",
+        ),
+    ],
+)
+def test_a_bound_that_is_too_small_is_named(bound: str, said: str) -> None:
+    """With the number that would do: it is the operator who wrote both."""
+    (line,) = complaints(
+        "steps: [{id: a, models: [small, large], prompt: p}, {id: b, models: [small], prompt: p}]",
+        bound,
+        "final: {model: large}",
+    )
+    assert line.endswith(said)
 
 
 def test_a_plan_of_a_planner_fits_into_max_calls() -> None:
