@@ -20,7 +20,7 @@ from looper.wire.surrogates import without_halves
 
 T = TypeVar("T")
 _BOM: Final = b"\xef\xbb\xbf"
-_MENDED: Final = 1 << 20
+_MENDED: Final = 4 << 20
 """Bytes of an answer above which it is not looked what makes it no JSON."""
 
 _MOST_UNREAD: Final = 16

@@ -35,6 +35,16 @@ async def odd_stack() -> AsyncIterator[Stack]:
         "one": {"type": "single", "model": "a", "fallbacks": ["b"]},
         "fusion": {"type": "fusion", "analysis_models": ["p", "q"], "judge_model": "j", "final_model": "f"},
         "remom": {"type": "remom", "models": ["p", "q"], "breadth_schedule": [2], "synthesis_model": "f"},
+        "ratings": {"type": "ratings", "models": ["p", "q"]},
+        "confidence": {"type": "confidence", "stages": ["p", "q"], "threshold": 0.9},
+        "workflows": {
+            "type": "workflows",
+            "steps": [
+                {"id": "draft", "models": ["p", "q"], "prompt": "Answer."},
+                {"id": "check", "models": ["p"], "needs": ["draft"], "prompt": "Check."},
+            ],
+            "final": {"model": "f"},
+        },
         "routed": {"type": "single", "model": "r"},
     }  # fmt: skip
     price = {"input": 1, "output": 2}
@@ -95,6 +105,8 @@ async def answer(stack: Stack, model: str, *, streamed: bool, **members: Any) ->
         for each in chunk["choices"]:
             delta = each.pop("delta")
             message["content"] += delta.pop("content", None) or ""
+            if refusal := delta.pop("refusal", None):
+                message["refusal"] = message.get("refusal", "") + refusal
             for call in delta.pop("tool_calls", ()):
                 known = message["tool_calls"].setdefault(
                     call["index"], {"function": {"arguments": ""}}
@@ -256,7 +268,7 @@ async def test_a_final_models_call_is_the_answer(
     assert not read["message"]["content"]
 
 
-@pytest.mark.parametrize("pattern", ["fusion", "remom"])
+@pytest.mark.parametrize("pattern", ["fusion", "remom", "ratings", "confidence", "workflows"])
 @streamed_or_not
 async def test_a_panel_that_refuses_is_heard(stack: Stack, pattern: str, streamed: bool) -> None:
     """In OpenAI's form, as from one model."""
@@ -267,7 +279,7 @@ async def test_a_panel_that_refuses_is_heard(stack: Stack, pattern: str, streame
     assert stack.simulator.count("f") == 0
 
 
-@pytest.mark.parametrize("model", ["one", "fusion", "remom"])
+@pytest.mark.parametrize("model", ["one", "fusion", "remom", "ratings", "confidence", "workflows"])
 async def test_where_all_only_thought_the_answer_is_empty(stack: Stack, model: str) -> None:
     """As models that think give it when their tokens are used up."""
     for name in NAMES:

@@ -27,6 +27,7 @@ from looper.simulate.server import (
     OtherMode,
     Reset,
     Status,
+    Strange,
     Torn,
     UsageHabit,
 )
@@ -437,3 +438,23 @@ async def test_an_answer_breaks_off_when_the_processor_is_lost() -> None:
                 await response.read()
 
         await simulator.wait_for(lambda: simulator.running() == 0)
+
+
+@pytest.mark.parametrize("limit", [-1, 0, 1.5, "256"])
+async def test_a_limit_that_is_none_is_refused(metered: Stack, limit: object) -> None:
+    """What is counted has a limit that is one, or none."""
+    status, _, raw = await ask(metered, max_tokens=limit)
+    error = json.loads(raw)["error"]
+    assert (status, error["code"], error["param"]) == (400, "invalid_field", "max_tokens")
+    assert metered.simulator.count() == 0
+
+
+async def test_usage_that_nobody_asked_for_is_hidden_whatever_is_beside_it(metered: Stack) -> None:
+    """Such as choices that are null; and what is strange in it costs the client nothing."""
+    metered.simulator.fault("small", Strange(kind="usage"))
+    status, _, raw = await ask(metered, stream=True)
+    read = chunks(raw)
+    assert status == 200
+    assert read
+    assert all(chunk["choices"] for chunk in read)
+    assert not any(chunk.get("usage") for chunk in read)

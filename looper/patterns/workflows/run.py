@@ -10,7 +10,7 @@ import msgspec
 from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.failures import why_no_answer
 from looper.errors import InvalidField, UpstreamFailed
-from looper.patterns.closing.conclude import Ending, conclude, present
+from looper.patterns.closing.conclude import Ending, conclude, decline, present, refusals
 from looper.patterns.workflows.board import Agent, Board
 from looper.patterns.workflows.crew import Crew
 from looper.patterns.workflows.plan import FINAL, Final, Planned, Step, in_order, planned_type
@@ -161,13 +161,16 @@ class Workflows:
     async def _best(self, crew: Crew, board: Board, run: Run) -> AsyncGenerator[Event]:
         """The best answer so far, as it is."""
         run.trace.note("nothing came of a step that another one needs: the best answer so far")
-        standing = crew.standing()
-        if not standing:
+        if standing := crew.standing():
+            (best, winner), *rest = standing
+            others = [result for _, result in rest]
+            draft, ending = crew.draft(best, "worker"), _ending(board, run)
+            answer = present(winner, run, others, ending, draft=draft)
+        elif refusing := refusals(crew.failures):
+            answer = decline(refusing, crew.failures, run)
+        else:
             raise why_no_answer(crew.failures)
-        (best, winner), *rest = standing
-        others = [result for _, result in rest]
-        draft, ending = crew.draft(best, "worker"), _ending(board, run)
-        async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
+        async with aclosing(answer) as events:
             async for event in events:
                 yield event
 
