@@ -606,6 +606,14 @@ class TestVerifiers:
         assert client.names == ["a", "v", "f"]
         assert done_of(events).outcome == "degraded"
 
+    async def test_one_reason_is_a_list_of_one(self) -> None:
+        """A verifier that has one thing to say need not make a list of it."""
+        client = client_of(v=json.dumps({"verdict": "fail", "reasons": "the sum is wrong"}))
+        await events_of(client, static(step("one", "a"), verifier("check", "one")))
+
+        assert [asked.prompt for asked in client.calls_of("a")][1].count("the sum is wrong") == 1
+        assert len(client.calls_of("v")) == 2  # once before the revision, once behind it
+
     @pytest.mark.parametrize("said", [refused(500), "fine with me", '{"verdict": "great"}'])
     async def test_a_verifier_that_says_nothing_is_done_without(self, said: Step) -> None:
         """One re-ask for what is no verdict; then the run goes on without one."""
