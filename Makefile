@@ -46,6 +46,12 @@ test: $(VENV)/.ready ## Every test tier
 test-fast: $(VENV)/.ready ## The two quick tiers
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
 
+.PHONY: test-browser
+test-browser: $(VENV)/.ready ## The console in Chromium, over a real Envoy
+	@tests/system.sh chromium=chromium npm=npm
+	@tests/browser/axe.sh
+	$(BIN)/python -m pytest tests/browser
+
 .PHONY: bench
 bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--litellm --cases …")
 	$(BIN)/python -m tests.bench run $(ARGS)

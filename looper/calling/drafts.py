@@ -61,6 +61,8 @@ class Draft:
     stands_in: StandIn | None = None
     choices: int = 1
     """How many answers it asks for."""
+    queued: float = 0.0
+    """Seconds for which it waited, as too many others of its round were under way."""
 
     def to(self, model: Model) -> "Draft":
         """The same for another model."""

@@ -162,10 +162,13 @@ class _UnderWay:
                 task.cancel(self._over.why)
 
     async def _work(self, index: int, asking: "_Asking") -> None:
+        waits = asking.turn.locked()
         async with asking.turn:
             if not self.closed.is_set():  # the one before us may have ended it all
                 # Who begins shares what the budget has with those who have not.
-                draft = replace(self._drafts[index], among=self.started.count(False))
+                among = self.started.count(False)
+                queued = self._now() - self.began if waits else 0.0
+                draft = replace(self._drafts[index], among=among, queued=queued)
                 self.started[index] = True
                 result = self.results[index] = await asking.somebody(draft)
                 self._look_at(result)

@@ -18,6 +18,8 @@ _MAX_NOTES = 64
 _MAX_FOUND = 32
 _MAX_ATTEMPTS = 16
 _DIGITS = 6
+_NOTED = 0.005
+"""Seconds of waiting that are worth telling of."""
 _MEASURED = 9
 """Digits of what others are to be calibrated by: a steep curve makes more of a difference than there was."""
 
@@ -48,6 +50,7 @@ class CallRecord:
     """What of the answer was not understood, and left out: members by their places."""
     agent: str | None = None
     stands_in: StandIn | None = None
+    queued: float = 0.0
     text: str | None = None
     """What the model said; kept only in a trace that is `full`."""
 
@@ -164,7 +167,8 @@ class Trace:
     def call(self, draft: Draft) -> Iterator[CallRecord]:
         """Record a call from here to the end of the block."""
         with self.record(draft.model.name, draft.role, draft.agent) as record:
-            record.dropped, record.stands_in = tuple(draft.dropped()), draft.stands_in
+            record.dropped = tuple(draft.dropped())
+            record.stands_in, record.queued = draft.stands_in, draft.queued
             record.text = "" if self.full else None
             yield record
 
@@ -240,6 +244,7 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "role": record.role,
         "agent": record.agent,
         "stands_in": record.stands_in,
+        "queued": round(record.queued, 4) if record.queued >= _NOTED else None,
         "state": record.state,
         "at": round(record.started, 4),
         "seconds": None if ended is None else round(ended - record.started, 4),

@@ -141,7 +141,8 @@ class Vote:
             id(ballot): result.number
             for ballot, result in zip(self.ballots, self.results, strict=True)
         }
-        silent = zip(self.results, self.values, strict=True)
+        pairs = zip(self.results, self.values, strict=True)
+        silent = [each for each, value in pairs if value is None and each.state not in _UNHEARD]
         return {
             "confidence": round(self.verdict.confidence, _DIGITS),
             "none": round(self.verdict.none, _DIGITS),
@@ -154,7 +155,7 @@ class Vote:
                 }
                 for each in self.verdict.groups
             ],
-            "silent": [result.number for result, value in silent if value is None],
+            "silent": [each.number for each in silent if each.number is not None],
         }
 
     def _told(self, ballot: Ballot[Value], call: int | None) -> dict[str, Any]:

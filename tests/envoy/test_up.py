@@ -18,12 +18,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 @asynccontextmanager
-async def up(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def up(*arguments: str, columns: str = "120") -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "extproc", "up", "--port", str(free_port()), *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env={**os.environ, "COLUMNS": "120"},  # noqa: TID251  # what a shell hands on
+        env={**os.environ, "COLUMNS": columns},  # noqa: TID251  # what a shell hands on
     )
     try:
         yield process
@@ -56,9 +56,13 @@ async def until_gone(pids: list[int]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_once_shows_the_tour_and_ends_well() -> None:
-    """`looper up --once` sends three requests to simulated models and ends with 0, as every reply was right."""
-    async with up("--once") as process:
+@pytest.mark.parametrize("columns", ["80", "120"])
+async def test_once_shows_the_tour_and_ends_well(columns: str) -> None:
+    """`looper up --once` sends three requests to simulated models and ends with 0, as every reply was right.
+
+    It fits, begins with where the console is, and ends with what to try next.
+    """
+    async with up("--once", columns=columns) as process:
         assert process.stdout is not None
         text = (await process.stdout.read()).decode()
         assert await process.wait() == 0, text
@@ -68,6 +72,11 @@ async def test_once_shows_the_tour_and_ends_well() -> None:
     assert "wrong" not in text
     for word in ("default", "panel", "fusion", "small", "judge", "first token"):
         assert word in text
+    assert text.startswith("Console    http://127.0.0.1:")
+    table = [line for line in text.splitlines() if line.startswith(("│", "┃", "┏", "└"))]
+    assert max(map(len, table)) == int(columns)
+    for next_one in ("looper top", "looper runs", "looper explain"):
+        assert next_one in text
 
 
 async def test_once_fails_when_a_reply_is_wrong(tmp_path: Path) -> None:

@@ -31,6 +31,10 @@ class Processor:
     config: Path
     socket: Path
     log: Path
+    console: str | None = None
+    """Where its interface is for browsers, in place of a socket."""
+    envoy: str | None = None
+    """Where the console's playground sends requests."""
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -42,7 +46,8 @@ class Processor:
             self.process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "extproc", "serve", "-c", str(self.config)),
                 *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
-                *("--admin", f"unix:{self.admin}"),
+                *("--admin", self.console or f"unix:{self.admin}"),
+                *(("--playground", self.envoy) if self.envoy else ()),
                 stdout=output,
                 stderr=output,
             )
@@ -115,6 +120,7 @@ async def run_stack(
     edit: Callable[[Path], None] | None = None,
     processor_change: Mapping[str, Any] | None = None,
     processors: int = 1,
+    console: bool = False,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -122,6 +128,7 @@ async def run_stack(
 
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
     With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
+    With `console`, the first processor's interface is at a port, with a playground.
     So many `processors` are processes of their own, behind one cluster of Envoy's.
     With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
@@ -157,6 +164,9 @@ async def run_stack(
             Processor(path, folder / f"extproc{name}.sock", folder / f"processor{name}.log")
             for name in names
         )
+        if console:
+            started[0].console = f"127.0.0.1:{free_port()}"
+            started[0].envoy = f"http://{places['ingress']}"
         for processor in started:
             await processor.start()
             stack.push_async_callback(processor.stop)

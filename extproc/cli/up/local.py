@@ -36,6 +36,7 @@ class Addresses:
     ingress: str
     admin: str
     stats: str
+    console: str
     models: str | None
     folder: Path
 
@@ -73,6 +74,7 @@ async def everything(
             ingress=f"127.0.0.1:{_free_port(port)}",
             admin=f"127.0.0.1:{_free_port()}",
             stats=f"127.0.0.1:{_free_port()}",
+            console=f"127.0.0.1:{_free_port()}",
             models=models,
             folder=folder,
         )
@@ -81,7 +83,10 @@ async def everything(
         bootstrap.write(config, folder / "envoy")
         processor = await stack.enter_async_context(
             _process(
-                "processor", _processor(path, config), folder, _without_keys(config, environment)
+                "processor",
+                _processor(path, config, addresses),
+                folder,
+                _without_keys(config, environment),
             )
         )
         proxy = await stack.enter_async_context(
@@ -121,18 +126,21 @@ def _weighing(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield decision["algorithm"]
 
 
-def _processor(path: Path, config: Config) -> list[str]:
+def _processor(path: Path, config: Config, addresses: Addresses) -> list[str]:
     command = [
-        sys.executable,
-        "-m",
-        "extproc",
-        "serve",
-        "-c",
-        str(path),
-        "--drain",
-        "0",
-        "--grace",
-        "1",
+        *(
+            sys.executable,
+            "-m",
+            "extproc",
+            "serve",
+            "-c",
+            str(path),
+            "--drain",
+            "0",
+            "--grace",
+            "1",
+        ),
+        *("--admin", addresses.console, "--playground", f"http://{addresses.ingress}"),
     ]
     for address in config.envoy.processors:
         command += ["--listen", address]

@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import aiohttp
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from extproc.cli.up.local import Addresses
 from extproc.config import Config
@@ -60,9 +61,10 @@ class Seen:
 
 def announce(config: Config, addresses: Addresses) -> None:
     """Say where everything listens, and how to ask."""
+    click.echo(f"Console    http://{addresses.console}/  (runs as they happen; a playground)")
     click.echo(f"Envoy      http://{addresses.ingress}  (OpenAI API at {addresses.base_url})")
     click.echo(f"Statistics http://{addresses.stats}/stats/prometheus")
-    click.echo(f"Admin      http://{addresses.admin}")
+    click.echo(f"Admin      http://{addresses.admin}  (Envoy's)")
     click.echo(f"Models     {addresses.models or 'as configured'}")
     click.echo(f"Files      {addresses.folder}")
     body = json.dumps({"model": _entrypoint(config), "messages": [_user(STOPS[1].prompt)]})
@@ -72,9 +74,9 @@ def announce(config: Config, addresses: Addresses) -> None:
 async def tour(config: Config, addresses: Addresses) -> bool:
     """Send the requests and print a table of what came of them. Whether every reply was right."""
     demo = addresses.models is not None
-    table = Table(title="A short tour", show_lines=True)
-    for column in ("question, answered by", "decision", "models called", "time", "answer"):
-        table.add_column(column)
+    table = Table(title="A short tour", show_lines=True, expand=True)
+    for column, ratio in (("question", 4), ("answered by", 4), ("answer", 5)):
+        table.add_column(column, ratio=ratio)
     all_right = True
     async with aiohttp.ClientSession() as session:
         for stop in STOPS:
@@ -83,23 +85,47 @@ async def tour(config: Config, addresses: Addresses) -> bool:
             called = await _calls(session, addresses) - before
             right = _is_right(stop, seen, demo)
             all_right = all_right and right
-            verdict = "[green]right[/green]" if right else f"[red]wrong ({seen.status})[/red]"
-            table.add_row(
-                f"{stop.prompt}\n[dim]{stop.title}[/dim]",
-                f"{seen.decision}\n[dim]{seen.algorithm}[/dim]",
-                "\n".join(f"{model} [dim]{role}[/dim]" for (model, role) in called) or "-",
-                _times(seen),
-                f"{escape(seen.text[-60:])}\n{verdict}",
-            )
+            table.add_row(*_row(stop, seen, called, right=right))
     Console().print(table)
+    _say_what_next(config, addresses)
     return all_right
 
 
-def _times(seen: Seen) -> str:
-    total = f"{seen.total * 1000:.0f} ms"
-    if seen.first_token is None:
-        return total
-    return f"{total}\n[dim]first token {seen.first_token * 1000:.0f} ms[/dim]"
+def _row(
+    stop: Stop, seen: Seen, called: Mapping[tuple[str, str], int], *, right: bool
+) -> tuple[Text, Text, Text]:
+    question = Text(stop.prompt).append(f"\n{stop.title}", "dim")
+    by = Text(seen.decision, "bold").append(f" {seen.algorithm}", "dim")
+    for model, role in called:
+        by.append(f"\n{model}").append(f" {role}", "dim")
+    by.append(f"\n{seen.total * 1000:.0f} ms", "dim")
+    if seen.first_token is not None:
+        by.append(f", first token {seen.first_token * 1000:.0f} ms", "dim")
+    verdict = ("right", "green") if right else (f"wrong ({seen.status})", "red")
+    return question, by, Text(ending(seen.text)).append("\n").append(*verdict)
+
+
+_SHOWN = 160
+"""Characters of an answer that the tour has room for."""
+
+
+def ending(text: str) -> str:
+    """The end of an answer, where what counts stands, from a whole word on."""
+    plain = " ".join(text.split())
+    if len(plain) <= _SHOWN:
+        return plain
+    words = plain[-_SHOWN:].partition(" ")[2]
+    return f"… {words or plain[-_SHOWN:]}"
+
+
+def _say_what_next(config: Config, addresses: Addresses) -> None:
+    click.echo("\nWhat to try next:")
+    click.echo(
+        f"  http://{addresses.console}/  each of these runs on a time axis, and a playground"
+    )
+    click.echo(f"  looper top --admin {addresses.console}")
+    click.echo(f"  looper runs --admin {addresses.console} --follow")
+    click.echo(f"  looper explain {addresses.folder}/looper.yaml {json.dumps(STOPS[1].prompt)}\n")
 
 
 def _is_right(stop: Stop, seen: Seen, demo: bool) -> bool:

@@ -34,7 +34,7 @@ def test_what_stands_beside_it_is_found_from_elsewhere(tmp_path: Path) -> None:
     folder.mkdir()
     (home / "own.yaml").write_text(OWN)
     (home / "weights.json").write_text(json.dumps(WEIGHTS))
-    addresses = Addresses("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", None, folder)
+    addresses = Addresses("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", None, folder)
 
     config, path = localised(TEXT, str(home / "looper.yaml"), addresses)
 

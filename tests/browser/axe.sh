@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Gets axe-core, which checks what screen readers and keyboards need, into tests/browser/.axe, once.
+set -euo pipefail
+version=4.11.0
+target="$(cd "$(dirname "$0")" && pwd)/.axe/axe.min.js"
+[ -s "$target" ] && exit 0
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+(cd "$folder" && npm pack --silent "axe-core@$version" >/dev/null && tar xzf axe-core-*.tgz package/axe.min.js)
+mkdir -p "$(dirname "$target")"
+mv "$folder/package/axe.min.js" "$target"
