@@ -43,14 +43,15 @@ class JsonConfig(Setting):
         document = (
             Schema(_ANY_OBJECT) if self.schema_ is None else json_schema.from_dict(self.schema_)
         )
-        return JsonContract(document, self.extract)
+        return JsonContract(document, self.extract, tight=self.extract.mode == "exact")
 
 
 class JsonContract(Contract[str]):
-    """A value is the canonical JSON text: keys sorted, numbers in one form."""
+    """A value is the canonical JSON text: keys sorted, numbers in one form. No blanks are around a `tight` one."""
 
-    def __init__(self, schema: Schema, extract: Extraction) -> None:
+    def __init__(self, schema: Schema, extract: Extraction, *, tight: bool = False) -> None:
         self._schema = schema
+        self._tight = tight
         self._mode = extract.resolved("last_match")
         self._markers = marker_pattern(extract.markers)
         self._marker = extract.markers[0]
@@ -131,6 +132,8 @@ class JsonContract(Contract[str]):
             )
         if fault := self._schema.fault(value):
             return Violation(f"The JSON does not fit its schema: {fault}.")
+        if self._tight and text != text.strip():
+            return Violation("The answer must be JSON and nothing else, without blanks around it.")
         if self._mode == "json_field" and not (isinstance(value, dict) and self._field in value):
             return Violation(f"The JSON must have the member `{self._field}`.")
         return None

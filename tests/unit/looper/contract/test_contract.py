@@ -37,6 +37,7 @@ EXAMPLES = {
     "json": "{type: json, schema: {type: object, required: [name], properties: {name: {type: string}}}}",
     "json-any": "{type: json}",
     "json-field": "{type: json, extract: {mode: json_field, field: answer}}",
+    "json-exact": "{type: json, extract: {mode: exact}}",
     "json-marker": "{type: json, extract: {mode: marker}}",
     "code": "{type: code, language: python}",
     "code-blocks": "{type: code, one_block: false}",
@@ -89,6 +90,7 @@ values: dict[str, st.SearchStrategy[Any]] = {
     "exact-last": st.from_regex(r"[a-z]+[0-9]", fullmatch=True),
     "json": as_json(st.dictionaries(plain, plain).map(lambda members: {**members, "name": "x"})),
     "json-any": as_json(st.dictionaries(plain, st.integers() | plain | st.none())),
+    "json-exact": as_json(st.dictionaries(plain, plain)),
     "json-field": as_json(st.lists(st.integers() | plain)),
     "json-marker": as_json(st.dictionaries(plain, plain)),
     "code": lines.map(lambda code: code.strip("\n")).filter(str.strip),
@@ -242,12 +244,18 @@ def test_a_quotation_is_one_short_line() -> None:
     assert quote("x" * 1_000_000 + "\nend") == f'"…{"x" * 56} end"'
 
 
-@pytest.mark.parametrize("example", ["choice-exact", "number-exact", "exact"])
-def test_an_exact_value_is_published_without_the_blanks_around_it(example: str) -> None:
+@pytest.mark.parametrize(
+    ("example", "value"),
+    [
+        ("choice-exact", "B"),
+        ("number-exact", "42"),
+        ("exact", "2024-01"),
+        ("json-exact", '{"a": 1}'),
+    ],
+)
+def test_an_exact_value_is_published_without_the_blanks_around_it(example: str, value: str) -> None:
     """The value is what is asked for: blanks before or behind it are taken off."""
-    contract, value = CONTRACTS[example], {"choice-exact": "B", "number-exact": "42"}.get(
-        example, "2024-01"
-    )  # fmt: skip
+    contract = CONTRACTS[example]
     for dressed in (f" {value}", f"{value}\n", f"\n\t{value} \n"):
         assert contract.check(dressed) is not None
         assert contract.repair(dressed) == value
