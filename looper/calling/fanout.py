@@ -179,6 +179,8 @@ class _UnderWay:
     def _look_at(self, latest: Result) -> None:
         if self._settings.on_error == "fail" and is_failure(latest):
             self._end(_FAILED)
+        elif None not in self.results:
+            pass  # nothing is left to be stopped
         elif self._stop(self.results):
             self._end(_ENOUGH)
         elif self._settings.straggler_factor and self._has_quorum():
