@@ -60,7 +60,7 @@ class AnswerReader:
         completion = self._decode(body)
         if not any(each.message is None or _is_special(each) for each in completion.choices):
             return completion
-        return _replace(completion, choices=[self._complete(each) for each in completion.choices])
+        return _with_choices(completion, [self._complete(each) for each in completion.choices])
 
     def chunk(self, data: bytes) -> Completion:
         """A chunk of a streamed answer. Raises NoAnswer."""
@@ -73,7 +73,7 @@ class AnswerReader:
                 self._hear(choice)
         if not special:
             return completion
-        return _replace(completion, choices=[self._bit(each) for each in completion.choices])
+        return _with_choices(completion, [self._bit(each) for each in completion.choices])
 
     def rest(self) -> Completion | None:
         """What was said only by a last event with the whole message, where deltas had come that said nothing."""
@@ -163,6 +163,7 @@ class AnswerReader:
             native_finish_reason=_or_none(_text, members.get("native_finish_reason")),
             logprobs=members.get("logprobs", ABSENT),
             error=members.get("error", ABSENT),
+            usage=self._usage(members.get("usage")),
         )
 
     def _index(self, raw: msgspec.Raw | None, at: int) -> int:
@@ -278,7 +279,14 @@ def _is_special(choice: Choice) -> bool:
     reply, finish = choice.message or choice.delta, choice.finish_reason
     called = reply is not None and (reply.tool_calls is not None or reply.function_call is not None)
     both = choice.message is not None and choice.delta is not None
-    return called or both or not (finish is None or finish in _USUAL)
+    plain = choice.usage is None and (finish is None or finish in _USUAL)
+    return called or both or not plain
+
+
+def _with_choices(completion: Completion, choices: list[Choice]) -> Completion:
+    """With these, and with the usage that one of them may report."""
+    usage = completion.usage or next((each.usage for each in choices if each.usage), None)
+    return _replace(completion, choices=choices, usage=usage)
 
 
 _USUAL: Final = frozenset({"stop", "length", "content_filter"})
@@ -322,7 +330,7 @@ def _object(data: bytes) -> dict[str, msgspec.Raw]:
 
 
 def _readings(data: bytes) -> Iterator[bytes]:
-    """What may be meant: without a byte order mark or halves of characters; then without numbers that JSON lacks."""
+    """What may be meant: without a byte order mark or halves of characters; then without what JSON lacks."""
     if not data.isascii():
         try:
             data.decode()  # what is kept raw would otherwise pass with invalid UTF-8 in it
@@ -332,7 +340,7 @@ def _readings(data: bytes) -> Iterator[bytes]:
     yield data
     if len(data) <= _MENDED:
         try:
-            value = json.loads(data, parse_constant=_CONSTANTS.get, parse_float=_finite)
+            value, _ = _LENIENT.raw_decode(data.decode())
         except (ValueError, RecursionError):
             return
         yield json.dumps(value).encode()
@@ -344,3 +352,7 @@ _CONSTANTS: Final[dict[str, float | None]] = {"-Infinity": _UNLIKELY, "Infinity"
 def _finite(text: str) -> float | None:
     number = float(text)
     return number if math.isfinite(number) else None
+
+
+_LENIENT: Final = json.JSONDecoder(parse_constant=_CONSTANTS.get, parse_float=_finite)
+"""Reads numbers that JSON does not know, and does not mind what stands behind the object."""

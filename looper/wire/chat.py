@@ -422,9 +422,12 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     function_call: dict[str, Any] | None = None
     annotations: msgspec.Raw = ABSENT
     audio: msgspec.Raw = ABSENT
+    images: msgspec.Raw = ABSENT
     reasoning_details: msgspec.Raw = ABSENT
+    thinking_blocks: msgspec.Raw = ABSENT
+    provider_specific_fields: msgspec.Raw = ABSENT
     more: dict[str, msgspec.Raw] = msgspec.field(name="looper.more", default_factory=dict)
-    """Members that nobody knows here: they are the client's to see, as the three before are."""
+    """Members that nobody knows here: they are the client's to see, as those before are, which come often."""
 
     @property
     def thought(self) -> str | None:
@@ -434,29 +437,29 @@ class Reply(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     @property
     def beside(self) -> dict[str, msgspec.Raw]:
         """What is said beside the answer, by its names, and is only handed on."""
-        if (
-            self.annotations is ABSENT
-            and self.audio is ABSENT
-            and self.reasoning_details is ABSENT
-            and not self.more
-        ):
+        named = {name: raw for name in _BESIDE if (raw := getattr(self, name)) is not ABSENT}
+        if not named and not self.more:
             return NOTHING_BESIDE
-        named = {
-            "annotations": self.annotations,
-            "audio": self.audio,
-            "reasoning_details": self.reasoning_details,
-        }
         said = {**named, **self.more}
         return {name: raw for name, raw in said.items() if bytes(raw) not in (b"", b"null")}
 
 
+_BESIDE = (
+    "annotations",
+    "audio",
+    "images",
+    "reasoning_details",
+    "thinking_blocks",
+    "provider_specific_fields",
+)
 NOTHING_BESIDE: dict[str, msgspec.Raw] = {}
 
 
 class Choice(msgspec.Struct, frozen=True):
     """One choice of a completion (`message`) or of a chunk (`delta`).
 
-    `native_finish_reason` is the backend's own word for the end, where it is none of OpenAI's.
+    `native_finish_reason` is the backend's own word for the end, where it is none of OpenAI's. There are servers that
+    report the usage here.
     """
 
     index: int = 0
@@ -466,6 +469,7 @@ class Choice(msgspec.Struct, frozen=True):
     native_finish_reason: str | None = None
     logprobs: msgspec.Raw = ABSENT
     error: msgspec.Raw = ABSENT
+    usage: WireUsage | None = None
 
 
 class Completion(msgspec.Struct, frozen=True):

@@ -290,6 +290,15 @@ async def test_where_all_only_thought_the_answer_is_empty(stack: Stack, model: s
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
 
 
+@pytest.mark.parametrize("model", ["one", "fusion"])
+async def test_a_stream_of_nothing_but_thoughts_ends_so_too(stack: Stack, model: str) -> None:
+    """Whether or not the thoughts were published."""
+    for name in NAMES:
+        stack.simulator.fault(name, faults.ReasoningOnly(finish="length"))
+    read = await answer(stack, model, streamed=True)
+    assert (read["message"]["content"], read["finish_reason"]) == ("", "length")
+
+
 async def test_413_for_want_of_quota_is_a_rate_limit(stack: Stack) -> None:
     """As Groq says that a request is too large for a minute."""
     for name in ("a", "b"):

@@ -16,6 +16,15 @@ def test_before_any_call_there_is_nothing_to_tell() -> None:
     assert Trace().attempts() is None
 
 
+def test_what_was_not_understood_is_told() -> None:
+    """By the places of its members, beside the call."""
+    trace = Trace()
+    with trace.call(Draft(model("a"), "panel", {}, 0)) as record:
+        record.unread = ("usage.prompt_tokens_details",)
+    (call,) = trace.to_dict()["calls"]
+    assert call["not_understood"] == ["usage.prompt_tokens_details"]
+
+
 def test_attempts_are_told_by_model_and_kind_of_end() -> None:
     trace = Trace(full=True)
     ended(trace, "a", refused(429, 7))

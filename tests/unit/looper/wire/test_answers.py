@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from looper.calling.calls import usable
 from looper.wire.answer import Chunks, Whole
 from looper.wire.answers import AnswerReader, NoAnswer
-from looper.wire.chat import ChatRequest, Completion
+from looper.wire.chat import ChatRequest, Completion, WireUsage
 from looper.wire.deltas import Gathering, bits
 from looper.wire.events import Delta
 from looper.wire.finish import broke_off
@@ -361,6 +361,7 @@ def test_probabilities_are_numbers_or_nothing(logprob: str, read: float | None) 
     [
         pytest.param(b'\xef\xbb\xbf{"choices": [{"message": {"content": "hi"}}]}', id="bom"),
         pytest.param(b' \n{"choices": [{"message": {"content": "hi"}}]}\n', id="blank"),
+        pytest.param(b'{"choices": [{"message": {"content": "hi"}}]}\0\0<!-- -->', id="followed"),
         pytest.param(b'{"choices": [{"delta": {"content": "hi"}}]}', id="delta"),
         pytest.param(b'{"choices": [{"message": {"content": "hi"}, "delta": {"content": "hi"}}]}', id="both"),
         pytest.param(b'{"choices": [{"message": {"content": [{"type": "text", "text": "hi"}]}}]}', id="part"),
@@ -453,6 +454,15 @@ def test_members_in_bits_are_put_together() -> None:
     assert message is not None
     found = {name: json.loads(bytes(raw)) for name, raw in message.beside.items()}
     assert found == {"audio": {"id": "a", "data": "QUJD"}, "x": [1, 2]}
+
+
+@pytest.mark.parametrize("more", [{}, {"index": None}], ids=["fast", "by-member"])
+def test_usage_may_stand_in_a_choice(more: dict[str, Any]) -> None:
+    """Whole, and in the last chunk of a stream."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    for place in ("message", "delta"):
+        (answer,) = read({place: {"content": "hi"}, "usage": usage, **more})
+        assert answer.usage == WireUsage(3, 4)
 
 
 # An answer is said once.
