@@ -13,6 +13,10 @@ GENERATION = "x-looper-generation"
 TRAILERS = "x-looper-trailers"
 """Set on a routed request that ends with trailers, which must not be retried."""
 
+JSON_IN_BITS = "application/json;"
+"""The content type of JSON that is sent bit by bit. To clients it is `application/json`, but Envoy's filter that reads
+the usage of answers, and holds each to its end for that, is told to leave alone what ends in a semicolon.
+"""
 
 CREDENTIALS = ("authorization", "proxy-authorization", "cookie", "x-api-key", "api-key")
 """Request headers that a client proves itself with: neither the processor nor a backend sees them."""

@@ -7,6 +7,10 @@ import structlog
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
+    "usual", deadline=None
+)  # an example has no time of its own on a busy machine
+settings.load_profile("usual")
+settings.register_profile(
     "fuzz", max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 """What `make fuzz` runs."""

@@ -205,9 +205,10 @@ def _usage() -> json_to_metadata.JsonToMetadata:
         )
         for key in ("prompt_tokens", "completion_tokens")
     ]
+    # Not what ends in a semicolon: `headers.JSON_IN_BITS` must not be held to its end.
     return json_to_metadata.JsonToMetadata(
         response_rules=json_to_metadata.JsonToMetadataMatchRules(
             rules=rules,
-            allow_content_types_regex=matcher.RegexMatcher(regex="application/json( *;.*)?"),
+            allow_content_types_regex=matcher.RegexMatcher(regex="application/json( *;.*[^; ])?"),
         )
     )

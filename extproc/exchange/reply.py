@@ -23,6 +23,7 @@ from looper.wire.chat import ChatRequest
 from looper.wire.events import Delta, Done, Event, Progress
 
 _JSON: Headers = (("content-type", "application/json"),)
+_JSON_IN_BITS: Headers = (("content-type", names.JSON_IN_BITS),)
 _SSE: Headers = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-cache"),
@@ -259,7 +260,7 @@ class PatientReply:
         if self._open:
             return (blank,)
         self._open = True
-        return (OpenStream((*_JSON, *answering.headers()), answering.opening()), blank)
+        return (OpenStream((*_JSON_IN_BITS, *answering.headers()), answering.opening()), blank)
 
     def _close(self, body: bytes, done: Done | None) -> Sequence[Action]:
         return (CloseStream(body, self._answering.closing(done)),)

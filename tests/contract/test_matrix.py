@@ -233,7 +233,12 @@ async def test_whatever_a_backend_does(
         unread = isinstance(fault, faults.OtherMode) and asked_whole
         if not unread:
             guessed = answer["usage"].get("looper", {}).get("estimated_tokens", 0)
-            assert answer["usage"]["total_tokens"] - guessed == billed(matrix)
+            reported = answer["usage"]["total_tokens"] - guessed
+            if isinstance(fault, faults.Hang) and guessed:
+                # What the deadline cut may have been billed in the same moment, and is estimated.
+                assert reported <= billed(matrix)
+            else:
+                assert reported == billed(matrix)
             # While Envoy waits to try again, as it was told to, the call's time passes.
             waited = isinstance(fault, faults.Status) and fault.retry_after is not None
             assert not guessed or waited or isinstance(fault, UNBILLED)

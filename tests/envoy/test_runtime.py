@@ -213,13 +213,18 @@ async def test_beyond_max_runs_a_stand_in_answers_or_nobody(stack: Stack) -> Non
 
 
 async def test_white_space_keeps_an_unstreamed_answer_alive(stack: Stack) -> None:
-    """Blanks at each silence, and then JSON that any client reads."""
-    answer = await ask(stack, "patient")
+    """Blanks at each silence, each at its time and not with the answer, and then JSON that any client reads."""
+    asked = {"messages": [{"role": "user", "content": "hi"}], "model": "looper/patient"}
+    async with stack.session.post(f"{stack.base_url}/chat/completions", json=asked) as response:
+        begun = stack.simulator.running("slow")
+        body = await response.read()
+        answer = json.loads(body)
 
-    assert answer.status == 200
-    assert answer.body.startswith(b"  ")
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.text
+    assert response.status == 200
+    assert begun == 1
+    assert body.startswith(b"  ")
+    assert response.content_type == "application/json"
+    assert answer["choices"][0]["message"]["content"]
 
 
 async def test_an_error_behind_white_space_is_in_the_body(stack: Stack) -> None:

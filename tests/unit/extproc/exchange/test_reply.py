@@ -251,7 +251,7 @@ class TestKeepalive:
         channel = await asked(runtime(self.SLOW, keepalive="whitespace"))
         opened = channel.sent[0]
         assert isinstance(opened, OpenStream)
-        assert dict(opened.headers)["content-type"] == "application/json"
+        assert dict(opened.headers)["content-type"] == "application/json;"
         assert channel.streamed.startswith(b"   {")
         answer = json.loads(channel.streamed)
         assert answer["choices"][0]["message"]["content"] == "the answer"
