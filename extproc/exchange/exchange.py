@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Callable
 from functools import partial
 
 import structlog
@@ -55,8 +56,14 @@ class Exchange:
     """Handles one HTTP exchange with the runtime that it began with."""
 
     def __init__(
-        self, runtime: Runtime, channel: Channel, opening: RequestHeaders, recipe: str | None = None
+        self,
+        runtime: Runtime,
+        channel: Channel,
+        opening: RequestHeaders,
+        recipe: str | None = None,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._is_stopping = is_stopping
         self._runtime = runtime
         self._channel = channel
         self._opening = opening
@@ -111,7 +118,9 @@ class Exchange:
         """What happened to the client: it has been told all from when the transport has the end of that."""
         if self._outlet.aborted:
             return "aborted"
-        return self._end if self._is_told or self._outlet.handed else "abandoned"
+        if self._is_told or self._outlet.handed:
+            return self._end
+        return "stopped" if self._is_stopping() else "abandoned"
 
     async def _answer(self) -> None:
         match self._opening.method, self._opening.path:

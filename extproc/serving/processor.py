@@ -46,12 +46,17 @@ class Processor:
     def __init__(self, begin: Begin) -> None:
         self._begin = begin
         self._open = 0
+        self._is_stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def idle(self) -> None:
         """Return when no exchange is open."""
         await self._idle.wait()
+
+    def stop(self) -> None:
+        """What is open is about to be broken off, and not by those who wait for it."""
+        self._is_stopping = True
 
     async def process(self, call: Call) -> None:
         """One exchange. No text of an exception reaches Envoy, which would show it to clients."""
@@ -80,4 +85,6 @@ class Processor:
         channel.mode = opening.mode
         said = call.metadata
         with self._begin(said.get(names.GENERATION) or None) as runtime:
-            await Exchange(runtime, channel, opening, said.get(names.RECIPE) or None).run()
+            recipe = said.get(names.RECIPE) or None
+            exchange = Exchange(runtime, channel, opening, recipe, lambda: self._is_stopping)
+            await exchange.run()

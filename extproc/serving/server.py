@@ -14,6 +14,9 @@ from extproc.serving.versions import Begin
 _TIDYING = 2.0
 """Seconds that exchanges have which were cut off, such as to let go of what others may go on with."""
 
+_MOMENT = 0.05
+"""Seconds before the end of that grace from which on what ends is taken to be broken off by it."""
+
 
 @asynccontextmanager
 async def serving(
@@ -44,7 +47,11 @@ async def serving(
         finally:
             health.set_serving(False)
             health.end_watches()
+            cutting = asyncio.get_running_loop().call_later(
+                max(0.0, grace - _MOMENT), processor.stop
+            )
             await asyncio.shield(server.stop(grace))
+            cutting.cancel()
             with suppress(TimeoutError):  # what is broken off is not waited for
                 await asyncio.wait_for(processor.idle(), _TIDYING)
 

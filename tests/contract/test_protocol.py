@@ -1031,8 +1031,8 @@ async def test_stopping() -> None:
         assert code == grpc.StatusCode.UNAVAILABLE
 
 
-async def test_stopping_is_not_put_off_for_ever() -> None:
-    """What has not finished within `grace` is broken off."""
+async def test_stopping_is_not_put_off_for_ever(logged: list[Any]) -> None:
+    """What has not finished within `grace` is broken off, and the log says that it was us."""
     async with processing({"small": Hang()}, grace=0.1) as rig:
         stream = rig.envoy.stream()
         await stream.send(headers(), piece(chat("alone"), end=True))
@@ -1041,6 +1041,8 @@ async def test_stopping_is_not_put_off_for_ever() -> None:
             await rig.stop()
 
         assert rig.models.cancelled == ["small"]
+    ends = [event["end"] for event in logged if event["event"] == "exchange.finished"]
+    assert ends == ["stopped"]
 
 
 async def test_all_addresses_stop_together() -> None:
