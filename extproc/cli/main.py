@@ -17,6 +17,8 @@ COMMANDS = {
     "schema": "Print the JSON Schema of the configuration.",
     "envoy-config": "Write Envoy's bootstrap, clusters and routes for a configuration.",
     "up": "Start Envoy, processor and simulated models on this machine, and show them at work.",
+    "runs": "List the last runs of a process, or show one on a time axis.",
+    "top": "Show how decisions and models of a process fare.",
     "doctor": "See whether models and Envoy are what a configuration takes them for.",
 }
 """What there is, in the order in which it is told, and what each does in one line."""
