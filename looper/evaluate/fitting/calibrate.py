@@ -18,6 +18,7 @@ from looper.evaluate.fitting.team import (
     FOLDS,
     Fitted,
     HeldOut,
+    Sheet,
     Team,
     Way,
     fit_team,
@@ -37,6 +38,9 @@ _RESAMPLES = 2000
 _LIKELY = (2.5, 97.5)
 
 _HARDLY_DEARER = 1.05
+
+_EARLIER: Way = "fit"
+"""How stages before the last are weighed: they are to be sure or not, of which a fit knows more than the votes."""
 
 Costs = Mapping[str, Floats]
 """What each member's answer to each question cost, in USD."""
@@ -115,35 +119,30 @@ def calibrate_team(
     rows = data.rows
     if len(rows) < FEWEST:
         raise TooFew(f"{len(rows)} questions are too few: {FEWEST} are needed, 100 are good")
-    *earlier, everyone = _teams(rows, stages, ratings)
-    # An earlier stage is there to be sure or not, for which only a fit has more than votes...
-    sheets = [sheet(rows, team) for team in earlier]
-    decided = [held_out(each, ("fit",))["fit"] for each in sheets]
-    # ... everybody's vote is weighed in the way that is right most often.
-    whole = sheet(rows, everyone)
-    held = held_out(whole)
-    way = chosen(held)
-    decided.append(held[way])
-    best = everyone.members[whole.best]
+    sheets = [sheet(rows, team) for team in _teams(rows, stages, ratings)]
+    everyone = sheets[-1]
+    held = held_out(everyone)
+    ways = [*(_EARLIER for _ in sheets[:-1]), chosen(held)]
+    decided = [*(held_out(each, (_EARLIER,))[_EARLIER] for each in sheets[:-1]), held[ways[-1]]]
     worth = [_worth(each) for each in decided]
-    cascade = None if costs is None else _cascade([*earlier, everyone], decided, costs, best)
-    seen = see(whole)
-    fits = [*(fit_team(see(each)) for each in sheets), fit_team(seen, way)]
-    sureness = seen.sureness
+    best = everyone.team.members[everyone.best]
+    cascade = None if costs is None else _cascade(sheets, decided, costs, best)
+    fits = [fit_team(see(each), way) for each, way in zip(sheets, ways, strict=True)]
+    seen = fits[-1].seen
     weights = Weights(
         version=1,
         provenance=Provenance(
             date=today, rows=len(rows), checksum=data.checksum, decision=decision
         ),
-        scores={name: dict(each) for name, each in sureness.scores.items()},
-        sureness_from=sureness.method,
+        scores={name: dict(each) for name, each in seen.sureness.scores.items()},
+        sureness_from=seen.sureness.method,
         lengths=dict(seen.lengths),
         teams=_weights(fits, worth, cascade),
-        held_out=gates(rows, stages, decided, worth, sureness.scores),
+        held_out=gates(rows, stages, decided, worth, seen.sureness.scores),
     )
     report = _report(held, best, weights.teams[-1], cascade, len(stages))
     if costs is not None:
-        report = replace(report, cost_of_best=_cost_of_all(costs, everyone, report.best))
+        report = replace(report, cost_of_best=_cost_of_all(costs, everyone.team, best))
     return weights.model_copy(update={"advice": report.advice}), report
 
 
@@ -193,12 +192,12 @@ def _worth(decided: HeldOut) -> Calibration:
 
 
 def _cascade(
-    teams: Sequence[Team], decided: Sequence[HeldOut], costs: Costs, best: str
+    sheets: Sequence[Sheet], decided: Sequence[HeldOut], costs: Costs, best: str
 ) -> CascadeCheck | None:
     """Thresholds for all questions; what they are worth is seen on halves that they were not chosen on."""
-    if len(teams) < 2:
+    if len(sheets) < 2:
         return None
-    spent = [sum((costs[name] for name in t.members), np.zeros(1)) for t in teams]
+    spent = [sum((costs[name] for name in each.team.members), np.zeros(1)) for each in sheets]
     single = decided[-1].best_right
     even = np.arange(len(single)) % 2 == 0
     right = np.zeros(len(single), bool)
