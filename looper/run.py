@@ -163,7 +163,7 @@ class Run:
             drafts, ask, settings, self.models, until=until, stop=stop, counts=self.speaks
         )
         if settings.on_error == "fail" and (failed := list(filter(is_failure, results))):
-            raise why_no_answer(failed)
+            raise why_no_answer(failed, everybody=len(failed) == len(results))
         return results
 
     def speaks(self, result: Result) -> bool:

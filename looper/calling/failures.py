@@ -22,14 +22,17 @@ from looper.errors import (
 _MAX_RETRY_AFTER = 60
 
 
-def why_no_answer(outcomes: Sequence[Result | CallFailed], *, quorum: int = 1) -> LooperError:
+def why_no_answer(
+    outcomes: Sequence[Result | CallFailed], *, quorum: int = 1, everybody: bool = True
+) -> LooperError:
     """The error of a run that nobody answered. Says what kind of thing went wrong, never an upstream's own words.
 
-    `quorum` is how many answers it would have taken.
+    `quorum` is how many answers it would have taken. `everybody`: nobody was asked but those whose outcomes these are.
     """
     errors = [error for error in map(_error, outcomes) if error is not None]
     answered = any(isinstance(outcome, Result) and outcome.state == "ok" for outcome in outcomes)
-    if errors and not answered and (shared := _shared(errors, quorum)) is not None:
+    shared = _shared(errors, quorum) if errors and not answered else None
+    if shared is not None and (everybody or not isinstance(shared, NothingButThoughts)):
         return shared
     return UpstreamFailed("The models behind this name did not give enough usable answers.")
 

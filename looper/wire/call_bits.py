@@ -50,7 +50,7 @@ class _Bit:
             _id(said.get("id")),
             _index(said.get("index")),
             kind,
-            type if isinstance(type, str) and type else kind,
+            type if isinstance(type, str) and type not in ("", *GIVEN) else kind,
             called["name"] if isinstance(called.get("name"), str) and called["name"] else None,
             _text(called.get(GIVEN[kind])),
             {**own, **({kind: more} if more else {})},

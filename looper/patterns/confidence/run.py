@@ -143,7 +143,7 @@ class Confidence:
         """Why a stage ends the run, if that is wanted."""
         failed = [each.result for each in candidates if is_failure(each.result)]
         if failed and self._config.on_error == "fail":
-            return why_no_answer(failed)
+            return why_no_answer(failed, everybody=False)
         return why_no_answer(climb.results) if few and self._config.below_quorum == "fail" else None
 
     async def _begun(self, climb: Climb, at: int) -> Stage:

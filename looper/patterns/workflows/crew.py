@@ -150,7 +150,7 @@ class Crew:
         self.failures.append(result)
         agent.fails()
         if self._config.on_error == "fail" and result.state not in _NEVER_ASKED:
-            raise why_no_answer([result])
+            raise why_no_answer([result], everybody=False)
 
     def draft(
         self,

@@ -183,6 +183,7 @@ def test_only_if_all_thought_to_the_end_it_is_an_answer() -> None:
     thought = why_no_answer([NO_ROOM, result("unusable", NO_ROOM), NO_VISION])
     assert isinstance(thought, NothingButThoughts)
     assert not isinstance(why_no_answer([NO_ROOM, refused(500)]), NothingButThoughts)
+    assert not isinstance(why_no_answer([NO_ROOM], everybody=False), NothingButThoughts)
 
 
 def test_only_rate_limits_say_when_to_come_back() -> None:
