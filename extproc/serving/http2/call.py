@@ -25,7 +25,12 @@ class Call:
     __slots__ = ("_reset", "_task", "_timer", "opened", "receiver", "request", "sender")
 
     def __init__(
-        self, request: Request, receiver: Receiver, sender: Sender, reset: Callable[[], None]
+        self,
+        request: Request,
+        receiver: Receiver,
+        sender: Sender,
+        opened: float,
+        reset: Callable[[], None],
     ) -> None:
         self.request = request
         self.receiver = receiver
@@ -33,7 +38,7 @@ class Call:
         self._reset = reset
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.opened = asyncio.get_running_loop().time()
+        self.opened = opened
 
     # What handlers do.
 
@@ -72,7 +77,8 @@ class Call:
 
     def finish(self, status: Status, why: str = "") -> None:
         """End the call after all that was written. Only the first end counts."""
-        self.sender.finish(trailers(status, why))
+        if not self.sender.finished:
+            self.sender.finish(trailers(status, why))
 
     def refuse(self, status: int, why: str) -> None:
         """Answer what is not gRPC in HTTP's words, once it is complete."""

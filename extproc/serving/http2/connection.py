@@ -130,7 +130,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._output = Output(transport, self._bounds)
-        self._intake = Intake(self._bounds, partial(self._output.grant, 0))
+        self._intake = Intake(self._loop, self._bounds, partial(self._output.grant, 0))
         if not self._made(self):
             transport.abort()
             return
@@ -271,7 +271,8 @@ class Connection(asyncio.Protocol):
         output, bounds = self._output, self._bounds
         receiver = Receiver(self._intake, bounds, request.length, partial(output.grant, stream))
         sender = Sender(output, stream, partial(self._ended_by_us, stream))
-        call = Call(request, receiver, sender, partial(self._reset, stream, Code.CANCEL))
+        reset = partial(self._reset, stream, Code.CANCEL)
+        call = Call(request, receiver, sender, self._heard, reset)
         self._calls[stream] = call
         output.allow_updates()
         if flags & END_STREAM:

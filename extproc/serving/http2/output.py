@@ -146,13 +146,13 @@ class Output:
 
     def count_update(self) -> None:
         """Raises ConnectionFault if there are many more updates of windows than data has been sent for."""
-        self._updates -= 1
+        self._updates = min(self._updates, self._bounds.updates) - 1
         if self._updates < 0:
             raise ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many updates of windows")
 
     def allow_updates(self) -> None:
         """For a stream, or a frame of data."""
-        self._updates = min(self._updates + 10, self._bounds.updates)
+        self._updates += 10
 
     def shrink_table(self) -> None:
         self._prelude = EMPTY_TABLE

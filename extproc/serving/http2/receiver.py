@@ -13,9 +13,12 @@ from extproc.serving.http2.messages import BadMessage, Messages
 class Intake:
     """What one connection's streams have brought, all of them together."""
 
-    __slots__ = ("_bounds", "_grant", "_owed", "unread")
+    __slots__ = ("_bounds", "_grant", "_owed", "future", "unread")
 
-    def __init__(self, bounds: Bounds, grant: Callable[[int], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, bounds: Bounds, grant: Callable[[int], None]
+    ) -> None:
+        self.future = loop.create_future
         self._bounds = bounds
         self._grant = grant
         self._owed = 0
@@ -125,7 +128,7 @@ class Receiver:
         while not self._read:
             if self.ended:
                 return None
-            self._waiting = asyncio.get_running_loop().create_future()
+            self._waiting = self._intake.future()
             await self._waiting
         message = self._read.popleft()
         if self._kept:  # not after the stream is gone
