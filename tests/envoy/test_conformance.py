@@ -28,6 +28,22 @@ SECONDS = 10
 OUT_OF_STEP = ("spurious_msgs_received", "rejected_header_mutations", "streams_failed")
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["native", "grpcio"])
+async def carried(request: pytest.FixtureRequest, shared_stack: Stack) -> AsyncIterator[Stack]:
+    """The shipped configuration, over either transport."""
+    if request.param == "native":
+        yield shared_stack
+        return
+    async with run_stack(quick_models(), shipped=True, transport=request.param) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(carried: Stack) -> Stack:
+    carried.simulator.reset()
+    return carried
+
+
 async def out_of_step(stack: Stack) -> dict[str, int]:
     """Envoy's counts of what went wrong between it and the processor."""
     text = await stack.envoy.get("/stats?filter=http.ingress.ext_proc.looper")

@@ -31,6 +31,7 @@ class Processor:
     config: Path
     socket: Path
     log: Path
+    transport: str = "native"
     console: str | None = None
     """Where its interface is for browsers, in place of a socket."""
     envoy: str | None = None
@@ -48,6 +49,7 @@ class Processor:
                 *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
                 *("--admin", self.console or f"unix:{self.admin}"),
                 *(("--playground", self.envoy) if self.envoy else ()),
+                *("--transport", self.transport),
                 stdout=output,
                 stderr=output,
             )
@@ -121,6 +123,8 @@ async def run_stack(
     processor_change: Mapping[str, Any] | None = None,
     processors: int = 1,
     console: bool = False,
+    transport: str = "native",
+    envoy_log: str = "warning",
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -161,7 +165,9 @@ async def run_stack(
             edit(envoy_folder)
         path.write_text(yaml.safe_dump({**config, **(processor_change or {})}))
         started = tuple(
-            Processor(path, folder / f"extproc{name}.sock", folder / f"processor{name}.log")
+            Processor(
+                path, folder / f"extproc{name}.sock", folder / f"processor{name}.log", transport
+            )
             for name in names
         )
         if console:
@@ -171,7 +177,7 @@ async def run_stack(
             await processor.start()
             stack.push_async_callback(processor.stop)
         envoy = await stack.enter_async_context(
-            run_envoy(envoy_folder / "bootstrap.yaml", log_level="warning")
+            run_envoy(envoy_folder / "bootstrap.yaml", log_level=envoy_log)
         )
         session = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
