@@ -36,6 +36,26 @@ NOT_FOR_BACKENDS = (
 )
 """Request headers that every route takes away, beside our own."""
 
+DROPPED = (
+    # More of where a client is...
+    "forwarded",
+    "x-real-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    # ... and of what it proves itself with, to a provider or to a proxy before us.
+    "x-goog-api-key",
+    "anthropic-api-key",
+    "x-auth-token",
+    "x-amz-security-token",
+    "x-forwarded-access-token",
+    "cf-access-token",
+    "x-auth-request-*",
+)
+"""What clients' own requests lose on their way to a model unless the configuration keeps it, `*` for any ending."""
+
+PATIENCE = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""How long Envoy waits for the beginning of a routed answer."""
+
 _OF_THE_CONNECTION = frozenset(
     {"connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"}
     | {"upgrade", "host", "expect", "content-length", "content-type", "content-encoding"}
@@ -50,6 +70,14 @@ def check_forwardable(name: str) -> str:
         raise ValueError(f"{name} is never forwarded: Envoy's routes take it away")
     if name in _OF_THE_CONNECTION:
         raise ValueError(f"{name} is never forwarded: it belongs to one connection, or one body")
+    return name
+
+
+def check_droppable(name: str) -> str:
+    """Raise ValueError for a header that is not the operator's to drop or to keep."""
+    bare = name.removesuffix("*")
+    if bare.startswith(("x-looper-", "x-envoy-")) or bare in _OF_THE_CONNECTION | {"looper-debug"}:
+        raise ValueError(f"{name} is Envoy's business or ours: it can be neither dropped nor kept")
     return name
 
 

@@ -10,6 +10,9 @@ from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
 from looper.patterns.workflows.state import Identity
 
 _OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id")
+GROWTH = "x-envoy-decompressor-"
+"""What trailers begin with that say how much a body has grown: the same rules hold for trailers."""
+
 _OF_ANSWERS = (":status", "content-encoding", "content-type")
 """The same rules hold for the headers of answers, where these are metered."""
 
@@ -21,6 +24,7 @@ def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
         asked.add(header)
     names = [*dict.fromkeys((*_OWN, *config.forward_headers, *_OF_ANSWERS, *sorted(asked)))]
     patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
+    patterns.append(matcher.StringMatcher(prefix=GROWTH))
     return ext_proc.HeaderForwardingRules(
         allowed_headers=matcher.ListStringMatcher(patterns=patterns)
     )

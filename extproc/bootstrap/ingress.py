@@ -1,13 +1,20 @@
 """The listener that clients connect to, with the external processor in its way."""
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.compression.brotli.decompressor.v3 import Brotli
+from envoy_data_plane.envoy.extensions.compression.gzip.decompressor.v3 import Gzip
+from envoy_data_plane.envoy.extensions.compression.zstd.decompressor.v3 import Zstd
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
+from envoy_data_plane.envoy.extensions.filters.http.decompressor import v3 as decompressor
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata import v3 as json_to_metadata
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -15,23 +22,26 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from extproc import headers
 from extproc.bootstrap import forwarding, local_replies, stats
 from extproc.bootstrap.messages import (
-    MIB,
     address,
     extension,
     http_filter,
     http_listener,
+    pack,
     seconds,
     watched_file,
 )
 from extproc.bootstrap.processors import CLUSTER, FILTER
+from extproc.bootstrap.routes import DECOMPRESSORS, HEADERS, REFUSALS
 from extproc.config import Config
 
 PREFIX = "x-looper-"
 """Of headers that only the processor may set."""
 
 WRITABLE = (
+    headers.PATIENCE,
     "content-type",
     "content-length",
     "retry-after",
@@ -41,8 +51,11 @@ WRITABLE = (
 )
 """Headers beside its own, and those that decisions change, that the processor may write, to requests and to answers."""
 
-_MAX_ANSWER = 32 * MIB
-"""Of an unstreamed answer, which Envoy holds while it reads its usage; a longer one is refused."""
+_READ_AT_ONCE = 64 << 10
+"""Bytes that are read from a connection before they go on. Decompressed, they may be a thousand times as many."""
+
+_LARGEST_RATIO = 1032
+"""By which gzip can shrink anything. The limit is `buffer`'s; those of `zstd` and `br` are Envoy's own, 100."""
 
 _GRACE = seconds(5)
 """By how much a clock of Envoy's outlasts the deadline that it must not overtake."""
@@ -53,7 +66,7 @@ def ingress(config: Config, directory: str) -> listener.Listener:
         "ingress",
         address(config.envoy.ingress),
         _manager(config, directory),
-        buffer_bytes=max(_MAX_ANSWER, config.limits.max_body),
+        buffer_bytes=_READ_AT_ONCE,
     )
 
 
@@ -87,12 +100,18 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         # there is no `internal_address_config`, for even an empty one makes Envoy trust private addresses.
         use_remote_address=True,
         generate_request_id=True,
+        preserve_external_request_id=config.envoy.preserve_external_request_id,
+        # What nginx speaks to those behind it unless told otherwise.
+        http_protocol_options=core.Http1ProtocolOptions(
+            accept_http_10=True, default_host_for_http_10="looper"
+        ),
         early_header_mutation_extensions=[_without_own_headers()],
         # A path that climbs out of /v1/ must not reach an upstream's other paths.
         normalize_path=True,
         merge_slashes=True,
+        # Below /v1/models/ one may be part of a name; everywhere else the first of the routes refuses it.
         path_with_escaped_slashes_action=(
-            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
+            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
         ),
         request_headers_timeout=seconds(10),
         stream_idle_timeout=idle_timeout(config),
@@ -118,12 +137,40 @@ def _filters(config: Config) -> list[hcm.HttpFilter]:
     # Where the processor sees the answers, it is the one to say what they used.
     usage = [http_filter("envoy.filters.http.json_to_metadata", _usage())]
     return [
+        *_decompressors(),
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
         http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
         http_filter(FILTER, _processor(config)),
+        # Both do only what a model's route tells them to.
+        http_filter(REFUSALS, CustomResponse()),
+        http_filter(HEADERS, HeaderMutation()),
         *(() if is_metered(config) else usage),
         http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
+
+
+def _decompressors() -> Iterator[hcm.HttpFilter]:
+    """Asleep unless a route wakes them: what is not ours to read arrives as it was sent."""
+    off = core.RuntimeFeatureFlag(default_value=False, runtime_key="looper.decompress.answers")
+    libraries = (
+        Gzip(chunk_size=_READ_AT_ONCE, max_inflate_ratio=_LARGEST_RATIO),
+        Zstd(chunk_size=_READ_AT_ONCE),
+        Brotli(chunk_size=_READ_AT_ONCE),
+    )
+    for name, library in zip(DECOMPRESSORS, libraries, strict=True):
+        message = decompressor.Decompressor(
+            decompressor_library=extension(name.removeprefix("looper."), library),
+            request_direction_config=decompressor.DecompressorRequestDirectionConfig(
+                common_config=decompressor.DecompressorCommonDirectionConfig(
+                    ignore_no_transform_header=True
+                ),
+                advertise_accept_encoding=False,
+            ),
+            response_direction_config=decompressor.DecompressorResponseDirectionConfig(
+                common_config=decompressor.DecompressorCommonDirectionConfig(enabled=off)
+            ),
+        )
+        yield hcm.HttpFilter(name=name, typed_config=pack(message), disabled=True)
 
 
 def _processor(config: Config) -> ext_proc.ExternalProcessor:
@@ -141,7 +188,9 @@ def _processor(config: Config) -> ext_proc.ExternalProcessor:
         route_cache_action=ext_proc.ExternalProcessorRouteCacheAction.CLEAR,
         metadata_options=ext_proc.MetadataOptions(
             forwarding_namespaces=forwarding.metadata(config),
-            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(untyped=["looper"]),
+            receiving_namespaces=ext_proc.MetadataOptionsMetadataNamespaces(
+                untyped=["looper", "looper.rewritten"]
+            ),
         ),
         request_attributes=forwarding.attributes(config),
         forward_rules=forwarding.header_rules(config),

@@ -23,6 +23,10 @@ _PROCESSOR_LOST = (
 _NO_CREDENTIAL = "response.code_details.contains('failed_to_inject_credential')"
 
 
+REFUSED = 599
+"""The status, which nobody else uses, of a local reply in place of a backend's 401 or 403."""
+
+
 class UnknownPath(errors.InvalidRequest):
     """Nothing answers under this path."""
 
@@ -54,6 +58,9 @@ def ingress() -> hcm.LocalReplyConfig:
             _untouched(),
             # Before the processor's failures: a message timeout of the filter is one of them, and a 504.
             _answer(_status(504), errors.DeadlineExceeded("The deadline has passed.")),
+            _answer(
+                _status(REFUSED), errors.UpstreamMisconfigured("The model refuses our credential.")
+            ),
             _answer(_status(413), errors.BodyTooLarge("The request body is too large.")),
             _answer(_status(404), UnknownPath()),
             _answer(_status(408), RequestTimeout("The request was not finished in time.")),

@@ -4,23 +4,37 @@ from collections.abc import Sequence
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy.v3 import (
+    LocalResponsePolicy,
+)
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseStatusCodeMatchInput
 from envoy_data_plane.google.protobuf import Any
+from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
+from envoy_data_plane.xds.type.matcher import v3 as xds
 
-from extproc import headers
-from extproc.bootstrap.local_replies import UnknownPath
+from extproc import headers, paths
+from extproc.bootstrap.dropped import Dropped
+from extproc.bootstrap.local_replies import REFUSED, UnknownPath
 from extproc.bootstrap.messages import header, literal, names, pack, seconds
 from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
 from extproc.config import Config
 from looper.calling.models import Model
-from looper.errors import LooperError, ModelNotFound
+from looper.errors import InvalidRequest, LooperError, ModelNotFound
+
+DECOMPRESSORS = ("looper.gzip", "looper.zstd", "looper.br")
+REFUSALS = "looper.refusals"
+HEADERS = "looper.headers"
+"""Names of filters that routes refer to."""
 
 _API = "/v1/"
 """Where clients see the API; the path of a model's URL stands in its place upstream."""
 
+_LENGTH = "%DYNAMIC_METADATA(looper.rewritten:length)%"
 _FROM_CLIENT = (*headers.NOT_FOR_BACKENDS, *headers.OWN)
 _FROM_BACKEND = ("set-cookie", "alt-svc", "openai-organization", "openai-project", *headers.OWN)
 
@@ -38,11 +52,18 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
     """
     # A retry of what ends with trailers would send its body twice (seen with 1.40, in full duplex), so such
     # requests, which the processor marks, have a route of their own without any.
-    marked = [_to_model(model, with_trailers=True) for model in config.models]
+    dropped = Dropped.of(config)
+    marked = [_from_client(model, dropped, with_trailers=True) for model in config.models]
     return _table(
         "ingress",
         config,
-        [*marked, *(_to_model(model) for model in config.models)],
+        [
+            *_before_models(),
+            *marked,
+            *(_from_client(model, dropped) for model in config.models),
+            *_read_here(),
+        ],
+        removed=(*dropped.everywhere, *headers.OWN),
         # A key that is missing in the metadata leaves its header out.
         response_headers_to_add=[
             header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
@@ -73,6 +94,7 @@ def _table(
     config: Config,
     routes: Sequence[route.Route],
     *,
+    removed: Sequence[str] = _FROM_CLIENT,
     response_headers_to_add: Sequence[core.HeaderValueOption] = (),
     filters: dict[str, Any] | None = None,
     include_attempt_count_in_response: bool = False,
@@ -84,7 +106,7 @@ def _table(
         # Retries are made from what was buffered, so as much is kept as a body may have.
         request_body_buffer_limit=config.limits.max_body,
         # For every route at once, so that no route can be without it.
-        request_headers_to_remove=names(_FROM_CLIENT),
+        request_headers_to_remove=names(removed),
         typed_per_filter_config=filters or {},
         response_headers_to_remove=names(_FROM_BACKEND),
         response_headers_to_add=list(response_headers_to_add),
@@ -93,6 +115,88 @@ def _table(
     # A header that a model's own `headers` sets survives the removals above only in this order.
     return route.RouteConfiguration(
         name=name, virtual_hosts=[host], most_specific_header_mutations_wins=True
+    )
+
+
+def _before_models() -> list[route.Route]:
+    """A model's own page, whose name may hold an escaped slash; all other paths with one lead nowhere."""
+    get = route.HeaderMatcher(name=":method", string_match=matcher.StringMatcher(exact="GET"))
+    escaped = _refuse(
+        "(escaped slash)",
+        route.RouteMatch(safe_regex=matcher.RegexMatcher(regex=r"(?i).*%(2f|5c).*")),
+        InvalidRequest("The path must not hold an escaped slash."),
+    )
+    escaped.typed_per_filter_config = {FILTER: pack(ext_proc.ExtProcPerRoute(disabled=True))}
+    page = route.RouteMatch(prefix=f"{paths.MODELS}/", headers=[get])
+    return [_refuse("(model)", page, ModelNotFound("The model does not exist.")), escaped]
+
+
+def _read_here() -> list[route.Route]:
+    """Where bodies are read, and decompressed for that. Only before the processor has spoken are these the routes."""
+    routes = []
+    for path in paths.READ:
+        each = _refuse(
+            f"({path.removeprefix(_API)})",
+            route.RouteMatch(path_separated_prefix=path),
+            UnknownPath(),
+        )
+        each.typed_per_filter_config = {
+            name: pack(route.FilterConfig(config=Any())) for name in DECOMPRESSORS
+        }
+        routes.append(each)
+    return routes
+
+
+def _from_client(model: Model, dropped: Dropped, *, with_trailers: bool = False) -> route.Route:
+    """A client's own request, of which the processor has written the body, and nobody has looked at the answer yet."""
+    made = _to_model(model, with_trailers=with_trailers)
+    # In full duplex Envoy has forgotten the length, and there are servers that take no chunks.
+    made.request_headers_to_add.append(header("content-length", _LENGTH))
+    made.request_headers_to_remove = dropped.at(model)
+    made.typed_per_filter_config = {
+        REFUSALS: pack(_ours_to_mend()),
+        HEADERS: pack(dropped.mutations(model)),
+    }
+    if model.timeout is not None:
+        action = made.route
+        assert action is not None
+        # Ends with the first byte of the answer, so that no stream is cut.
+        policy = action.retry_policy or route.RetryPolicy(num_retries=0)
+        policy.per_try_timeout = model.timeout
+        action.retry_policy = policy
+    return made
+
+
+def _ours_to_mend() -> CustomResponse:
+    """A backend that refuses a credential refuses ours: no client can do anything about it."""
+    inputs = TypedExtensionConfig(
+        name="status", typed_config=pack(HttpResponseStatusCodeMatchInput())
+    )
+    refused = [
+        xds.MatcherMatcherListPredicate(
+            single_predicate=xds.MatcherMatcherListPredicateSinglePredicate(
+                input=inputs, value_match=xds.StringMatcher(exact=str(status))
+            )
+        )
+        for status in (401, 403)
+    ]
+    policy = LocalResponsePolicy(status_code=REFUSED)
+    action = TypedExtensionConfig(name="mend", typed_config=pack(policy))
+    return CustomResponse(
+        custom_response_matcher=xds.Matcher(
+            matcher_list=xds.MatcherMatcherList(
+                matchers=[
+                    xds.MatcherMatcherListFieldMatcher(
+                        predicate=xds.MatcherMatcherListPredicate(
+                            or_matcher=xds.MatcherMatcherListPredicatePredicateList(
+                                predicate=refused
+                            )
+                        ),
+                        on_match=xds.MatcherOnMatch(action=action),
+                    )
+                ]
+            )
+        )
     )
 
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from extproc.config.included import RecipeOrInclude
 from extproc.config.trace import TraceSettings
-from extproc.headers import check_forwardable
+from extproc.headers import check_droppable, check_forwardable
 from looper.calling.budget import Ceiling
 from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED
@@ -40,6 +40,13 @@ Egress = Annotated[str, AfterValidator(_check_egress)]
 
 ForwardedHeader = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"), AfterValidator(check_forwardable)
+]
+
+
+DroppedHeader = Annotated[
+    str,
+    Field(pattern=r"^[a-z0-9][a-z0-9_-]*[*]?$", max_length=128),
+    AfterValidator(check_droppable),
 ]
 
 
@@ -78,6 +85,16 @@ class EnvoySettings(Setting):
     profile: Literal["fast", "metered"] = Field(
         default="fast",
         description="does a routed answer go straight to the client, or by way of the processor",
+    )
+    preserve_external_request_id: bool = Field(
+        default=False,
+        description="whether a client's own `x-request-id` stays; else Envoy makes one",
+    )
+    drop_headers: tuple[DroppedHeader, ...] = Field(
+        default=(), description="more that no model gets of a client's headers; `x-my-*` for all"
+    )
+    keep_headers: dict[Name, tuple[DroppedHeader, ...]] = Field(
+        default_factory=dict, description="by model: what it gets all the same"
     )
     stream_idle_timeout: Duration = timedelta(seconds=300)
     max_stream_duration: Duration | None = None

@@ -20,6 +20,7 @@ from extproc.exchange.respond import respond
 from extproc.exchange.routed import Routed
 from extproc.exchange.team import Team, results_for_us
 from extproc.exchange.work import Work
+from extproc.paths import ALIASED, CHAT, MODELS, is_below_ours
 from extproc.process.runtime import Runtime
 from extproc.protocol.actions import (
     Metadata,
@@ -40,16 +41,11 @@ from extproc.protocol.events import (
 )
 from extproc.signals import Subject
 from looper.calling.models import Model
-from looper.errors import ChatOnly, InternalError, LooperError, ModelNotFound
+from looper.errors import ChatOnly, InternalError, InvalidRequest, LooperError, ModelNotFound
 from looper.patterns.single import SingleConfig
 from looper.wire.chat import ChatRequest, Request
 
 _log = structlog.get_logger()
-
-CHAT = "/v1/chat/completions"
-MODELS = "/v1/models"
-ALIASED = ("/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/messages")
-"""What is no chat completion, but names a model."""
 
 
 class Exchange:
@@ -125,11 +121,15 @@ class Exchange:
     async def _answer(self) -> None:
         match self._opening.method, self._opening.path:
             case "POST", path if path == CHAT:
-                await self._chat(ChatRequest.parse(await self._incoming.body()))
+                await self._chat(await self._incoming.read(ChatRequest))
             case "POST", path if path in ALIASED:
-                await self._resolve(Request.parse(await self._incoming.body()))
+                await self._resolve(await self._incoming.read(Request))
+            case "POST", path if is_below_ours(path) and not self._opening.end_of_stream:
+                await self._below()
             case "GET", path if path == MODELS:
-                await self._tell_models()
+                await self._tell(self._runtime.models_answer)
+            case "GET", path if path.startswith(f"{MODELS}/"):
+                await self._tell(self._runtime.model_answer(path.removeprefix(f"{MODELS}/")))
             case _:
                 await self._incoming.let_through()
 
@@ -181,6 +181,16 @@ class Exchange:
                     f"The model `{request.model}` answers chat completions only.", param="model"
                 )
 
+    async def _below(self) -> None:
+        """Something else that is done with a model, such as to count a prompt's tokens; or with none, and passes."""
+        body = await self._incoming.body()
+        try:
+            request = Request.parse(body)
+        except InvalidRequest:
+            await self._incoming.release(body)
+        else:
+            await self._resolve(request)
+
     def _check_limit(self, request: Request) -> None:
         """What is metered is counted, so that its limit has to be one. Whatever else is wrong, its backend will say."""
         if self._opening.metered:
@@ -194,8 +204,7 @@ class Exchange:
         headers = said_of(metadata)
         await self._outlet.send(respond(canned, request, headers, metadata))
 
-    async def _tell_models(self) -> None:
-        body = self._runtime.models_answer
+    async def _tell(self, body: bytes) -> None:
         await self._outlet.send(
             Respond(200, (("content-type", "application/json"),), body, "looper.models")
         )

@@ -1,5 +1,7 @@
 """The request of one exchange, as Envoy hands it over: read whole, or let through as it comes."""
 
+from typing import TypeVar
+
 from extproc.errors import Abandoned, Overtaken, ProtocolError
 from extproc.exchange.channel import Channel
 from extproc.exchange.outlet import Outlet
@@ -11,7 +13,13 @@ from extproc.protocol.events import (
     RequestTrailers,
     ResponseHeaders,
 )
-from looper.errors import BodyTooLarge, InvalidRequest
+from looper.errors import BodyTooLarge, InvalidJson, InvalidRequest
+from looper.wire.chat import Request
+
+_CUT = 90
+"""A compressed body that has grown as many times may lack the rest: Envoy stops at a hundred."""
+
+_Read = TypeVar("_Read", bound=Request)
 
 
 class Incoming:
@@ -24,8 +32,19 @@ class Incoming:
         self._outlet = outlet
         self._opening = opening
         self._max_body = max_body
+        self._is_cut = False
         self.trailers = False
         """Whether the request has ended with trailers."""
+
+    async def read(self, kind: type[_Read]) -> _Read:
+        """The request that the body is. Raises what `body` does, and InvalidRequest."""
+        body = await self.body()
+        try:
+            return kind.parse(body)
+        except InvalidJson:
+            if self._is_cut:
+                raise BodyTooLarge("The compressed body grows too much.") from None
+            raise
 
     async def body(self) -> bytes:
         """All of it. Raises BodyTooLarge, InvalidRequest; Overtaken and Abandoned if there is nobody to read it for."""
@@ -52,8 +71,9 @@ class Incoming:
         match await self._channel.receive():
             case RequestBody() as piece:
                 return piece
-            case RequestTrailers():
+            case RequestTrailers() as end:
                 self.trailers = True
+                self._is_cut = end.growth >= _CUT
                 return None
             case ResponseHeaders() if self._opening.metered:
                 raise Overtaken

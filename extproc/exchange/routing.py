@@ -31,6 +31,8 @@ def rewrite(
     ours = [(headers.MODEL, model.name), (headers.RUN, str(metadata["run"]))]
     if trailers:
         ours.append((headers.TRAILERS, "1"))
+    if (patience := _patience(model, decision)) is not None:
+        ours.append((headers.PATIENCE, str(patience)))
     return Rewrite(
         (*decision.headers.set.items(), *ours),
         written_for(model, request, changes, decision.parameters.governed),
@@ -39,6 +41,15 @@ def rewrite(
         appended=tuple(decision.headers.append.items()),
         removed=decision.headers.remove,
     )
+
+
+def _patience(model: Model, decision: Decision) -> int | None:
+    """The milliseconds within which an answer must begin, if the configuration says any; a default says nothing."""
+    said = {"deadline"} & decision.budget.model_fields_set
+    limits = [decision.budget.deadline] if said else []
+    if model.timeout is not None:
+        limits.append(model.timeout)
+    return max(1, round(min(limits).total_seconds() * 1000)) if limits else None
 
 
 def written_for(

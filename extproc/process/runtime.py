@@ -3,6 +3,8 @@
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 
@@ -42,6 +44,7 @@ class Runtime:
     planned_calls: Mapping[tuple[str, str], int]
     agreed: Mapping[tuple[str, str], Terms]
     models_answer: bytes
+    model_pages: Mapping[str, bytes]
     process: Process
 
     @property
@@ -94,6 +97,12 @@ class Runtime:
         allows = self.config.recipes[recipe].allows
         return all(name in self.models and allows(self.models[name]) for name in models)
 
+    def model_answer(self, name: str) -> bytes:
+        """The page of one public name, however its slashes are written. Raises ModelNotFound."""
+        if (page := self.model_pages.get(unquote(name))) is None:
+            raise _not_found(unquote(name))
+        return page
+
     def pattern(self, recipe: str, decision: str) -> Pattern:
         """The loop that a decision runs."""
         return self.patterns[recipe, decision]
@@ -135,6 +144,7 @@ def build(config: Config, client: Client, process: Process | None = None) -> Run
         for name, policy in policies.items()
         for decision in policy.decisions
     }
+    pages = _model_pages(config)
     return Runtime(
         config=config,
         client=client,
@@ -147,7 +157,8 @@ def build(config: Config, client: Client, process: Process | None = None) -> Run
             key: planned_calls(algorithm.planned()) for key, algorithm in algorithms.items()
         },
         agreed=terms,
-        models_answer=_models_answer(config),
+        models_answer=msgspec.json.encode({"object": "list", "data": [*pages.values()]}),
+        model_pages={name: msgspec.json.encode(page) for name, page in pages.items()},
         process=process,
     )
 
@@ -161,12 +172,11 @@ def _terms(decision: Decision) -> Terms:
     return Terms(contract, decision.contract_prompt, decision.on_violation, decision.contract_wins)
 
 
-def _models_answer(config: Config) -> bytes:
-    """The body of `GET /v1/models`: the public names, and the models that may be asked for directly."""
+def _model_pages(config: Config) -> dict[str, dict[str, Any]]:
+    """What `GET /v1/models` tells of the public names, and of the models that may be asked for directly."""
     names = [*config.entrypoints, *(model.name for model in config.models if model.public)]
     created = int(time.time())
-    data = [
-        {"id": name, "object": "model", "created": created, "owned_by": "envoy-looper"}
+    return {
+        name: {"id": name, "object": "model", "created": created, "owned_by": "envoy-looper"}
         for name in names
-    ]
-    return msgspec.json.encode({"object": "list", "data": data})
+    }

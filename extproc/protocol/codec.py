@@ -1,7 +1,7 @@
 """Between Envoy's messages, as bytes, and our values. The only module that knows protobuf."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import TypeAlias, assert_never
 
@@ -12,6 +12,7 @@ from google.protobuf.struct_pb2 import Value as ProtobufValue
 from extproc.errors import Overtaken, ProtocolError
 from extproc.protocol._pb.ext_proc_pb2 import (
     HeaderMutation,
+    HeaderValue,
     HttpHeaders,
     ImmediateResponse,
     ProcessingMode,
@@ -50,8 +51,16 @@ from extproc.protocol.events import (
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 NAMESPACE = "looper"
 _ATTRIBUTES = "envoy.filters.http.ext_proc"
+REWRITTEN = "looper.rewritten"
+"""The namespace in which stands, as `length`, how many bytes a new body has: routes make `content-length` of it.
+
+In full duplex, Envoy takes the header itself away, as it cannot know. Here alone both are written, so that they agree.
+"""
+
 MAX_CHUNK = 62_000
 """Bytes of body in one message; Envoy asks for no more than 64 KiB."""
+
+_DECOMPRESSOR = "x-envoy-decompressor-"
 
 _MODES = {
     ProcessingMode.FULL_DUPLEX_STREAMED: BodyMode.FULL_DUPLEX,
@@ -150,7 +159,7 @@ def decode(message: bytes) -> Event:
         case "request_body":
             return RequestBody(request.request_body.body, request.request_body.end_of_stream)
         case "request_trailers":
-            return RequestTrailers()
+            return RequestTrailers(_growth(request.request_trailers.trailers.headers))
         case "response_headers":
             headers = request.response_headers
             return ResponseHeaders(_headers(headers), headers.end_of_stream)
@@ -160,6 +169,20 @@ def decode(message: bytes) -> Event:
             return ResponseTrailers()
         case other:
             raise ProtocolError(f"unexpected message: {other}")
+
+
+def _growth(trailers: Iterable[HeaderValue]) -> float:
+    """What Envoy's decompressors say in trailers that they add."""
+    sizes = {
+        trailer.key.removeprefix(_DECOMPRESSOR).partition("-")[2]: trailer.raw_value
+        for trailer in trailers
+        if trailer.key.startswith(_DECOMPRESSOR)
+    }
+    try:
+        before, after = int(sizes["compressed-bytes"]), int(sizes["uncompressed-bytes"])
+    except (KeyError, ValueError):
+        return 0
+    return after / max(1, before)
 
 
 def _parse(message: bytes) -> ProcessingRequest:
@@ -208,7 +231,7 @@ def _pass_body(action: PassBody, mode: BodyMode) -> Iterator[bytes]:
 
 
 def _rewrite_duplex(action: Rewrite) -> Iterator[bytes]:
-    yield _headers_reply(action)
+    yield _headers_reply(action) + _length(len(action.body))
     # With trailers to come, an end of stream on the body would hang the request.
     yield from _body_pieces(action.body, end_of_stream=not action.trailers)
     if action.trailers:
@@ -261,7 +284,15 @@ def _rewrite_buffered(action: Rewrite) -> Iterator[bytes]:
     _set(common.header_mutation, (("content-length", str(len(action.body))),))
     common.body_mutation.body = action.body
     _put(response, action.metadata)
-    yield response.SerializeToString()
+    yield response.SerializeToString() + _length(len(action.body))
+
+
+@lru_cache(maxsize=4096)
+def _length(size: int) -> bytes:
+    """What is added to a message to tell the new body's length: of messages in a row, protobuf makes one."""
+    response = ProcessingResponse()
+    response.dynamic_metadata.update({REWRITTEN: {"length": str(size)}})
+    return response.SerializeToString()
 
 
 def _body_pieces(data: bytes, end_of_stream: bool) -> Iterator[bytes]:

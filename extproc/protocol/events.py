@@ -52,7 +52,9 @@ class RequestBody:
 
 @dataclass(frozen=True, slots=True)
 class RequestTrailers:
-    """The request's trailers, which end it."""
+    """The request's trailers, which end it. `growth`: how many times as large Envoy's decompression made its body."""
+
+    growth: float = 0
 
 
 @dataclass(frozen=True, slots=True)

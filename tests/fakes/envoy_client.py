@@ -16,7 +16,7 @@ from extproc.protocol._pb.ext_proc_pb2 import (
     ProcessingRequest,
     ProcessingResponse,
 )
-from extproc.protocol.codec import METHOD, NAMESPACE
+from extproc.protocol.codec import METHOD, NAMESPACE, REWRITTEN
 
 FDS = ProcessingMode.FULL_DUPLEX_STREAMED
 BUFFERED = ProcessingMode.BUFFERED
@@ -82,9 +82,9 @@ def kind(response: ProcessingResponse) -> str:
 
 
 def metadata_of(response: ProcessingResponse) -> dict[str, Any]:
-    """The dynamic metadata of one message. There is no namespace but ours."""
+    """The dynamic metadata of one message, without the length of a body. There is no namespace but ours."""
     namespaces = MessageToDict(response.dynamic_metadata)
-    assert namespaces.keys() <= {NAMESPACE}
+    assert namespaces.keys() <= {NAMESPACE, REWRITTEN}
     return dict(namespaces.get(NAMESPACE, {}))
 
 

@@ -447,7 +447,7 @@ class TestPassing:
         [
             ("POST", "/v1/files"),
             ("PUT", "/v1/chat/completions"),
-            ("POST", "/v1/chat/completions/x"),
+            ("POST", "/v1/chat/completionsx"),
             ("POST", "/V1/chat/completions"),
             ("DELETE", "/v1/models"),
             ("POST", ""),

@@ -62,7 +62,7 @@ def headers_of(mutation: pb.HeaderMutation) -> dict[str, bytes]:
 
 
 def metadata_of(message: pb.ProcessingResponse) -> dict[str, object]:
-    assert set(message.dynamic_metadata.fields) <= {"looper"}
+    assert set(message.dynamic_metadata.fields) <= {"looper", "looper.rewritten"}
     return dict(message.dynamic_metadata.fields["looper"].struct_value)
 
 
@@ -157,10 +157,13 @@ class TestRewrite:
             assert not piece.request_body.response.HasField("header_mutation")
             assert not piece.HasField("dynamic_metadata")
 
-    def test_in_full_duplex_no_length_is_promised(self) -> None:
-        """Envoy sends the new body in chunks; a length of ours could only be wrong."""
+    def test_in_full_duplex_no_length_is_promised_by_a_header(self) -> None:
+        """Envoy's route makes the header of what the metadata say, where one can tell that the two agree."""
         first = messages(REWRITE)[0]
         assert "content-length" not in headers_of(first.request_headers.response.header_mutation)
+        assert dict(first.dynamic_metadata.fields["looper.rewritten"].struct_value) == {
+            "length": str(len(REWRITE.body))
+        }
 
     @thorough
     @given(bodies, st.booleans())
@@ -515,5 +518,5 @@ def test_each_run_has_its_own_reply(
         for option in common.header_mutation.set_headers[len(ours) :]:
             option.append.value = True
         common.header_mutation.remove_headers.extend(removed)
-        expected.dynamic_metadata.update({"looper": metadata})
+        expected.dynamic_metadata.update({"looper": metadata, "looper.rewritten": {"length": "0"}})
         assert messages(action)[0] == expected
