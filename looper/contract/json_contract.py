@@ -179,7 +179,7 @@ class _Named(msgspec.Struct, frozen=True):
 def from_response_format(raw: bytes | msgspec.Raw | None) -> JsonContract | None:
     """The contract that a client's `response_format` is by itself; None if it asks for no JSON.
 
-    Raises InvalidField for a schema that is none, or one that is too large to be checked.
+    Raises InvalidField for a schema that is none.
     """
     if raw is None or bytes(raw).strip() == b"null":
         return None

@@ -25,9 +25,9 @@ def _options(memory: int) -> re2.Options:
 class Pattern:
     """A compiled pattern. Raises ValueError for what RE2 does not take: its reason is in the message."""
 
-    def __init__(self, source: str, memory: int = _MEMORY) -> None:
-        if len(source) > _LONGEST:
-            raise ValueError(f"a pattern has at most {_LONGEST} characters")
+    def __init__(self, source: str, memory: int = _MEMORY, longest: int = _LONGEST) -> None:
+        if len(source) > longest:
+            raise ValueError(f"a pattern has at most {longest} characters")
         self.source = source
         self._memory = memory
         self._compiled = _compile(source, memory)

@@ -132,6 +132,35 @@ async def test_a_clients_schema_is_a_contract(strict: Stack, streamed: bool) -> 
     assert json.loads(text) == {"city": "Ottawa"}
 
 
+OLD = "http://json-schema.org/draft-04/schema#"
+TUPLE = {"items": [{"type": "string"}, {"$ref": "#/definitions/n"}], "additionalItems": False}
+OLDER = [
+    pytest.param({"minimum": 0, "exclusiveMinimum": True}, "0", "1", id="draft-4"),
+    pytest.param({**TUPLE, "definitions": {"n": {"type": "null"}}}, '["a", 1]', '["a",null]', id="tuple"),
+    pytest.param({"$schema": OLD, "dependencies": {"a": ["b"]}}, '{"a": 1}', '{"a":1,"b":2}', id="dependencies"),
+    pytest.param({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, '{"b": 1}', '{"a":1}',
+                 id="unevaluated"),
+    pytest.param({"$ref": "http://127.0.0.1:9/x", "type": "array"}, "1", "[1]", id="remote"),
+    pytest.param({"title": "x" * 200_000}, "no JSON", '{"any":1}', id="too-large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "broken", "kept"), OLDER)
+async def test_schemas_are_checked_as_they_are_meant(
+    strict: Stack, schema: Any, broken: str, kept: str
+) -> None:
+    """An answer that breaks one is asked for again; what cannot be checked refuses neither it nor the request."""
+    strict.simulator.reset()
+    for name in ("p", "s"):
+        strict.simulator.script(name, broken)
+    strict.simulator.script("f", broken, kept)
+    wanted = {"type": "json_schema", "json_schema": {"name": "old", "schema": schema}}
+
+    status, text, _ = await ask(strict, "free", streamed=False, response_format=wanted)
+
+    assert (status, text) == (200, kept)
+
+
 async def test_a_schema_that_is_none_is_the_clients_mistake(strict: Stack) -> None:
     """400 `invalid_field`, and no model is asked."""
     strict.simulator.reset()

@@ -47,6 +47,7 @@ def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         "properties": st.dictionaries(names, inner, max_size=3),
         "patternProperties": st.dictionaries(patterns, inner, max_size=2),
         "additionalProperties": inner,
+        "unevaluatedProperties": inner, "unevaluatedItems": inner,
         "allOf": several, "anyOf": several, "oneOf": several, "not": inner,
         "if": inner, "then": inner, "else": inner,
         "$ref": st.just("#/$defs/one"),
@@ -78,6 +79,10 @@ def test_agrees_with_jsonschema(schema: dict[str, Any], one: dict[str, Any], val
         pytest.param({"type": "integer"}, 1.0, True, id="1.0-is-an-integer"),
         pytest.param({"type": "integer"}, 1e300, True, id="so-is-1e300"),
         pytest.param({"multipleOf": 0.01}, 19.99, True, id="multiples-are-exact"),
+        pytest.param({"multipleOf": 2e-200}, 1e300, True, id="of-any-size"),
+        pytest.param({"multipleOf": 3}, 1e300, False, id="which-are-not-rounded"),
+        pytest.param({"minLength": 1e300}, "x", False, id="a-count-of-any-size"),
+        pytest.param({"pattern": r"^\u00e9[\S]\ud83e\udd16\cJ$"}, "éx🤖\n", True, id="as-javascript-has-them"),
         pytest.param({"minLength": 2}, "🤖", False, id="length-in-characters"),
         pytest.param({"$defs": {"a/b~c%": {"type": "null"}}, "$ref": "#/$defs/a~1b~0c%25"}, 1, False, id="escapes"),
         pytest.param({"definitions": {"x": False}, "$ref": "#/definitions/x"}, 1, False, id="older-definitions"),
@@ -93,6 +98,40 @@ def test_the_draft(schema: Any, value: Any, expected: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("schema", "value", "expected"),
+    [
+        pytest.param({"items": [{"type": "string"}, {"type": "null"}], "additionalItems": False}, ["a", 1], False,
+                     id="tuple"),
+        pytest.param({"items": [{"type": "string"}], "additionalItems": False}, ["a", 1], False, id="additional"),
+        pytest.param({"minimum": 1, "exclusiveMinimum": True}, 1, False, id="exclusive-minimum"),
+        pytest.param({"minimum": 1, "exclusiveMinimum": False}, 1, True, id="inclusive-minimum"),
+        pytest.param({"maximum": 1, "exclusiveMaximum": True}, 1, False, id="exclusive-maximum"),
+        pytest.param({"dependencies": {"a": ["b"]}}, {"a": 1}, False, id="names-depend"),
+        pytest.param({"dependencies": {"a": {"maxProperties": 1}}}, {"a": 1, "b": 1}, False, id="schemas-depend"),
+        pytest.param({"definitions": {"x": {}}, "$ref": "#/definitions/x", "type": "null"}, 1, True, id="beside-a-ref"),
+        pytest.param({"$defs": {"x": {}}, "$ref": "#/$defs/x", "type": "null"}, 1, False, id="and-later"),
+        pytest.param({"id": "http://x/a", "items": {"$ref": "a#/items/x", "x": False}}, [], True, id="id"),
+        pytest.param({"$schema": "https://json-schema.org/draft-07/schema", "unevaluatedProperties": False}, {"a": 1},
+                     True, id="a-later-keyword-in-a-named-draft"),
+        pytest.param({"$schema": "http://json-schema.org/draft/2020-12/schema#", "items": [False]}, [1], False,
+                     id="an-older-form-in-a-named-draft"),
+    ],
+)  # fmt: skip
+def test_older_forms_are_checked_as_they_are_meant(schema: Any, value: Any, expected: bool) -> None:
+    """By the draft that is named, or else by their shape."""
+    assert fits(schema, value) is expected
+
+
+def test_a_chain_of_references_costs_no_stack() -> None:
+    """A thousand schemas, each of which refers to the next, are compiled; a check may give up."""
+    chain = {f"a{n}": {"$ref": f"#/$defs/a{n + 1}"} for n in range(1_500)}
+    compiled = Schema(
+        json.dumps({"$defs": {**chain, "a1500": {}}, "items": {"$ref": "#/$defs/a0"}})
+    )
+    assert compiled.fault([]) is None
+
+
+@pytest.mark.parametrize(
     ("schema", "unchecked", "passing"),
     [
         pytest.param({"pattern": "^(?!x)"}, "pattern ^(?!x)", "x", id="look-ahead"),
@@ -101,8 +140,16 @@ def test_the_draft(schema: Any, value: Any, expected: bool) -> None:
         pytest.param({"$ref": "#nowhere"}, "$ref #nowhere", 1, id="anchor"),
         pytest.param({"$ref": "#/$defs/x"}, "$ref #/$defs/x", 1, id="dangling"),
         pytest.param({"$ref": "file:///etc/passwd"}, "$ref file:///etc/passwd", 1, id="file"),
-        pytest.param({"unevaluatedProperties": False}, "unevaluatedProperties", {"a": 1}, id="unevaluated"),
-        pytest.param({"items": {"$id": "http://x/", "type": "null"}}, "$id", [1], id="another-base"),
+        pytest.param({"$schema": "http://json-schema.org/draft-03/schema#", "type": "any"}, "$schema", 1, id="draft-3"),
+        pytest.param({"properties": {"a": {"required": True}}}, "required", {}, id="required-as-in-draft-3"),
+        pytest.param({"$id": "http://x/a", "$ref": "b"}, "$ref b", 1, id="beside-it"),
+        pytest.param({"$ref": f"#/{'a' * 3_000}"}, f"$ref #/{'a' * 38}…", 1, id="too-long"),
+        pytest.param({"unevaluatedProperties": False, "patternProperties": {"^(?!x)": {}}}, "pattern ^(?!x)", {"y": 1},
+                     id="unevaluated-beside-a-pattern"),
+        pytest.param({"unevaluatedProperties": False, "$ref": "#nowhere"}, "$ref #nowhere", {"y": 1},
+                     id="unevaluated-beside-a-reference"),
+        pytest.param({"unevaluatedItems": False, "if": {"contains": {"pattern": "^(?!x)"}}}, "pattern ^(?!x)", ["y"],
+                     id="unevaluated-beside-an-if"),
         pytest.param({"not": {"pattern": "^(?!x)"}}, "pattern ^(?!x)", "y", id="inside-not"),
         pytest.param({"if": {"pattern": "^(?!x)"}, "then": False}, "pattern ^(?!x)", "y", id="inside-if"),
         pytest.param({"oneOf": [True, {"pattern": "^(?!x)"}]}, "pattern ^(?!x)", "x", id="inside-one-of"),
@@ -123,7 +170,9 @@ def test_what_is_not_checked_fails_nothing(schema: Any, unchecked: str, passing:
     ("schema", "value"),
     [
         pytest.param({"type": "string", "pattern": "^(?!x)"}, 1, id="beside"),
-        pytest.param({"unevaluatedProperties": False, "required": ["a"]}, {}, id="unevaluated"),
+        pytest.param(
+            {"unevaluatedProperties": False, "pattern": "^(?!x)"}, {"a": 1}, id="unevaluated"
+        ),
     ],
 )
 def test_what_can_be_checked_still_is(schema: Any, value: Any) -> None:
@@ -163,6 +212,10 @@ NESTED = "[" * 50 + "1" + "]" * 50
         pytest.param({"items": {"pattern": "(a?){400}$"}}, json.dumps(["a" * 1000 + "b"] * 900), id="large-pattern"),
         pytest.param({"uniqueItems": True, "items": {"$ref": "#"}}, "[" * 60 + "1," * 300_000 + "1" + "]" * 60,
                      id="unique"),
+        pytest.param({"anyOf": [{"$ref": "#"}] * 2, "properties": {"a": {"$ref": "#"}}, "unevaluatedProperties": False},
+                     '{"a":' * 50 + "1" + "}" * 50, id="unevaluated"),
+        pytest.param({"items": {"anyOf": [{"multipleOf": 10**3_000 + 1}, True]}},
+                     "[" + "1e999999999999," * 9_000 + "1]", id="multiples"),
         pytest.param({"patternProperties": {f"^x{n}": {} for n in range(99)}},
                      json.dumps(dict.fromkeys(map(str, range(50_000)))), id="names-times-patterns"),
     ],
@@ -187,10 +240,11 @@ def test_a_large_answer_is_checked() -> None:
     "schema",
     [
         5, [], "x", None,
-        {"type": []}, {"type": "x"}, {"type": [1]}, {"properties": []}, {"items": [{}]}, {"required": "a"},
+        {"type": []}, {"type": "x"}, {"type": [1]}, {"properties": []}, {"items": [{}, 1]}, {"required": "a"},
         {"required": [1]}, {"enum": 1}, {"minimum": "1"}, {"minLength": 1.5}, {"maxItems": -1}, {"multipleOf": 0},
-        {"multipleOf": 1e-300 / 1e100}, {"uniqueItems": 1}, {"pattern": 1}, {"allOf": {}}, {"not": 1}, {"$ref": 1},
-        {"$defs": {"x": 1}}, {"dependentRequired": {"a": 1}}, {"then": 1, "if": True},
+        {"exclusiveMinimum": "1"}, {"dependencies": {"a": 1}}, {"unevaluatedItems": 1}, {"uniqueItems": 1},
+        {"pattern": 1}, {"allOf": {}}, {"not": 1}, {"$ref": 1}, {"$defs": {"x": 1}},
+        {"dependentRequired": {"a": 1}}, {"then": 1, "if": True},
         {"contains": {}, "minContains": -1},
     ],
     ids=repr,
