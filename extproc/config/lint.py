@@ -11,6 +11,7 @@ from extproc.decisions import rules
 from extproc.decisions.budgets import over_budget
 from extproc.decisions.engine import needs, reachable
 from extproc.decisions.recipe import Decision, Recipe
+from extproc.errors import unknown
 from extproc.signals.context import ContextConfig
 from extproc.signals.conversation import ConversationConfig
 from looper import algorithms
@@ -40,6 +41,9 @@ def doubts(config: Config) -> Iterator[Doubt]:
         for tag in sorted((recipe.allow_tags or frozenset()) - known):
             yield ("recipes", name, "allow_tags"), f"no model has the tag {tag!r}"
     yield from _unused_models(config)
+    for name in config.envoy.keep_headers:
+        if name not in models:
+            yield ("envoy", "keep_headers", name), unknown("model", name, models)
 
 
 def _unused_models(config: Config) -> Iterator[Doubt]:
@@ -52,19 +56,38 @@ def _unused_models(config: Config) -> Iterator[Doubt]:
 def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:
     reached = reachable(recipe)
     for index, decision in enumerate(recipe.decisions):
-        path: YamlPath = ("decisions", index)
-        for text in _out_of_reach(decision, reached, recipe):
-            yield path, text
-        for text in over_budget(decision, models):
-            yield path, text
-        for below, text in _of_algorithm(decision, models):
-            yield (*path, *below), text
-        if lacking := _unsuitable(decision, recipe, models):
-            yield path, lacking
+        for below, text in _of_decision(decision, reached, recipe, models):
+            yield ("decisions", index, *below), text
     yield from _unused(recipe)
     for name, signal in recipe.signals.items():
         for below, text in signal.doubts():
             yield ("signals", name, *below), text
+
+
+def _of_decision(
+    decision: Decision, reached: Sequence[Decision], recipe: Recipe, models: dict[str, Model]
+) -> Iterator[Doubt]:
+    for text in _out_of_reach(decision, reached, recipe):
+        yield (), text
+    for text in over_budget(decision, models):
+        yield (), text
+    for below in _of_teams(decision):
+        yield below, "does nothing where Envoy routes requests to one model"
+    yield from _of_algorithm(decision, models)
+    if lacking := _unsuitable(decision, recipe, models):
+        yield (), lacking
+
+
+_OF_TEAMS = ("contract_prompt", "overload", "progress", "usage", "keepalive")
+
+
+def _of_teams(decision: Decision) -> Iterator[YamlPath]:
+    """What a decision says of answers that we write, though a backend's passes as it is."""
+    if not decision.is_routed:
+        return
+    yield from ((key,) for key in _OF_TEAMS if key in decision.model_fields_set)
+    budget = decision.budget.model_fields_set - {"deadline"}
+    yield from (("budget", key) for key in sorted(budget))
 
 
 def _out_of_reach(decision: Decision, reached: Sequence[Decision], recipe: Recipe) -> Iterator[str]:

@@ -39,6 +39,36 @@ def test_a_plain_configuration_raises_no_doubts() -> None:
     assert of_signals("{type: keyword, any: [prove, compare]}") == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("budget: {calls: 2, deadline: 9s}", "budget.calls"),
+        ("budget: {tokens: 2k}", "budget.tokens"),
+        ("budget: {cost_usd: 1}", "budget.cost_usd"),
+        ("overload: small", "overload"),
+        ("progress: reasoning", "progress"),
+        ("keepalive: whitespace", "keepalive"),
+        ("contract_prompt: x", "contract_prompt"),
+    ],
+)
+def test_what_does_nothing_where_envoy_routes_is_told(setting: str, key: str) -> None:
+    """A deadline is honoured there; what is of answers that we write, is not."""
+    line = f"      - {{name: default, algorithm: {{type: single, model: small}}, {setting}}}\n"
+    told = [each for each in found(f"    decisions:\n{line}") if "routes requests" in each]
+    assert [each for each in told if key in each] == told != []
+
+
+def test_headers_are_kept_for_models_that_exist() -> None:
+    (told,) = [
+        each
+        for each in found(
+            f"    decisions:\n{DEFAULT}", "envoy: {keep_headers: {smal: [x-a]}}\n" + HEAD
+        )
+        if "keep_headers" in each
+    ]
+    assert "did you mean 'small'?" in told
+
+
 class TestLiterals:
     @pytest.mark.parametrize(
         ("signal", "expected"),
