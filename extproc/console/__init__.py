@@ -1,6 +1,7 @@
 """The console: a page for browsers that shows what a process does. Files only, and their paths; nothing is built.
 
-Whatever comes from a run, a model or a client is put into the page as text (`static/dom.js` knows no other way).
+Whatever comes from a run, a model or a client is put into the page as text (`static/dom.js` knows no other way). Add a
+page: a module in `static/` with one function, and its line in `PAGES` of `app.js`. May import nothing of ours.
 """
 
 import hashlib

@@ -133,8 +133,13 @@ def explanation(
     subject: Subject,
     models: Mapping[str, Model],
     times: Mapping[str, float] = MappingProxyType({}),
+    *,
+    bounded: bool = True,
 ) -> Explanation:
-    """Why a request was decided as it was. `times` are the milliseconds that signals took, if anybody looked."""
+    """Why a request was decided as it was. `times` are the milliseconds that signals took, if anybody looked.
+
+    Unless it is `bounded`, it is not added up what the decision may take at the most.
+    """
     return Explanation(
         recipe=policy.name,
         prompt_tokens=subject.tokens,
@@ -145,7 +150,7 @@ def explanation(
         partitions=tuple(_partitions(policy, decided)),
         scores=tuple(_scores(policy, decided)),
         decisions=tuple(_decisions(policy, decided, subject)),
-        action=_action(decided.decision, subject, models),
+        action=_action(decided.decision, subject, models, bounded=bounded),
     )
 
 
@@ -228,20 +233,30 @@ def _rule(rule: AnyRule, truths: Truths) -> RuleFound:
             return RuleFound("any", held, tuple(_rule(part, truths) for part in rule.any))
 
 
-def _action(decision: Decision, subject: Subject, models: Mapping[str, Model]) -> Action:
+def _action(
+    decision: Decision, subject: Subject, models: Mapping[str, Model], *, bounded: bool
+) -> Action:
     routed, answer = _fate(decision, subject.request, models)
     names = (name for _, name in decision.members()) if routed is None else (routed,)
-    worst = worst_case(
-        () if answer else decision.planned(routed), models, prompt_tokens=subject.tokens
-    )
-    priced = worst.microusd is not None and not worst.unpriced
-    return Action(
+    action = Action(
         decision=decision.name,
         algorithm=decision.label,
         models=() if answer else tuple(dict.fromkeys(names)),
         routed=routed is not None,
         status=answer[0] if answer else None,
         message=answer[1] if answer else None,
+        calls=None,
+        tokens=None,
+        cost_usd=None,
+    )
+    if not bounded:
+        return action
+    worst = worst_case(
+        () if answer else decision.planned(routed), models, prompt_tokens=subject.tokens
+    )
+    priced = worst.microusd is not None and not worst.unpriced
+    return replace(
+        action,
         calls=worst.calls,
         tokens=worst.tokens,
         cost_usd=f"{usd(worst.microusd):f}" if priced and worst.microusd is not None else None,

@@ -159,7 +159,9 @@ class Exchange:
                 await self._route(request, model, {**facts, **outcome}, decision)
             case _:
                 pattern = self._runtime.pattern(decided.recipe, decision.name)
-                why = partial(explanation, policy, decided, subject, self._runtime.models)
+                why = partial(
+                    explanation, policy, decided, subject, self._runtime.models, bounded=False
+                )
                 work = Work(decided.recipe, decision, facts, decided.bands, pattern, why=why)
                 asked.check()
                 await self._begin_team().answer(request, work)

@@ -17,7 +17,7 @@ AT_MOST = 5000
 """Runs that are looked at, the newest: more would tell no more, and take longer than anybody waits."""
 
 _BINS = 10
-_WRITES = get_args(Answering)
+_WRITES = (*get_args(Answering), "routed")
 _QUIET = ("ok", "cancelled", "not_started")
 """Ends of calls that are nobody's fault."""
 
@@ -174,12 +174,7 @@ def _written(kept: Kept) -> int | None:
         for call in kept.calls
         if call["state"] == "ok" and call["role"] in _WRITES and "usage" in call
     ]
-    if said:
-        return round(sum(said) / len(said))
-    if kept.summary["kind"] != "routed":
-        return None
-    tokens: int | None = kept.summary.get("completion_tokens")
-    return tokens
+    return round(sum(said) / len(said)) if said else None
 
 
 # ... and by model.

@@ -64,6 +64,23 @@ class Opened:
             record |= _conversation(self.request) | _answers(run, record["calls"])
         return {name: value for name, value in record.items() if value is not None}
 
+    def line(self) -> dict[str, Any]:
+        """The run in a line of a list, with the stage that it has come to."""
+        trace, ledger = self.run.trace, self.run.ledger
+        so_far: dict[str, Any] = {
+            "kind": "team",
+            "time": self.began,
+            **self.facts,
+            "outcome": RUNNING,
+            "request_id": self.request_id,
+            "seconds": trace.elapsed,
+            "request": asked(self.request),
+            "spent": _spent(ledger),
+            "cost_microusd": ledger.cost,
+            "calls": [{"model": call.model} for call in trace.calls],
+        }
+        return summary(so_far) | ({"stage": trace.stages[-1][0]} if trace.stages else {})
+
 
 def asked(request: ChatRequest) -> dict[str, Any]:
     """What a request is like, without its contents."""
@@ -136,6 +153,6 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "asked": record.get("request", {}).get("model"),
         "stream": record.get("request", {}).get("stream", False),
         "prompt_tokens": record.get("request", {}).get("prompt_tokens", 0),
-        "calls": record.get("spent", {}).get("calls", len(calls)),
+        "calls": record.get("spent", {}).get("calls", max(len(calls), record["kind"] == "routed")),
         "models": list(dict.fromkeys(models)),
     }

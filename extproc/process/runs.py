@@ -10,8 +10,9 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from heapq import merge
 from io import TextIOWrapper
-from itertools import islice
+from itertools import islice, takewhile
 from logging.handlers import QueueHandler, QueueListener, RotatingFileHandler
 from pathlib import Path
 from random import random
@@ -40,6 +41,9 @@ class Kept:
     record: bytes
 
 
+_KINDS = ("team", "routed")
+"""Each has a ring of its own: the many requests that one model answers leave teams' runs in memory."""
+
 _OF_A_CALL = (
     "model",
     "role",
@@ -52,13 +56,24 @@ _OF_A_CALL = (
 )
 
 
+def _calls(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What is looked at of calls when they are summed up; a routed request is one."""
+    for call in record.get("calls", ()):
+        yield {name: call[name] for name in _OF_A_CALL if name in call}
+    if record["kind"] == "routed" and "model" in record:
+        failed = record.get("outcome") == "failed" or record.get("status", 200) >= 400
+        call = {name: record[name] for name in _OF_A_CALL if name in record}
+        usage = {name: record.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
+        yield call | {"role": "routed", "state": "failed" if failed else "ok", "usage": usage}
+
+
 class Runs:
     """Remembers runs: those that are open, a ring, and a file that is written by a thread of its own."""
 
     def __init__(self, settings: TraceSettings) -> None:
         self._settings = settings
         self._open: dict[str, Opened] = {}
-        self._ring: deque[Kept] = deque(maxlen=settings.keep)
+        self._rings = {kind: deque[Kept](maxlen=settings.keep) for kind in _KINDS}
         self.count = 0
         """How many have been kept so far, those that memory has no room for any more among them."""
         self._sink: logging.Logger | None = None
@@ -84,12 +99,16 @@ class Runs:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """The records in memory, the newest first."""
-        return (msgspec.json.decode(kept.record) for kept in reversed(self._ring))
+        return (msgspec.json.decode(kept.record) for kept in self._newest())
 
     def kept(self, at_most: int | None = None, *, after: int = 0) -> list[Kept]:
         """The runs in memory whose number is above `after`, the newest first."""
-        new = islice(reversed(self._ring), max(0, self.count - after))
+        new = takewhile(lambda kept: kept.number > after, self._newest())
         return list(islice(new, at_most))
+
+    def _newest(self) -> Iterator[Kept]:
+        rings = (reversed(ring) for ring in self._rings.values())
+        return merge(*rings, key=lambda kept: kept.number, reverse=True)
 
     def open(self) -> list[Opened]:
         """The runs that go on, the newest first."""
@@ -99,9 +118,7 @@ class Runs:
         """A run's record as JSON, as far as it has come."""
         if (opened := self._open.get(run)) is not None:
             return msgspec.json.encode(self.so_far(opened))
-        return next(
-            (kept.record for kept in reversed(self._ring) if kept.summary["run"] == run), None
-        )
+        return next((kept.record for kept in self._newest() if kept.summary["run"] == run), None)
 
     def so_far(self, opened: Opened) -> dict[str, Any]:
         """The record of a run that goes on."""
@@ -125,12 +142,9 @@ class Runs:
         if not self.records:
             return
         data = msgspec.json.encode(record)
-        calls = tuple(
-            {name: call[name] for name in _OF_A_CALL if name in call}
-            for call in record.get("calls", ())
-        )
         self.count += 1
-        self._ring.append(Kept(self.count, summary(record), calls, data))
+        kept = Kept(self.count, summary(record), tuple(_calls(record)), data)
+        self._rings[record["kind"]].append(kept)
         if self._sink is not None and random() < self._settings.sample:
             self._sink.info("%s", data.decode())
 
@@ -158,7 +172,8 @@ class Runs:
             except OSError:
                 self._settings = before
                 raise
-        self._ring = deque(self._ring, maxlen=settings.keep)
+        for kind, ring in self._rings.items():
+            self._rings[kind] = deque(ring, maxlen=settings.keep)
 
     def _open_file(self) -> None:
         with ExitStack() as stack:

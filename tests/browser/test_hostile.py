@@ -181,3 +181,31 @@ async def test_a_process_that_wants_a_token_is_opened_with_it(page: Page, browse
             await expect(other.locator(".rows .row")).to_have_count(1)
             assert TOKEN not in other.url
             await other.close()
+
+
+async def test_without_full_records_there_is_nothing_of_what_was_said(
+    page: Page, facts: tuple[Facts, str]
+) -> None:
+    """And the page says why."""
+    found, url = facts
+    found.process.runs.add(record(1))
+    await page.goto(f"{url}/#/runs/{1:016x}")
+    await expect(page.get_by_text("What was said is not kept")).to_be_visible()
+    await expect(page.get_by_role("heading", name="Answers")).to_have_count(0)
+
+
+async def test_a_routed_request_is_shown_as_one(page: Page, facts: tuple[Facts, str]) -> None:
+    """It has no stages and no calls of ours, but a place in the list, the overview, and a page."""
+    found, url = facts
+    known = ("version", "run", "time", "recipe", "decision", "algorithm", "seconds", "request")
+    routed = {name: value for name, value in record(1).items() if name in known}
+    found.process.runs.add({**routed, "kind": "routed", "model": "small", "cost_microusd": 7})
+    await page.goto(url)
+    line = page.locator(".rows .row")
+    await expect(line).to_contain_text("routed")
+    await expect(line).to_contain_text("small")
+    await line.click()
+    await expect(page.locator(".runhead .badge")).to_have_text("routed")
+    await page.goto(f"{url}/#/overview")
+    models = page.get_by_role("region", name="Models", exact=True)
+    await expect(models.get_by_role("row").filter(has_text="small")).to_contain_text("1")

@@ -60,7 +60,9 @@ function whole(record) {
   const open = new Set([...document.querySelectorAll("details[open][data-name]")].map((each) => each.dataset.name));
   const parts = [
     back(), head(record), tiles(record),
-    section("Timeline", waterfall(record)),
+    record.kind === "routed"
+      ? section("Timeline", h("p", { class: "quiet" }, "Envoy routed this request to ", h("strong", {}, record.model ?? "one model"), ": no call of a team's was made."))
+      : section("Timeline", waterfall(record)),
     notesSection(record), votesSection(record), judgeSection(record), checksSection(record), planSection(record),
     budgetSection(record), conversationSection(record), answersSection(record),
     record.why && section("Why", h("p", { class: "quiet" }, "How this request came to the decision ", h("strong", {}, record.decision), "."), explanation(record.why)),

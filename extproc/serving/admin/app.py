@@ -15,7 +15,7 @@ from extproc.process.overview import AT_MOST, overview
 from extproc.serving import metrics
 from extproc.serving.admin.facts import FACTS, Facts, as_json, configuration
 from extproc.serving.admin.guard import HEALTH, Guard, guarded, harden, is_local
-from extproc.serving.admin.live import add_live, progress
+from extproc.serving.admin.live import SHOWN, add_live
 from extproc.serving.admin.playground import playing
 from extproc.serving.admin.reading import read
 from extproc.signals import Subject
@@ -126,7 +126,7 @@ async def _lines(request: web.Request) -> web.Response:
     said = request.query.get("limit", "")
     limit = int(said) if said.isdecimal() and len(said) < 9 else AT_MOST
     lines = [{"number": kept.number, **kept.summary} for kept in runs.kept(limit)]
-    going_on = [progress(opened) for opened in runs.open()]
+    going_on = [opened.line() for opened in runs.open()[:SHOWN]]
     return as_json({"last": runs.count, "runs": lines, "open": going_on})
 
 

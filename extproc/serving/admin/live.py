@@ -6,19 +6,18 @@ one that reads slowly is told less often and misses nothing that memory still ha
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from extproc.process.records import Opened, summary
+from extproc.process.records import Opened
 from extproc.process.runs import Runs
 from extproc.serving.admin.facts import FACTS, Facts, configuration
 
 INTERVAL = 0.25
 _SILENCE = 15.0
 _LISTENERS = 32
-_SHOWN = 200
+SHOWN = 200
 """Open runs that are told of, the newest."""
 
 Frame = bytes
@@ -40,7 +39,7 @@ class Listening:
         signs = [_sign(each) for each in runs.open()]
         if signs != self._open:
             self._open = signs
-            yield _frame("open", [progress(each) for each in runs.open()[:_SHOWN]])
+            yield _frame("open", [each.line() for each in runs.open()[:SHOWN]])
         told = configuration(self._facts)
         if told != self._configuration:
             self._configuration = told
@@ -60,14 +59,6 @@ def _sign(opened: Opened) -> tuple[object, ...]:
     trace = opened.run.trace
     states = tuple(call.ended is None for call in trace.calls)
     return opened.run.id, len(trace.stages), states, trace.first_word is None
-
-
-def progress(opened: Opened) -> dict[str, Any]:
-    """A run that goes on in a line of a list, with the stage that it has come to."""
-    facts = {**opened.facts, "outcome": "running"}
-    line = summary(opened.record(facts, full=False))
-    stages = opened.run.trace.stages
-    return line | ({"stage": stages[-1][0]} if stages else {})
 
 
 def _frame(event: str, data: object, id: int | None = None) -> Frame:

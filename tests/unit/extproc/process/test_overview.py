@@ -71,3 +71,38 @@ def test_a_model_is_seen_with_its_calls() -> None:
     assert small.seconds is not None
     assert small.seconds.p95 == 0.5
     assert (large.prompt_tokens, large.completion_tokens, large.cost_microusd) == (100, 50, 15)
+
+
+ROUTED = {
+    name: value
+    for name, value in record(kind="routed", decision="default", algorithm="single").items()
+    if name not in ("calls", "stages", "budget", "spent", "confidence_permille")
+} | {"model": "small", "prompt_tokens": 100, "completion_tokens": 40, "cost_microusd": 13}
+
+
+def test_a_routed_request_counts_as_its_models_call() -> None:
+    """By its status; its decision's dearest member is the only one."""
+    failed = {**ROUTED, "status": 503, "outcome": "failed", "completion_tokens": 0}
+    found = seen([ROUTED, ROUTED, failed])
+    (default,) = found.decisions
+    (small,) = found.models
+    assert (small.calls, small.errors, small.completion_tokens) == (3, 1, 80)
+    assert default.outcomes == {"ok": 2, "failed": 1}
+    assert default.savings == Savings("small", 2, 26, round(2 * (100 * 0.05 + 40 * 0.2), 3))
+    assert default.calls == 1
+
+
+def test_many_routed_requests_leave_teams_runs_in_memory() -> None:
+    """Each kind has a ring; together they are told in the order in which they came."""
+    runs = Runs(TraceSettings(keep=3))
+    for number in range(2):
+        runs.add(record(number))
+    for number in range(10, 20):
+        runs.add({**ROUTED, "run": f"{number:016x}"})
+    runs.add(record(20))
+    assert [int(kept.summary["run"], 16) for kept in runs.kept()] == [20, 19, 18, 17, 1, 0]
+    assert [kept.number for kept in runs.kept(after=11)] == [13, 12]
+    assert runs.find(f"{1:016x}") is not None
+    assert runs.find(f"{11:016x}") is None
+    runs.follow(TraceSettings(keep=1))
+    assert [int(kept.summary["run"], 16) for kept in runs.kept()] == [20, 19]

@@ -126,7 +126,7 @@ async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     runs = Runs(TraceSettings(file=str(path), max_bytes=1, files=2))
     with runs.writing():
         for at in range(3):
-            runs.add({"run": f"{at}"})
+            runs.add({"kind": "team", "run": f"{at}"})
 
     modes = {each.name: each.stat().st_mode & 0o777 for each in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("runs.jsonl", "runs.jsonl.1", "runs.jsonl.2"), 0o600)
@@ -141,7 +141,7 @@ async def test_what_cannot_be_written_turns_up_nowhere(
     runs = Runs(TraceSettings(record="full", file=str(path)))
     with structlog.testing.capture_logs() as logged, runs.writing():
         for at in range(3):
-            runs.add({"run": f"{at}", "calls": [], "text": "a canary"})
+            runs.add({"kind": "team", "run": f"{at}", "calls": [], "text": "a canary"})
 
     assert [(event["event"], event["reason"]) for event in logged] == [
         ("trace.not_written", "No space left on device")
