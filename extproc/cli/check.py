@@ -1,22 +1,57 @@
 """`looper check`: what is wrong with a configuration."""
 
+import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from extproc.cli.options import reporting
+from extproc.cli.options import configured
 
 
 @click.command("check")
-@click.argument("path", type=click.Path(path_type=Path))
-def command(path: Path) -> None:
+@configured()
+@click.option("--strict", is_flag=True, help="Fail for warnings, too.")
+@click.option("--json", "as_json", is_flag=True, help="JSON in place of lines.")
+def command(path: Path, strict: bool, as_json: bool) -> None:
     """Say everything that is wrong with a configuration."""
     from extproc.config import load, warnings
+    from extproc.errors import ConfigError
 
-    with reporting():
+    problems: list[str] = []
+    doubts: list[str] = []
+    files: list[str] = []
+    try:
         loaded = load(path)
-    for warning in warnings(loaded):
-        click.echo(f"warning: {warning}", err=True)
-    for included in loaded.files:
+    except ConfigError as error:
+        problems = list(error.problems)
+    else:
+        doubts = warnings(loaded)
+        files = [str(each) for each in loaded.files]
+    good = not problems and not (strict and doubts)
+    if as_json:
+        found: dict[str, Any] = {"file": str(path), "valid": not problems}
+        found |= {"problems": problems, "warnings": doubts, "includes": files}
+        click.echo(json.dumps(found, indent=2))
+    else:
+        _say(path, problems, doubts, files)
+    sys.exit(0 if good else 1)
+
+
+def _say(path: Path, problems: list[str], doubts: list[str], files: list[str]) -> None:
+    for problem in problems:
+        click.echo(problem, err=True)
+    for doubt in doubts:
+        click.echo(f"warning: {doubt}", err=True)
+    for included in files:
         click.echo(f"{path}: includes {included}")
-    click.echo(f"{path}: good")
+    if not problems:
+        click.echo(f"{path}: {_verdict(len(doubts))}")
+
+
+def _verdict(doubts: int) -> str:
+    """What was found is good only if there is nothing to say against it."""
+    if not doubts:
+        return "good"
+    return "valid, with 1 warning" if doubts == 1 else f"valid, with {doubts} warnings"

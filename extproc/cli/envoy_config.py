@@ -5,11 +5,11 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import CONFIG, INTERVAL, needing, reporting
+from extproc.cli.options import INTERVAL, configured, needing, reporting
 
 
 @click.command("envoy-config")
-@CONFIG
+@configured()
 @click.option(
     "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
 )

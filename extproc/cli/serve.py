@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from extproc.cli.options import CONFIG, INTERVAL, environment, reporting
+from extproc.cli.options import INTERVAL, configured, environment, reporting
 
 if TYPE_CHECKING:
     from extproc.serving.calls import Transport
@@ -16,7 +16,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("serve")
-@CONFIG
+@configured()
 @click.option(
     "--listen",
     multiple=True,
@@ -90,7 +90,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=None,
     help="CAs: only clients with a certificate from one of them get in.",
 )
-@click.option("--log-level", default="info", show_default=True)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"], case_sensitive=False),
+    default="info",
+    show_default=True,
+)
 def command(
     path: Path,
     listen: tuple[str, ...],

@@ -57,6 +57,18 @@ def shipped() -> list[str]:
     return sorted(name for name in names if not name.endswith(".probes"))
 
 
+def text_of(name: str) -> str:
+    """A recipe that comes with the product, as it is written. Raises ConfigError for a name that none has."""
+    if name not in shipped():
+        raise ConfigError([unknown("recipe", name, shipped())])
+    return read_text(SHIPPED / f"{name}.yaml")
+
+
+def about(name: str) -> str:
+    """What such a recipe is for: its first line."""
+    return text_of(name).partition("\n")[0].removeprefix("# ")
+
+
 def expand(source: YamlSource) -> Expanded:
     """Put in every recipe that `source` includes. Files are looked for beside it."""
     recipes = source.data.get("recipes")

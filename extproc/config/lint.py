@@ -10,6 +10,7 @@ from extproc.config.yaml_source import in_words
 from extproc.decisions import rules
 from extproc.decisions.budgets import over_budget
 from extproc.decisions.engine import needs, reachable
+from extproc.decisions.projections import ScoreConfig
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import unknown
 from extproc.signals.context import ContextConfig
@@ -102,15 +103,27 @@ def _never(decision: Decision, reached: Sequence[Decision], recipe: Recipe) -> s
     rule = decision.when
     if rule is None or decision.on_unknown == "act":
         return None
-    found: dict[str, str] = {}
-    for name in sorted(rules.implied(rule)):
-        head, dot, label = name.partition(".")
-        if dot and head in recipe.projections and found.setdefault(head, label) != label:
-            return f"{head} is never both {found[head]} and {label}"
+    if why := _contradiction(rule, recipe):
+        return why
     for earlier in reached[: reached.index(decision)]:
         takes_all = not earlier.shadow and earlier.percent == 100
         if takes_all and earlier.when is not None and rules.entails(rule, earlier.when):
             return f"{earlier.name!r} comes first, and holds whenever it does"
+    return None
+
+
+def _contradiction(rule: rules.AnyRule, recipe: Recipe) -> str | None:
+    """What a rule wants of projections that these never are."""
+    found: dict[str, str] = {}
+    for name in sorted(rules.implied(rule)):
+        head, dot, label = name.partition(".")
+        if not dot or head not in recipe.projections:
+            continue
+        if found.setdefault(head, label) != label:
+            return f"{head} is never both {found[head]} and {label}"
+        score = recipe.projections[head]
+        if isinstance(score, ScoreConfig) and score.most < (begins := score.least_of(label)):
+            return f"the weights of {head} come to {score.most:g}, and {label} begins at {begins:g}"
     return None
 
 

@@ -22,6 +22,8 @@ def explain(
         text = in_words(item)
         if item["type"] == "extra_forbidden":
             text = _misspelt(item["loc"], model)
+        if item["type"] == "string_type":
+            text = _no_text(text, path, source)
         if item["type"] in ("literal_error", "union_tag_invalid"):
             text = _meant(text, _value_at(path, source))
         problems.setdefault(path, text)  # of the members of a union, the first says enough
@@ -72,14 +74,43 @@ def _misspelt(loc: tuple[str | int, ...], model: type[BaseModel]) -> str:
     return f"unknown key; did you mean {close[0]!r}?" if close else "unknown key"
 
 
-def _value_at(path: YamlPath, source: YamlSource) -> object:
+def _written(path: YamlPath, source: YamlSource) -> object:
     value: object = source.data
     for part in path:
         if isinstance(value, dict):
             value = value.get(part)
         elif isinstance(value, list) and isinstance(part, int):
             value = value[part]
+    return value
+
+
+def _value_at(path: YamlPath, source: YamlSource) -> object:
+    value = _written(path, source)
     return value.get("type") if isinstance(value, dict) else value
+
+
+def _no_text(text: str, path: YamlPath, source: YamlSource) -> str:
+    """What stands where a text should, if that tells what was meant."""
+    value = _written(path, source)
+    if _at_rule(path) and isinstance(value, dict | list):
+        return f"{_RULE}{_meant_rule(value)}"
+    if isinstance(value, bool):
+        word = "true" if value else "false"
+        return f"{text}: YAML reads words such as yes, no, on and off as {word}; put it in quotes"
+    return f"{text}: put it in quotes" if isinstance(value, int | float) else text
+
+
+_RULE = "a rule is a name, or one of `all: […]`, `any: […]` and `not: …`"
+_OTHER_WORDS = {"or": "any", "and": "all", "one_of": "any", "all_of": "all", "none": "not"}
+
+
+def _meant_rule(value: dict[str, object] | list[object]) -> str:
+    if isinstance(value, list):
+        return ": of a list, is it `all` or `any`?"
+    meant = next(
+        (_OTHER_WORDS[key.lower()] for key in value if str(key).lower() in _OTHER_WORDS), None
+    )
+    return f"; did you mean `{meant}`?" if meant else ""
 
 
 _WORD = re.compile(r"'([^']*)'")

@@ -129,6 +129,20 @@ class ScoreConfig(Setting):
     def bounds(self) -> tuple[tuple[str, float], ...]:
         return tuple((name, bound) for band in self.bands for name, bound in band.items())
 
+    @property
+    def most(self) -> float:
+        """What the score can come to: no part counts more than its weight."""
+        return min(1.0, math.fsum(max(0.0, each.weight) for each in self.weights.values()))
+
+    def least_of(self, band: str) -> float:
+        """Where a band begins; 0 for a name that is none."""
+        begins = 0.0
+        for name, bound in self.bounds:
+            if name == band:
+                return begins
+            begins = bound
+        return 0.0
+
 
 ProjectionConfig = Annotated[PartitionConfig | ScoreConfig, Field(discriminator="type")]
 

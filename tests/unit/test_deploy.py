@@ -325,7 +325,7 @@ class TestSockets:
 class TestConfiguration:
     def test_the_processor_reads_its_config_map(self, pod: Yaml, processor: Yaml) -> None:
         """The path on the command line is in the folder where the ConfigMap is mounted."""
-        path = Path(serve_options(processor)["path"])
+        path = Path(serve_options(processor)["option"])
         assert path.name == "looper.yaml"
         source = volume(pod, mounts(processor)[str(path.parent)])
         assert source == {"configMap": {"name": "looper-config"}}

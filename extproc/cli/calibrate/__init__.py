@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import needing, reporting
+from extproc.cli.options import configured, needing, reporting
 
 
 @click.command("calibrate")
-@click.argument("path", type=click.Path(path_type=Path))
+@configured()
 @click.option(
     "--data",
     multiple=True,

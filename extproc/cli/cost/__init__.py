@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import reporting
+from extproc.cli.options import configured, reporting
 
 
 @click.command("cost")
-@click.argument("path", type=click.Path(path_type=Path))
+@configured()
 @click.option(
     "--prompt-tokens",
     type=click.IntRange(min=0),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import CONFIG, reporting
+from extproc.cli.options import configured, reporting
 
 
 @click.command("doctor")
-@CONFIG
+@configured()
 @click.option("--admin", default=None, help="Envoy's admin interface. Default: `envoy.admin`.")
 @click.option("--egress", default=None, help="Where to ask models. Default: `egress`.")
 @click.option(

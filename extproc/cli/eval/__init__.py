@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import CONFIG, reporting
+from extproc.cli.options import configured, reporting
 
 
 @click.command("eval")
-@CONFIG
+@configured()
 @click.option(
     "--dataset",
     required=True,

@@ -8,19 +8,12 @@ from typing import Any, BinaryIO
 
 import click
 
-from extproc.cli.options import reporting
+from extproc.cli.options import FILE, reporting
 
 
 @click.command("explain")
-@click.argument("path", required=False)
-@click.argument("text", required=False)
-@click.option(
-    "-c",
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    help="The configuration, in place of PATH.",
-)
+@click.argument("words", nargs=-1, metavar="[FILE] [TEXT]")
+@click.option("-c", "--config", "option", type=FILE, help="The same as FILE.")
 @click.option("--recipe", default=None, help="Default: that of the request's model.")
 @click.option(
     "--request",
@@ -39,9 +32,8 @@ from extproc.cli.options import reporting
 @click.option("--live", is_flag=True, help="Have signals that ask a model ask it, by the egress.")
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of a tree.")
 def command(
-    path: str | None,
-    text: str | None,
-    config_path: Path | None,
+    words: tuple[str, ...],
+    option: Path | None,
     recipe: str | None,
     request_file: BinaryIO | None,
     records: Path | None,
@@ -51,11 +43,11 @@ def command(
 ) -> None:
     """Show how a request is decided. TEXT is what its user says; - reads it from standard input.
 
-    With --records, show what the configuration at PATH would have decided for recorded requests.
+    With --records, show what the configuration in FILE would have decided for recorded requests.
     """
     from extproc.process import telemetry
 
-    config, said = _told(path, text, config_path)
+    config, said = _told(words, option)
     if (said is not None) + (request_file is not None) + (records is not None) != 1:
         raise click.UsageError("Give either TEXT or --request, or --records.")
     telemetry.set_up("error", for_good=False)
@@ -67,15 +59,15 @@ def command(
     _explain(config, said, request_file, recipe, named, live=live, as_json=as_json)
 
 
-def _told(path: str | None, text: str | None, config: Path | None) -> tuple[Path, str | None]:
-    """The configuration, and the text: the first argument, if the configuration is an option."""
-    if config is None:
-        if path is None:
-            raise click.UsageError("Give a configuration: PATH or -c.")
-        return Path(path), text
-    if text is not None:
-        raise click.UsageError("Give the configuration once: PATH or -c.")
-    return config, path
+def _told(words: tuple[str, ...], option: Path | None) -> tuple[Path, str | None]:
+    """The configuration and the text: the first of the words is the file, if that is not given otherwise."""
+    if option is None:
+        if not words:
+            raise click.UsageError("Which configuration? Give FILE, or -c FILE.")
+        option, words = Path(words[0]), words[1:]
+    if len(words) > 1:
+        raise click.UsageError(f"{words[1]!r} is one word too many: put the text in quotes.")
+    return option, words[0] if words else None
 
 
 def _compare(config: Path, records: Path, recipe: str | None, *, as_json: bool) -> None:

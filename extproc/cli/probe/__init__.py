@@ -6,11 +6,12 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import reporting
+from extproc.cli.options import FILE, reporting
 
 
 @click.command("probe")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=FILE)
+@click.option("-c", "--config", "options", multiple=True, type=FILE, help="The same as FILE.")
 @click.option("--tag", "tags", multiple=True, help="Only probes that have all of these tags.")
 @click.option("--all", "everything", is_flag=True, help="Show the probes that passed as well.")
 @click.option("--strict", is_flag=True, help="Fail as well if a decision is reached by no probe.")
@@ -19,7 +20,8 @@ from extproc.cli.options import reporting
     "--junit", type=click.Path(path_type=Path), default=None, help="Also write JUnit's XML there."
 )
 def command(
-    paths: tuple[Path, ...],
+    files: tuple[Path, ...],
+    options: tuple[Path, ...],
     tags: tuple[str, ...],
     everything: bool,
     strict: bool,
@@ -27,6 +29,8 @@ def command(
     junit: Path | None,
 ) -> None:
     """Ask configurations or recipes their probes: NAME.yaml those of NAME.probes.yaml beside it."""
+    if not (paths := (*files, *options)):
+        raise click.UsageError("Which configuration? Give FILE, or -c FILE.")
     from rich.console import Console
 
     from extproc.cli.probe import probing, report

