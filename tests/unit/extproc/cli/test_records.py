@@ -150,9 +150,9 @@ def test_what_is_no_record_is_named_with_its_line(tmp_path: Path, line: str, sai
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--records", "x"), "Give a configuration"),
+        (("--records", "x"), "Which configuration?"),
         (("--records", "x", "PATH", "text"), "either TEXT or --request, or --records"),
-        (("-c", "PATH", "text", "more"), "configuration once"),
+        (("-c", "PATH", "text", "more"), "one word too many"),
         (("--records", "/nowhere", "PATH"), "cannot be read"),
         (("--records", "EMPTY", "PATH", "--recipe", "genral"), "did you mean 'general'?"),
     ],
