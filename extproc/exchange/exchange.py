@@ -41,6 +41,7 @@ from extproc.protocol.events import (
 )
 from extproc.signals import Subject
 from looper.calling.models import Model
+from looper.calling.propagation import trail
 from looper.errors import ChatOnly, InternalError, InvalidRequest, LooperError, ModelNotFound
 from looper.patterns.single import SingleConfig
 from looper.wire.chat import ChatRequest, Request
@@ -91,7 +92,8 @@ class Exchange:
                 self._team.release()
             milliseconds = round((time.perf_counter() - started) * 1000, 3)
             path, end = self._known_path(), self._how_it_ended()
-            _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **self._facts)
+            told = {**trail(self._opening.headers), **self._facts}
+            _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **told)
 
     async def _see_through(self) -> None:
         try:

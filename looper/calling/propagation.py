@@ -22,6 +22,16 @@ def forwarded(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str
     return {**kept, "traceparent": traced}
 
 
+def trail(headers: Mapping[str, str]) -> dict[str, str]:
+    """By what others know a request, as far as it is known: its trace, and the name that it came with."""
+    found: dict[str, str] = {}
+    if named := headers.get("x-request-id", "")[:256]:
+        found["request_id"] = named
+    if (traced := _read(headers.get("traceparent", ""))) is not None:
+        found["trace_id"] = traced.split("-")[1]
+    return found
+
+
 def child(headers: Mapping[str, str]) -> tuple[Mapping[str, str], str | None]:
     """The headers of one call: in a trace, with a span of its own, which is returned too."""
     parent = headers.get("traceparent")

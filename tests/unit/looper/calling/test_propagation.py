@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from looper.calling.propagation import FORWARDED, child, forwarded
+from looper.calling.propagation import FORWARDED, child, forwarded, trail
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"
@@ -60,3 +60,17 @@ def test_every_call_is_a_span_of_its_own() -> None:
 
 def test_without_a_trace_there_is_no_span() -> None:
     assert child({"x-request-id": "r"}) == ({"x-request-id": "r"}, None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ({}, {}),
+        ({"x-request-id": "mine", "traceparent": "none"}, {"request_id": "mine"}),
+        ({"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}, {"trace_id": "a" * 32}),
+    ],
+)
+def test_a_request_is_known_by_its_trace_and_its_name(
+    headers: dict[str, str], expected: dict[str, str]
+) -> None:
+    assert trail(headers) == expected
