@@ -15,8 +15,8 @@ from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import Place, Problem, YamlSource, parse_yaml
 from extproc.decisions.recipe import Recipe
 from extproc.errors import ConfigError, unknown
-from looper.files import read_text
 from looper.settings import Setting
+from looper.settings.files import read_text
 
 SHIPPED = Path(__file__).parents[1] / "recipes"
 _STAND_IN = {"decisions": [{"name": "none", "algorithm": {"type": "single", "model": "none"}}]}

@@ -11,7 +11,7 @@ from extproc.config.model import Config
 from extproc.config.problems import explain
 from extproc.config.yaml_source import YamlSource, in_words, parse_yaml
 from extproc.errors import ConfigError
-from looper.files import read_text
+from looper.settings.files import read_text
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import Problem, YamlSource
-from looper.wording import in_words
+from looper.settings.wording import in_words
 
 
 def explain(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from extproc.config.load import Loaded, load
 from extproc.errors import ConfigError
-from looper.files import read
+from looper.settings.files import read
 
 _WATCHED = 64 << 20
 """Bytes of a file that is looked at, such as one of weights."""

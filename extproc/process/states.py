@@ -7,10 +7,10 @@ from pathlib import Path
 from extproc.errors import ConfigError
 from extproc.protocol.events import METADATA, RequestHeaders
 from looper.errors import IdentityMissing
-from looper.files import read_text
 from looper.patterns.workflows.pausing import States
 from looper.patterns.workflows.state import AnyState, Identity, MemoryState, MemoryStore, RedisState
 from looper.settings import SecretReference
+from looper.settings.files import read_text
 
 _SHORTEST = 32
 

@@ -15,8 +15,8 @@ from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
 from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Call, CallFailed, Failure
 from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
-from looper.wire.answers import AnswerReader, NoAnswer
 from looper.wire.chat import Completion
+from looper.wire.reading.answers import AnswerReader, NoAnswer
 from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
 
 MAX_ANSWER = 32 << 20

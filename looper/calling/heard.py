@@ -9,8 +9,8 @@ import msgspec
 from looper.calling.budget import Grant
 from looper.calling.calls import CallFailed, Failure
 from looper.calling.models import Model
-from looper.wire.call_bits import GIVEN
 from looper.wire.chat import Choice, Completion, Reply, Usage, WireUsage
+from looper.wire.reading.call_bits import GIVEN
 from looper.wire.tokens import weigh
 
 NOTHING_REPORTED = WireUsage()

@@ -9,11 +9,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from looper.files import read
 from looper.settings import Name, Probability, Setting
+from looper.settings.files import read
+from looper.settings.wording import in_words
 from looper.voting.calibration import Calibration, HeldOut
 from looper.voting.electorate import Electorate, Voter, heeded, logit
-from looper.wording import in_words
 
 _LARGEST = 4 << 20
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
-from looper.wire.call_bits import GIVEN
 from looper.wire.chat import ABSENT, Choice, Completion, Reply, WireUsage
 from looper.wire.events import Delta
+from looper.wire.reading.call_bits import GIVEN
 
 _object = msgspec.json.Decoder(dict[str, Any])
 

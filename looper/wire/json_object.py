@@ -8,7 +8,7 @@ from typing import Self
 import msgspec
 
 from looper.errors import InvalidJson
-from looper.wire.surrogates import without_halves
+from looper.wire.reading.surrogates import without_halves
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _SPACE = re.compile(rb"[ \t\n\r]*")

@@ -16,7 +16,7 @@ from extproc.decisions.engine import Policy
 from extproc.decisions.probe import Probed, Probes, run
 from extproc.errors import ConfigError, unknown
 from looper.errors import InvalidRequest
-from looper.files import read_text
+from looper.settings.files import read_text
 
 _SUFFIX = ".probes.yaml"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from extproc.cli.options import configured, environment, needing, reporting
-from looper.files import read_text
+from looper.settings.files import read_text
 
 
 @click.command("up")

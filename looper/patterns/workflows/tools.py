@@ -10,12 +10,12 @@ import msgspec
 
 from looper.calling.trace import Trace
 from looper.run import Pauses
-from looper.wire.call_bits import GIVEN
 from looper.wire.chat import ChatRequest, Completion, Reply
 from looper.wire.deltas import merge_tool_call
 from looper.wire.dialects import Dialect
 from looper.wire.events import Delta
 from looper.wire.messages import plain
+from looper.wire.reading.call_bits import GIVEN
 
 ToolCall = dict[str, Any]
 

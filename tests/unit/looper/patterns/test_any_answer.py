@@ -17,9 +17,9 @@ from looper.contract import ContractConfig, Terms
 from looper.errors import LooperError
 from looper.run import Deadline, Run
 from looper.wire.answer import Whole
-from looper.wire.answers import AnswerReader
 from looper.wire.chat import ChatRequest
 from looper.wire.events import Done
+from looper.wire.reading.answers import AnswerReader
 from tests.fakes.models import ScriptedClient, Step, model, refused
 
 MODELS = {

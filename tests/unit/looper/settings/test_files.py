@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from looper.files import read, read_text
+from looper.settings.files import read, read_text
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from looper.contract import ContractConfig
-from looper.wording import in_words
+from looper.settings.wording import in_words
 
 
 class Pair(BaseModel):

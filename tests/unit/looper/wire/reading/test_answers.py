@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from looper.calling.calls import usable
 from looper.wire.answer import Chunks, Whole
-from looper.wire.answers import AnswerReader, NoAnswer
 from looper.wire.chat import ChatRequest, Completion, WireUsage
 from looper.wire.deltas import Gathering, bits
 from looper.wire.events import Delta
 from looper.wire.finish import broke_off
+from looper.wire.reading.answers import AnswerReader, NoAnswer
 from looper.wire.sse import EventReader
 from looper.wire.tool_calls import ToolCalls
 

@@ -12,11 +12,11 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from looper.wire.call_bits import CallBits, whole_calls
 from looper.wire.chat import ABSENT, Choice, Completion, Reply, WireUsage
-from looper.wire.content import content_of
 from looper.wire.finish import KNOWN, broke_off, standard
-from looper.wire.surrogates import without_halves
+from looper.wire.reading.call_bits import CallBits, whole_calls
+from looper.wire.reading.content import content_of
+from looper.wire.reading.surrogates import without_halves
 
 T = TypeVar("T")
 _BOM: Final = b"\xef\xbb\xbf"

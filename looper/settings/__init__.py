@@ -1,4 +1,8 @@
-"""What every configuration model is made of: strictness, and scalars written the way operators write them."""
+"""What every configuration model is made of: strictness, and scalars written the way operators write them.
+
+Beside it: what is wrong with a value, in words (`wording`), and files that a configuration names (`files`). Imports
+nothing of `looper`.
+"""
 
 import re
 from datetime import timedelta
