@@ -63,9 +63,13 @@ async def test_a_run_appears_while_it_goes_on_and_ends_before_ones_eyes(
         await rows.nth(1).click()
         await expect(page.get_by_text("running").first).to_be_visible()
         await expect(call(page, 0)).to_contain_text("running")
+        await call(page, 0).get_by_role("button").press("Enter")
         asking.cancel()
     await expect(page.locator(".runhead")).to_contain_text("abandoned")
     await expect(call(page, 0)).to_contain_text("cancelled")
+    # What was opened meanwhile still is, and has the focus.
+    await expect(call(page, 0).get_by_role("button")).to_be_focused()
+    await expect(call(page, 0).get_by_role("button")).to_have_attribute("aria-expanded", "true")
 
 
 async def test_runs_are_found_by_what_one_knows_of_them(
@@ -226,6 +230,20 @@ async def test_a_text_that_one_types_is_decided_and_nobody_is_asked(
     await expect(marks.first).to_have_text(re.compile("false"))
     assert stack.simulator.running() == before
     await page.get_by_label("Text").fill("")
+    await page.get_by_role("button", name="Decide").click()
+    await expect(page.locator(".tried.answers")).to_contain_text("default")
+
+
+async def test_the_decision_of_a_run_is_a_link_away_and_can_be_tried_again(
+    page: Page, console: str, stack: Stack
+) -> None:
+    """With what its user wrote, where that is kept, to be changed."""
+    await opened(page, console, await ask(stack, "looper/auto", "prove it"))
+    await page.get_by_role("link", name="why this decision").click()
+    await expect(page.get_by_label("Text")).to_have_value("prove it")
+    await expect(page.locator(".tried.answers")).to_contain_text("panel")
+    await page.get_by_label("Public name").select_option("looper/auto")
+    await page.get_by_label("Text").fill("hello")
     await page.get_by_role("button", name="Decide").click()
     await expect(page.locator(".tried.answers")).to_contain_text("default")
 

@@ -28,6 +28,8 @@ function at() {
   const path = (location.hash || "#/runs").split("?")[0];
   const run = /^#\/runs\/([\w-]+)$/.exec(path);
   if (run) return { name: `Run ${run[1]}`, path: "#/runs", page: (place) => runPage(place, run[1]) };
+  const why = /^#\/why\/([\w-]+)$/.exec(path);
+  if (why) return { name: `Why ${why[1]}`, path: "#/why", page: (place) => whyPage(place, why[1]) };
   return PAGES.find((each) => each.path === path) ?? PAGES[0];
 }
 

@@ -60,7 +60,8 @@ class Side {
     this.answer = h("pre", { class: "said answer", tabindex: "0", "aria-label": `Answer of ${name}` });
     this.facts = h("p", { class: "quiet facts" }, "…");
     this.run = h("div", {});
-    this.element = h("section", { class: "card", "aria-label": name }, h("h2", {}, name), this.facts, this.answer, this.run);
+    this.element = h("section", { class: "card side", "aria-label": name },
+      h("div", { class: "said-side" }, h("h2", {}, name), this.facts, this.answer), this.run);
   }
 
   async send(text) {

@@ -8,12 +8,19 @@ import { badge, copyable, empty, meter, section, tile } from "/console/parts.js"
 import { planSection } from "/console/plan.js";
 import { listen, store } from "/console/store.js";
 import { waterfall } from "/console/waterfall.js";
-import { explanation } from "/console/why.js";
+import { content, explanation } from "/console/why.js";
 
 export function runPage(place, id) {
-  const live = new LiveRun(id, (record) => show(place, whole(record)), (error) =>
+  const live = new LiveRun(id, (record) => keepingFocus(place, () => show(place, whole(record))), (error) =>
     show(place, back(), h("h1", {}, "Run"), empty(error.status === 404 ? "This run is not in memory any more." : error.message)));
   return () => live.close();
+}
+
+/** What has the focus, and is drawn again, has it again. */
+function keepingFocus(place, draw) {
+  const key = document.activeElement?.dataset?.key;
+  draw();
+  if (key) [...place.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key)?.focus({ preventScroll: true });
 }
 
 /** A run that is read again whenever it has come forward. */
@@ -79,6 +86,7 @@ function head(record) {
       h("span", {}, "recipe ", h("strong", {}, record.recipe)),
       h("span", {}, "algorithm ", h("strong", {}, record.algorithm)),
       record.request && h("span", {}, "asked as ", h("strong", {}, record.request.model), record.request.stream ? ", streamed" : ""),
+      record.why && h("span", {}, h("a", { href: `#/why/${record.run}` }, "why this decision")),
       h("span", {}, clock(record.time)),
       h("span", {}, "run ", copyable(record.run, "run id")),
       record.request_id && h("span", {}, "request ", copyable(record.request_id, "request id")),
@@ -124,11 +132,4 @@ function conversationSection(record) {
     store.about?.record === "full" ? "What was said could not be kept." : "What was said is not kept: the configuration has no `trace: {record: full}`."));
   return section("Conversation", h("ol", { class: "messages" }, record.messages.map((message) =>
     h("li", {}, h("span", { class: "role" }, message.role), h("pre", { class: "said", tabindex: "0" }, content(message.content))))));
-}
-
-/** What a message says, as text, whatever it is. */
-export function content(said) {
-  if (typeof said === "string") return said;
-  if (Array.isArray(said)) return said.map((part) => (typeof part?.text === "string" ? part.text : JSON.stringify(part))).join("\n");
-  return said === null || said === undefined ? "" : JSON.stringify(said);
 }

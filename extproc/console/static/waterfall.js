@@ -6,6 +6,9 @@ import { badge, chip, scrolling, tone } from "/console/parts.js";
 
 const STEPS = [1, 2, 5];
 
+/** Calls whose facts are open: they stay so while their run is drawn again and again. */
+const opened = new Set();
+
 export function waterfall(record) {
   const calls = record.calls ?? [];
   const end = Math.max(record.seconds ?? 0, ...calls.map((call) => call.at + (call.seconds ?? 0)), 0.001);
@@ -14,7 +17,7 @@ export function waterfall(record) {
   const stages = [...(record.stages ?? [])];
   calls.map((call, number) => ({ call, number })).sort((a, b) => a.call.at - b.call.at).forEach(({ call, number }) => {
     while (stages.length && stages[0].at <= call.at + 0.0005) rows.push(stageRow(stages.shift(), scale));
-    rows.push(...callRow(call, number, end, scale));
+    rows.push(...callRow(call, number, `${record.run}/${number}`, end, scale));
   });
   for (const stage of stages) rows.push(stageRow(stage, scale));
   return scrolling("Timeline of calls", h("table", { class: "waterfall" },
@@ -38,15 +41,17 @@ function stageRow(stage, scale) {
     h("td", { class: "quiet" }, `from ${seconds(stage.at)}`));
 }
 
-function callRow(call, at, end, scale) {
+function callRow(call, at, key, end, scale) {
   const ended = call.at + (call.seconds ?? Math.max(0, end - call.at));
   const first = call.first_token === undefined ? null : call.at + call.first_token;
   const waited = call.queued === undefined ? null : Math.max(0, call.at - call.queued);
-  const details = h("tr", { class: "more", hidden: true }, h("td", { colspan: "3" }, facts(call)));
+  const details = h("tr", { class: "more", hidden: !opened.has(key) }, h("td", { colspan: "3" }, facts(call)));
   const open = h("button", {
-    type: "button", class: "call", "aria-expanded": "false",
+    type: "button", class: "call", "aria-expanded": String(opened.has(key)), "data-key": key,
     onclick: () => {
       details.hidden = !details.hidden;
+      if (details.hidden) opened.delete(key);
+      else opened.add(key);
       open.setAttribute("aria-expanded", String(!details.hidden));
     },
   }, h("span", { class: "mono quiet" }, `#${at}`), h("span", { class: "name" }, call.model), h("small", {}, call.agent ?? call.role));

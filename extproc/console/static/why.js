@@ -1,6 +1,6 @@
 // Why a request goes where it goes: what was read, what that came to, and which rule was the first to hold.
 
-import { post } from "/console/api.js";
+import { get, post } from "/console/api.js";
 import { h, show } from "/console/dom.js";
 import { count, number } from "/console/format.js";
 import { chip, empty, mark, section } from "/console/parts.js";
@@ -8,7 +8,7 @@ import { listen, store } from "/console/store.js";
 
 const typed = { text: "", model: "" };
 
-export function whyPage(place) {
+export function whyPage(place, run) {
   const found = h("div", { class: "found", "aria-live": "polite" });
   const text = h("textarea", { id: "why-text", rows: "4", value: typed.text, placeholder: "What a user would write", required: true, oninput: () => (typed.text = text.value) });
   const model = h("select", { id: "why-model", onchange: () => (typed.model = model.value) });
@@ -37,7 +37,29 @@ export function whyPage(place) {
         h("label", { class: "field", for: "why-model" }, h("span", {}, "Public name"), model)),
       h("button", { class: "primary", type: "submit" }, "Decide")),
     found);
+  if (run) ofRun(run, found, text);
   return listen((kind) => kind === "connection" && names());
+}
+
+/** The decision of a run; where it is known what its user wrote, that can be changed and decided again. */
+async function ofRun(run, place, text) {
+  try {
+    const record = await get(`/runs/${run}`);
+    const said = (record.messages ?? []).filter((message) => message.role === "user").map((message) => content(message.content));
+    if (said.length) text.value = typed.text = said.join("\n");
+    show(place, section("The decision",
+      h("p", { class: "quiet" }, "Of run ", h("a", { href: `#/runs/${run}` }, run), "."),
+      record.why ? explanation(record.why) : h("p", { class: "quiet" }, "How this run was decided is not kept: it goes on with an earlier one.")));
+  } catch (error) {
+    show(place, empty(error.status === 404 ? "This run is not in memory any more." : error.message));
+  }
+}
+
+/** What a message says, as text, whatever it is. */
+export function content(said) {
+  if (typeof said === "string") return said;
+  if (Array.isArray(said)) return said.map((part) => (typeof part?.text === "string" ? part.text : JSON.stringify(part))).join("\n");
+  return said === null || said === undefined ? "" : JSON.stringify(said);
 }
 
 /** An explanation, of a run or of a text. */
