@@ -109,7 +109,8 @@ class Exchange:
         except Exception:
             _log.exception("exchange.crashed")
             await self._fail(InternalError())
-        self._is_told = True
+        # A metered answer has still to pass by here; of any other nothing more depends on us.
+        self._is_told = self._routed is None or not self._opening.metered
         await self._see_out()
 
     def _how_it_ended(self) -> str:
@@ -243,10 +244,13 @@ class Exchange:
                     if self._routed is not None:
                         self._routed.begin(event)
                     await self._outlet.send(PassResponseHeaders())
+                    self._is_told |= event.end_of_stream
                 case ResponseBody():
                     await self._outlet.send(self._returned(event))
+                    self._is_told |= event.end_of_stream
                 case ResponseTrailers():
                     await self._outlet.send(PassResponseTrailers())
+                    self._is_told = True
                 case RequestHeaders() | RequestBody() | RequestTrailers():
                     pass  # nothing that follows the end of the request is looked at
 

@@ -152,6 +152,17 @@ class TestRoutedChat:
         assert REPORT.items() <= finished.items()
         assert finished["end"] == "answered"
 
+    @pytest.mark.parametrize("come", [0, 1, 2])
+    async def test_a_client_that_leaves_before_its_end_has_not_been_answered(
+        self, come: int
+    ) -> None:
+        """As long as an answer passes by here, its end is what counts."""
+        events: list[Event] = [*body(chat(stream=True)), SSE, *pieces(CHUNK, CHUNK, LAST)[:come]]
+        with capture_logs() as logs:
+            await exchanged(runtime(), metered(), events)
+        (finished,) = (entry for entry in logs if entry["event"] == "exchange.finished")
+        assert finished["end"] == "abandoned"
+
 
 class TestEverythingElse:
     @pytest.mark.parametrize(
