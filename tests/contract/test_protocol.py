@@ -26,6 +26,7 @@ from extproc.protocol._pb.ext_proc_pb2 import ProcessingMode, ProcessingRequest
 from extproc.protocol.codec import MAX_CHUNK
 from extproc.serving.calls import Transport
 from extproc.serving.grpcio import GrpcioServer
+from extproc.serving.health import SERVICES
 from extproc.serving.http2.server import Server
 from extproc.serving.server import serving
 from looper.wire.sse import DONE, EventReader
@@ -993,6 +994,22 @@ async def test_health(rig: Rig, service: str) -> None:
     answer = await stub.Check(health_pb2.HealthCheckRequest(service=service))
 
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_health_of_everything(rig: Rig) -> None:
+    """All services are listed with what they say."""
+    answer = await health_of(rig.envoy).List(health_pb2.HealthListRequest())
+
+    statuses = {name: each.status for name, each in answer.statuses.items()}
+    assert statuses == dict.fromkeys(SERVICES, health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_watching_what_is_not_there(rig: Rig) -> None:
+    """Whoever watches a service that nobody knows is told so, and may wait for it."""
+    watch = health_of(rig.envoy).Watch(health_pb2.HealthCheckRequest(service="nobody"))
+
+    assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+    watch.cancel()
 
 
 async def test_health_of_what_is_not_there(rig: Rig) -> None:

@@ -246,6 +246,22 @@ async def test_old_tls_is_refused(transport: Transport, certificates: Path) -> N
             await asyncio.open_connection("localhost", port, ssl=context)
 
 
+async def test_a_handshake_that_never_comes(certificates: Path) -> None:
+    """Who connects and says nothing is cut off, and leaves nothing behind: no timer, no mistake."""
+    mistakes: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: mistakes.append(context))
+    port = free_port()
+    tls = Tls(certificates / "server.pem", certificates / "server.key")
+    async with NativeServer(HANDLERS, Bounds(greeting=0.1, tick=0.02)) as server:
+        await server.listen(f"127.0.0.1:{port}", tls)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(SECONDS):
+            assert await reader.read() == b""
+        writer.close()
+        await asyncio.sleep(0.1)
+    assert [each for each in mistakes if "SSL" not in str(each)] == []
+
+
 # ---- Stopping
 
 

@@ -124,7 +124,6 @@ async def run_stack(
     processors: int = 1,
     console: bool = False,
     transport: str = "native",
-    envoy_log: str = "warning",
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -177,7 +176,7 @@ async def run_stack(
             await processor.start()
             stack.push_async_callback(processor.stop)
         envoy = await stack.enter_async_context(
-            run_envoy(envoy_folder / "bootstrap.yaml", log_level=envoy_log)
+            run_envoy(envoy_folder / "bootstrap.yaml", log_level="warning")
         )
         session = await stack.enter_async_context(
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))

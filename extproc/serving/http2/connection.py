@@ -110,7 +110,6 @@ class Connection(asyncio.Protocol):
         self._over = False
         self._heard = self._since = self._loop.time()
         self._asked = False
-        self._timer = self._loop.call_later(bounds.tick, self._tick)
         self._by_kind: tuple[Callable[[int, int, bytes], None], ...] = (
             self._data,
             self._headers,
@@ -129,6 +128,8 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        # Not before: of a handshake that fails nothing is told, not even the end.
+        self._timer = self._loop.call_later(self._bounds.tick, self._tick)
         self._output = Output(transport, self._bounds)
         self._intake = Intake(self._loop, self._bounds, partial(self._output.grant, 0))
         if not self._made(self):
