@@ -109,17 +109,21 @@ class Exchange:
         except Exception:
             _log.exception("exchange.crashed")
             await self._fail(InternalError())
-        # A metered answer has still to pass by here; of any other nothing more depends on us.
-        self._is_told = self._routed is None or not self._opening.metered
+        self._is_told = not self._answer_passes
         await self._see_out()
 
     def _how_it_ended(self) -> str:
         """What happened to the client: it has been told all from when the transport has the end of that."""
         if self._outlet.aborted:
             return "aborted"
-        if self._is_told or self._outlet.handed:
+        if self._is_told or (self._outlet.handed and not self._answer_passes):
             return self._end
         return "stopped" if self._is_stopping() else "abandoned"
+
+    @property
+    def _answer_passes(self) -> bool:
+        """Whether a routed answer has still to pass by here: otherwise nothing of it depends on us."""
+        return self._routed is not None and self._opening.metered
 
     async def _answer(self) -> None:
         match self._opening.method, self._opening.path:
