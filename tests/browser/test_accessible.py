@@ -67,6 +67,12 @@ async def test_every_page_is_accessible_and_fits(
             await page.get_by_label("Text").fill("prove the sum")
             await page.get_by_role("button", name="Decide").click()
             await expect(page.locator(".tried.answers")).to_be_visible()
+        if path == "playground":
+            await page.get_by_label("Public name").select_option("looper/auto")
+            await page.get_by_label("Prompt").fill("prove the sum")
+            await page.get_by_role("button", name="Send").click()
+            await expect(page.get_by_role("link", name="open run")).to_be_visible()
+            await expect(page.get_by_role("button", name="Stop")).to_be_hidden()
         for closed in await page.locator("summary").all():
             await closed.click()
         if said := await faults(page):
