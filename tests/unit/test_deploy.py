@@ -284,6 +284,12 @@ class TestSidecar:
         """gRPC health listens beyond loopback, because the kubelet is not in the pod."""
         assert serve_options(processor)["health"].startswith("0.0.0.0:")
 
+    def test_the_console_is_for_the_pod_alone(self, processor: Yaml) -> None:
+        """Nobody reaches it who may not forward ports, and it spends nothing."""
+        options = serve_options(processor)
+        assert options["admin"].startswith("127.0.0.1:")
+        assert options["playground"] is None
+
     def test_readiness_of_envoy(self, envoy: Yaml, config: Config) -> None:
         """Envoy is asked on its statistics listener; its admin interface stays on loopback."""
         probe = envoy["readinessProbe"]["httpGet"]
