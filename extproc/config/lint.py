@@ -161,8 +161,8 @@ def _far_ahead(algorithm: Weighing, plan: Plan, models: dict[str, Model]) -> Ite
     if best := far_ahead(algorithm.electorate(_voices(algorithm, surely), models)):
         yield (
             f"by their ratings {best} outweighs the others together, which mostly fill its silence: without labels"
-            f" such a vote may be behind {best} alone; what it is worth, `looper calibrate` tells from"
-            " a hundred questions"
+            f" such a vote may be up to a point behind {best} alone; what it is worth, `looper calibrate` tells"
+            " from a hundred questions"
         )
 
 

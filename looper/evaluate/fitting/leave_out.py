@@ -185,10 +185,10 @@ def _gained(case: Case) -> Floats:
 
 
 def choose(gains: Gains, names: Iterable[str]) -> Constants:
-    """The candidate that gains most, over all teams of these sets."""
+    """The candidate that gains most in the mean, over all teams of these sets; what it loses counts twice."""
     wanted = set(names)
-    rows = [gains[key] for key in gains if key[0] in wanted]
-    return CANDIDATES[int(np.mean(rows, axis=0).argmax())]
+    rows = np.array([gains[key] for key in gains if key[0] in wanted])
+    return CANDIDATES[int((rows + np.minimum(rows, 0)).mean(axis=0).argmax())]
 
 
 # --- What is measured -------------------------------------------------------------------------------

@@ -55,6 +55,12 @@ def test_constants_are_those_that_gain_most_on_the_other_sets() -> None:
     assert leave_out.choose(gains, ["one", "two", "left"]) == CANDIDATES[0]
 
 
+def test_what_is_lost_counts_twice() -> None:
+    flat = [0.2] * (len(CANDIDATES) - 1)
+    gains: Gains = {("one", "1-3", "half"): [2.0, *flat], ("one", "1-5", "half"): [-1.2, *flat]}
+    assert leave_out.choose(gains, ["one"]) == CANDIDATES[1]  # a mean of 0.4, and of -0.2 by that
+
+
 def test_what_is_shipped_is_among_the_candidates() -> None:
     assert Constants() in CANDIDATES
 
