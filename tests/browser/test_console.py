@@ -1,6 +1,7 @@
 """What an operator sees and does, in Chromium, of runs that went through Envoy."""
 
 import asyncio
+import json
 import re
 from typing import Any
 
@@ -196,6 +197,31 @@ async def test_a_run_that_memory_has_lost_is_said_to_be(page: Page, console: str
     await expect(page.get_by_text("not in memory any more")).to_be_visible()
     errors = page.get_by_text("404")
     await expect(errors).to_have_count(0)
+
+
+NASTY = "<img src=x onerror='window.pwned = 1'><script>window.pwned = 1</script>"
+
+
+async def test_what_clients_and_models_write_is_text(
+    page: Page, console: str, stack: Stack
+) -> None:
+    """A prompt, answers and a judge's findings that came through Envoy, and a plan's prompts with markup in them."""
+    for name in ("small", "other", "third"):
+        stack.simulator.script(name, NASTY)
+    judged = {"consensus": [NASTY], "winner": 1, "scores": [3, 2, 1], "agreement": 0.5}
+    stack.simulator.script("large", json.dumps(judged), NASTY)
+    panel = await ask(stack, "looper/auto", f"step by step <b>bold</b> {NASTY}")
+    stack.simulator.reset()
+    for run, texts in ((panel, 5), (await ask(stack, "plan", NASTY), 1)):
+        await opened(page, console, run)
+        for closed in await page.locator("summary, button.call").all():
+            await closed.click()
+        text: str = await page.evaluate("document.querySelector('main').textContent")
+        assert text.count(NASTY) >= texts
+        assert await page.locator("main img, main script, main i:not(.swatch), main b").count() == 0
+        assert await page.evaluate("window.pwned") is None
+    told = page.locator("pre.said").filter(has_text="Write <i>it</i>.")
+    await expect(told).to_have_count(1)
 
 
 # ... why...

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import pty
+import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -159,6 +162,34 @@ async def test_top_shows_decisions_and_models(address: str, facts: Facts, column
     for told in ("4 runs", "invalid file", "looper.yaml:7", "panel fusion", "1 failed", "small"):
         assert told in text
     assert ("dearest alone" in text) is (columns == 120)
+
+
+async def test_top_looks_again_and_again(address: str, facts: Facts) -> None:
+    """On a terminal, until it is interrupted."""
+    ours, its = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "extproc", "top", "--admin", address, "--interval", "0.1"),
+        stdout=its,
+        stdin=its,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(its)
+    seen = ""
+    try:
+        async with asyncio.timeout(30):
+            while "4 runs" not in seen:
+                seen += (await asyncio.to_thread(os.read, ours, 65536)).decode(errors="replace")
+            facts.process.runs.add(record(9))
+            while "5 runs" not in seen:
+                seen += (await asyncio.to_thread(os.read, ours, 65536)).decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        _, errors = await process.communicate()
+    finally:
+        os.close(ours)
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert errors == b""
 
 
 async def test_top_is_told_as_json(address: str) -> None:
