@@ -20,7 +20,8 @@ from tests.bench.litellm_proxy import install
 from tests.bench.plan import FULL, SHORT, Plan
 from tests.bench.processes import BenchFailed
 from tests.bench.profile import TARGETS, profile
-from tests.bench.report import compare, show
+from tests.bench.report import compare, grown, show
+from tests.bench.routed import CPU
 from tests.bench.run import measure, problems
 
 OUTPUT = ROOT / "bench-results"
@@ -92,12 +93,20 @@ def _with_litellm(plan: Plan) -> Plan:
 @main.command("compare")
 @click.argument("before", type=click.Path(exists=True, path_type=Path))
 @click.argument("after", type=click.Path(exists=True, path_type=Path))
-def compare_command(before: Path, after: Path) -> None:
+@click.option(
+    "--most",
+    type=click.FloatRange(min=1),
+    help="Fail if the processor's CPU for a request, to the peer's, is more than so many times what it was.",
+)
+def compare_command(before: Path, after: Path, most: float | None) -> None:
     """Show what has changed from one result to another."""
     try:
-        compare(files.read(before), files.read(after), _console())
+        old, new = files.read(before), files.read(after)
     except BenchFailed as error:
         raise click.ClickException(str(error)) from None
+    compare(old, new, _console())
+    if most is not None and (found := grown(old, new, CPU, most)):
+        raise click.ClickException("\n".join(found))
 
 
 @main.command("profile")

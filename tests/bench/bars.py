@@ -34,10 +34,10 @@ _RATE = "rps ÷ echo's"
 _PATH = "p50 ÷ critical path"
 
 BARS = (
-    Bar("added by routing 1 kB, c=1", f"{_ROUTED}/1kB/c1", _ADDED, most=2.0, goal=1.5),
-    Bar("routed throughput, c=32", f"{_ROUTED}/1kB/c32", _RATE, least=0.55, goal=0.7),
+    Bar("added by routing 1 kB, c=1", f"{_ROUTED}/1kB/c1", _ADDED, most=1.6, goal=1.3),
+    Bar("routed throughput, c=32", f"{_ROUTED}/1kB/c32", _RATE, least=0.6, goal=0.75),
     Bar("routed throughput to LiteLLM's", "litellm/1kB/c32", "rps ÷ LiteLLM's", least=20),
-    Bar("220 kB routed, c=8", f"{_ROUTED}/220kB/c8", _RATE, least=0.5),
+    Bar("220 kB routed, c=8", f"{_ROUTED}/220kB/c8", _RATE, least=1.1),
     Bar("4 MB routed, c=8", f"{_ROUTED}/4MB/c8", _RATE, least=0.5),
     Bar("fifteen signals to one", "signals/1kB/c1", "p50 ÷ one signal's", most=1.25),
     Bar(

@@ -101,6 +101,20 @@ def _own_cpu(pid: int) -> float:
     return sum(map(int, fields[11:15])) / _TICK
 
 
+def switches(pid: int) -> int:
+    """How often the threads of a process and of its descendants have given up, or lost, their core so far."""
+    return sum(_own_switches(each) for each in _tree(pid))
+
+
+def _own_switches(pid: int) -> int:
+    count = 0
+    for status in Path(f"/proc/{pid}/task").glob("*/status"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            lines = status.read_text().splitlines()
+            count += sum(int(line.split()[1]) for line in lines if "_ctxt_switches" in line)
+    return count
+
+
 def _tree(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):

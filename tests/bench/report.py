@@ -18,6 +18,7 @@ _NUMBERS = (
     "p95_ms",
     "p99_ms",
     "processor_cpu_us",
+    "processor_switches",
     "envoy_cpu_us",
     "processor_peak_mib",
 )
@@ -43,6 +44,22 @@ def compare(before: Results, after: Results, console: Console) -> None:
     pairs = [(old, new) for old, new in shared if new is not None]
     console.print(_compared_figures(pairs))
     console.print(_compared_numbers(pairs))
+
+
+def grown(before: Results, after: Results, figure: str, most: float) -> list[str]:
+    """The cases in which a figure is more than `most` times what it was."""
+    found = []
+    for old in before.cases:
+        new = after.case(old.name)
+        was, now = _median(old, figure), _median(new, figure)
+        if was is not None and now is not None and now > most * was:
+            found.append(f"{old.name}: {figure} was {was:.2f} and is {now:.2f}")
+    return found
+
+
+def _median(case: Measured | None, figure: str) -> float | None:
+    values = [each for each in (case.figures.get(figure, []) if case else []) if each is not None]
+    return Spread.of(values).median if values else None
 
 
 def _about(results: Results, console: Console) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -105,12 +106,19 @@ async def _versions() -> dict[str, str]:
     packages = ("envoy-looper", "grpcio", "aiohttp", "pydantic", "msgspec", "protobuf")
     return {
         "commit": await _git("describe", "--always", "--dirty", "--abbrev=12"),
-        "python": platform.python_version(),
+        "python": _interpreter(),
         **{name: importlib.metadata.version(name) for name in packages},
         "envoy": _first(r"(\d+\.\d+\.\d+)", await output_of(envoy_path(), "--version")),
         "h2load": _first(r"(\S+)$", await output_of("h2load", "--version")),
         "grpc++": (await output_of("pkg-config", "--modversion", "grpc++")).strip(),
     }
+
+
+def _interpreter() -> str:
+    """Which one, and whether it was built with what its own profile says."""
+    built = str(sysconfig.get_config_var("CONFIG_ARGS") or "")
+    how = "" if "--enable-optimizations" in built else ", without PGO"
+    return f"{platform.python_implementation()} {platform.python_version()}{how}"
 
 
 def _first(pattern: str, text: str) -> str:

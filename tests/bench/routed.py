@@ -92,6 +92,9 @@ def routed(size: str, connections: int, mode: BodyMode, profile: Profile) -> Pai
 SIZES = {"1kB": _KB, "32kB": 32 * _KB, "220kB": 220 * _KB, "4MB": 4000 * _KB}
 
 
+CPU = "processor CPU ÷ echo's"
+
+
 def _against_echo(sides: dict[str, Numbers]) -> Figures:
     none, ours, echo = sides["none"], sides["ours"], sides["echo"]
     return {
@@ -102,7 +105,8 @@ def _against_echo(sides: dict[str, Numbers]) -> Figures:
         "p99 ÷ echo's": ratio(ours["p99_ms"], echo["p99_ms"]),
         "rps ÷ echo's": ratio(ours["rps"], echo["rps"]),
         "rps ÷ no filter": ratio(ours["rps"], none["rps"]),
-        "processor CPU ÷ echo's": ratio(ours["processor_cpu_us"], echo["processor_cpu_us"]),
+        CPU: ratio(ours["processor_cpu_us"], echo["processor_cpu_us"]),
+        "processor context switches": ours["processor_switches"],
         "Envoy CPU ÷ with echo": ratio(ours["envoy_cpu_us"], echo["envoy_cpu_us"]),
         "added p50, ms": ours["p50_ms"] - none["p50_ms"],
     }

@@ -1,5 +1,6 @@
 """The benchmark still works: every case once, in its short mode. Nothing here depends on how fast anything is."""
 
+import json
 import os
 import shutil
 import signal
@@ -11,10 +12,12 @@ import pytest
 
 from tests.bench.echo import PACKAGES, ROOT, install_hint, missing_tools
 from tests.bench.results import Results, read
+from tests.bench.routed import CPU
 
 # Installing compilers and building the C++ peer may take most of it; the run itself takes half a minute.
 pytestmark = pytest.mark.timeout(600)
 _RUN_SECONDS = 240
+BASELINE = Path(__file__).with_name("baseline.json")
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +83,31 @@ def test_two_results_are_compared(path: Path) -> None:
     status, said = _bench("compare", str(path), str(path))
     assert status == 0, said
     assert "added p50 ÷ echo's" in said
+
+
+def test_a_request_costs_what_it_did(tools: None, tmp_path: Path) -> None:
+    """The CPU of a routed request, divided by the peer's in the same run, stays below 1.5 times what it was."""
+    path = tmp_path / "now.json"
+    case = "routed/fast/full_duplex/1kB/c32"
+    plan = ("--seconds", "1", "--rounds", "3", "--output", str(path))
+    status, said = _bench("run", "--cases", case, *plan)
+    assert status == 0, said
+    status, said = _bench("compare", "--most", "1.5", str(BASELINE), str(path))
+    assert status == 0, said
+
+
+def test_a_request_that_costs_more_is_noticed(tmp_path: Path) -> None:
+    """Half as much again is too much; a little more is not."""
+    now = json.loads(BASELINE.read_text())
+    for factor, expected in ((1.4, 0), (1.6, 1)):
+        more = json.loads(BASELINE.read_text())
+        for case, before in zip(more["cases"], now["cases"], strict=True):
+            figures = before["figures"][CPU]
+            case["figures"][CPU] = [factor * each for each in figures]
+        path = tmp_path / f"{factor}.json"
+        path.write_text(json.dumps(more))
+        status, said = _bench("compare", "--most", "1.5", str(BASELINE), str(path))
+        assert status == expected, said
 
 
 def _bench(*arguments: str) -> tuple[int, str]:
