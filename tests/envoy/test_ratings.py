@@ -15,7 +15,8 @@ from tests.fakes.stack import Stack, run_stack
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PEERS = {"alpha": 0.70, "beta": 0.74, "gamma": 0.72}
-MODELS = {**PEERS, "large": 0.95, "judge": 0.9}
+AHEAD = {"ahead": 0.48, "far": 0.36, "behind": 0.36}
+MODELS = {**PEERS, **AHEAD, "large": 0.95, "judge": 0.9}
 CHOICE = {"type": "choice", "values": ["A", "B", "C", "D"]}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]
 
@@ -29,6 +30,8 @@ def decision(contract: Any = None, **settings: Any) -> dict[str, Any]:
 
 RECIPES = {
     "vote": decision(CHOICE),
+    "one-ahead": decision(CHOICE, models=list(AHEAD)),
+    "one-ahead-free": decision(models=list(AHEAD)),
     "escalate": decision(CHOICE, escalate_to=["large"]),
     "free": decision(),
     "all": decision(aggregate="all"),
@@ -99,6 +102,28 @@ async def test_the_majority_of_peers_is_published_word_for_word(team: Stack) -> 
     assert headers["x-looper-algorithm"] == "ratings"
     assert headers["x-looper-outcome"] == "ok"
     assert answer["model"] == "vote"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "answer", "other"),
+    [
+        ("one-ahead", "ANSWER: A", "ANSWER: B"),
+        ("one-ahead-free", "Felines rest.", "The cat sat on the mat."),
+    ],
+)
+async def test_two_that_are_far_worse_do_not_outvote_the_best(
+    team: Stack, recipe: str, answer: str, other: str
+) -> None:
+    """They err together: their word counts only where the best one has none."""
+    script(team, ahead=answer, far=other, behind=other)
+    _, _, said = await ask(team, recipe)
+    assert said["choices"][0]["message"]["content"] == answer
+
+    team.simulator.fault("ahead", Status(status=500))
+    script(team, far=other, behind=other)
+    _, headers, said = await ask(team, recipe)
+    assert said["choices"][0]["message"]["content"] == other
+    assert headers["x-looper-outcome"] == "degraded"
 
 
 async def test_a_settled_vote_closes_the_sockets_of_the_rest(team: Stack) -> None:

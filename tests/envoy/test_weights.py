@@ -226,7 +226,7 @@ async def calibrated(stack: Stack, outcomes: Path) -> dict[str, str]:
     before = await generation(stack)
     # Votes end as soon as they are settled, in this version as in any other.
     edit(file, lambda config: with_weights(config, vote="vote.json", chain="chain.json"))
-    assert "good" in await command(stack, "check", file)
+    assert "valid" in await command(stack, "check", file)
     await until_another(stack, before)
     return said
 
