@@ -1,7 +1,7 @@
 """What goes out on one connection: collected during a turn of the loop, and written at its end in one go."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from extproc.serving.http2.bounds import Bounds
 from extproc.serving.http2.frames import (
@@ -19,8 +19,13 @@ from extproc.serving.http2.frames import (
 )
 from extproc.serving.http2.headers import EMPTY_TABLE
 
-if TYPE_CHECKING:
-    from extproc.serving.http2.sender import Sender
+
+class Waiting(Protocol):
+    """A stream with something to send."""
+
+    def push(self) -> None:
+        """Send what the windows allow."""
+        ...
 
 
 class Output:
@@ -53,7 +58,7 @@ class Output:
         self._unsent = 0
         self._updates = bounds.updates
         self._prelude = b""
-        self.blocked: dict[Sender, None] = {}
+        self.blocked: dict[Waiting, None] = {}
         self.closed = False
         self.window = FIRST_WINDOW
         self.first_window = FIRST_WINDOW
