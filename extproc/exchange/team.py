@@ -35,6 +35,9 @@ from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest
 from looper.wire.events import ANSWERED, Event
 
+_LONGEST_ID = 128
+"""Characters that are kept of the id of a request, which may be the client's own."""
+
 Route = Callable[[ChatRequest, Model, Metadata, Decision], Awaitable[None]]
 """Has Envoy route a request to one model."""
 
@@ -193,7 +196,7 @@ class Team:
 
     def _opened(self, answering: Answering, work: Work, queued: float) -> Opened:
         why = work.why() if work.why is not None and self._runtime.runs.records else None
-        request_id = self._opening.headers.get("x-request-id")
+        request_id = self._opening.headers.get("x-request-id", "")[:_LONGEST_ID] or None
         return Opened(answering.request, answering.run, answering.facts, request_id, queued, why)
 
     def _remember(

@@ -114,11 +114,13 @@ async def test_whatever_runs_its_record_is_what_the_schema_says(
         "user": "u",
         "stream": True,
     }
-    await exchanged(built, opening(), body(json.dumps(asked).encode()))
+    headers = {"x-request-id": "i" * 1000}
+    await exchanged(built, opening(headers=headers), body(json.dumps(asked).encode()))
     (found,) = built.runs
     read = check(found)
     assert (read.recipe, read.kind, read.outcome is None) == ("r", "team", False)
     assert read.why is not None
+    assert read.request_id == "i" * 128
     assert ("secret" in str(found)) is (kept == "full")
     assert (read.members == {"model": "m", "user": "u", "stream": True}) is (kept == "full")
 
