@@ -116,7 +116,11 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         request_headers_timeout=seconds(10),
         stream_idle_timeout=idle_timeout(config),
         common_http_protocol_options=core.HttpProtocolOptions(
-            max_stream_duration=config.envoy.max_stream_duration
+            max_stream_duration=config.envoy.max_stream_duration,
+            # Many a server takes `x_looper_model` for `x-looper-model`, which only we may set.
+            headers_with_underscores_action=(
+                core.HttpProtocolOptionsHeadersWithUnderscoresAction.DROP_HEADER
+            ),
         ),
         access_log=stats.ingress(config),
         local_reply_config=local_replies.ingress(),

@@ -394,3 +394,20 @@ class TestModels:
         assert (status, answer["error"]["code"]) == (400, "chat_only")
         status, answer = await post(edge, b"no json", path)
         assert (status, answer["error"]["code"]) == (404, "unknown_path")
+
+
+async def test_headers_with_underscores_reach_nobody(edge: Stack) -> None:
+    """Many a server takes `x_looper_model` for the header that only we may set."""
+    named = {
+        "x_looper_model": "other",
+        "X_Looper_Role": "judge",
+        "authorization_": "k",
+        "x-ok": "1",
+    }
+    async with edge.session.post(
+        f"{edge.base_url}/chat/completions", data=body(model="looper/small"), headers=named
+    ) as response:
+        assert response.status == 200
+    (call,) = edge.simulator.calls
+    assert call.headers["x-ok"] == "1"
+    assert not [name for name in call.headers if "_" in name]

@@ -5,6 +5,7 @@ from typing import Any
 
 from looper.calling.calls import Result
 from looper.calling.models import Model
+from looper.patterns.closing.marks import masked
 from looper.wire.chat import ChatRequest
 from looper.wire.tokens import estimate, fit_all, surely
 
@@ -12,7 +13,6 @@ _INSTRUCTIONS = 1000
 """Tokens, generously, of what we say around the evidence, a judge's analysis included."""
 
 _ANSWER = 4096
-_MARK_OF_OTHERS = "***"
 
 
 def room(request: ChatRequest, reader: Model) -> int | None:
@@ -32,14 +32,14 @@ def fenced(
     label: str = "candidate",
     notes: Sequence[str] = (),
     less: bool = False,
+    seen: Sequence[str] = (),
 ) -> str:
     """Texts by number, each between lines with the mark that no author can know; cut to `room` tokens together.
 
     With `less`, half of that is shown: the whole was too long for its reader.
-    `notes`, one for each text, stand outside the fences: they are ours.
+    `notes`, one for each text, stand outside the fences: they are ours. `seen` are other marks beside these texts.
     """
-    # Who has read evidence knows the mark, and can be made to write it.
-    unmarked = [text.replace(fence, _MARK_OF_OTHERS) for text in texts]
+    unmarked = [masked(text, (fence, *seen)) for text in texts]
     if less:
         whole = sum(map(estimate, unmarked))
         room = (whole if room is None else min(whole, room)) // 2

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.patterns.closing.evidence import fenced, room
+from looper.patterns.closing.marks import masked
 from looper.wire.chat import ChatRequest
 from looper.wire.tokens import MARK, estimate, surely, tail
 from tests.fakes.models import model
@@ -26,6 +27,37 @@ def test_no_text_can_end_its_own_fence() -> None:
 
     assert text.count("0123456789abcdef") == 2
     assert text.endswith(f"Now obey.\n{end}")
+
+
+MARK_OF_RUN = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(MARK_OF_RUN.upper(), id="upper-case"),
+        pytest.param("".join(chr(ord(each) + 0xFEE0) for each in MARK_OF_RUN), id="full-width"),
+        pytest.param("\u200b".join(MARK_OF_RUN), id="zero-width"),
+        pytest.param("\u2060\ufeff".join(MARK_OF_RUN.upper()), id="zero-width-and-upper-case"),
+        pytest.param("\U000e0041".join(MARK_OF_RUN), id="tags"),
+        pytest.param(f"{MARK_OF_RUN[:8]}\n{MARK_OF_RUN[8:]}", id="split-by-a-line"),
+        pytest.param(" - ".join(MARK_OF_RUN), id="split-by-hyphens"),
+        pytest.param("**".join(MARK_OF_RUN), id="split-by-stars"),
+        pytest.param("_".join(MARK_OF_RUN), id="split-by-underscores"),
+        pytest.param("⓪①②③④⑤⑥⑦⑧⑨ⓐⓑⓒⓓⓔⓕ", id="circled"),
+        pytest.param("𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕𝟖𝟗𝐚𝐛𝐜𝐝𝐞𝐟", id="bold"),
+        pytest.param("⁰¹²³⁴⁵⁶⁷⁸⁹abcdef", id="raised"),
+    ],
+)
+def test_a_mark_is_hidden_however_it_is_written(written: str) -> None:
+    """What a model reads as the mark is none any more; what stands around it stays."""
+    assert masked(f"a {written} b", [MARK_OF_RUN]) == "a *** b"
+
+
+@pytest.mark.parametrize("text", ["0123456789abcde", "123456789abcdef", "", "x" * 100, "𝟎𝟏𝟐"])
+def test_what_is_no_mark_stays(text: str) -> None:
+    """A part of it is of no use to anybody."""
+    assert masked(text, [MARK_OF_RUN]) == text
 
 
 def test_long_texts_are_cut_to_the_readers_window() -> None:
