@@ -3,6 +3,7 @@
     python -m looper.evaluate.fitting.splits outcomes.jsonl.gz --ranks 1-5
     python -m looper.evaluate.fitting.splits outcomes.jsonl.gz --members a,b,c --labels 100
     python -m looper.evaluate.fitting.splits outcomes.jsonl.gz --stage a,b --stage c --price a=0.1/0.4 …
+    python -m looper.evaluate.fitting.splits --leave-out one.jsonl.gz two.jsonl.gz three.jsonl.gz … --seeds 30
 
 Every seed shuffles the questions, fits to one half and answers the other, by the code that decides requests. The best
 member is the one that was right most often on the first half, all of it also where `--labels` lets the fit see fewer.

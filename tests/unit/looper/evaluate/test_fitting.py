@@ -453,6 +453,14 @@ def test_calibrate_writes_a_file_that_the_configuration_can_name(tmp_path: Path)
     result = command(config, "--data", data)
     assert result.exit_code == 0, result.output
     assert "advice: vote" in result.output
+    assert re.search(
+        r"weighed by .+: \d+\.\d % by .+, .+, .+, \d+\.\d % by a fit of everybody\n", result.output
+    )
+    promise = re.search(
+        r"nor chosen on: ([\d.]+) \[([\d.]+), ([\d.]+)\] %, \S+ \[\S+ \S+\] points", result.output
+    )
+    assert promise is not None
+    assert float(promise[2]) < float(promise[1]) < float(promise[3])
     weights = read_weights(tmp_path / "general.team.weights.json")
     assert weights.members == {"a", "b", "c"}
     assert weights.provenance.rows == 100
