@@ -53,13 +53,14 @@ class Messages:
         partial = self._partial
         at = 0
         self._needed = PREFIX
-        while len(partial) - at >= PREFIX:
-            needed = self._length(partial, at)
-            if len(partial) - at < needed:
-                self._needed = needed
-                break
-            found.append(bytes(partial[at + PREFIX : at + needed]))
-            at += needed
+        with memoryview(partial) as view:  # a message of megabytes is copied once
+            while len(partial) - at >= PREFIX:
+                needed = self._length(partial, at)
+                if len(partial) - at < needed:
+                    self._needed = needed
+                    break
+                found.append(bytes(view[at + PREFIX : at + needed]))
+                at += needed
         del partial[:at]
         return found
 
