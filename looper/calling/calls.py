@@ -61,7 +61,8 @@ class CallFailed(Exception):
 
     `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
     upstream, or we in its place, will not answer this request whoever asks. `seen` are the bytes that had come of
-    an unstreamed answer when it broke off, `limit` the tokens that the answer might have had.
+    an unstreamed answer when it broke off, `said` is what can be read of one that came as a stream unasked, `limit`
+    the tokens that the answer might have had.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class CallFailed(Exception):
         self.refusal = refusal
         self.attempts = attempts
         self.seen = seen
+        self.said: Completion | None = None
         self.limit = limit
 
     @property

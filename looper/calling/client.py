@@ -16,6 +16,7 @@ from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Call, CallFailed, Failure
 from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 from looper.wire.chat import Completion
+from looper.wire.deltas import GatheredAnswer
 from looper.wire.reading.answers import AnswerReader, NoAnswer
 from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
 
@@ -24,6 +25,7 @@ MAX_ANSWER = 32 << 20
 
 MAX_VERDICT = 64 << 10
 _CHAT = "/v1/chat/completions"
+_EVENTS = "text/event-stream"
 _LARGE = 64 << 10
 """Bytes of a body that are copied with the headers into one write."""
 
@@ -34,6 +36,7 @@ _LAST_WORDS = 5.0
 """Seconds that a stream may take to end whose answer is complete: what is missing is its usage, at the most."""
 
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_BOM = b"\xef\xbb\xbf"
 _NOT_TEXT = re.compile(rb"[{\x00-\x08\x0e-\x1f\x80-\xff]")
 
 
@@ -81,8 +84,12 @@ class EgressClient:
         """One unstreamed answer. `deadline` is in the loop's time. Raises CallFailed."""
         async with self._post(call, headers, deadline) as response:
             attempts = _attempts(response)
+            pieces = _Pieces(response, deadline, self._most)
             with _counting(attempts):
-                return _whole(await _Pieces(response, deadline, self._most).all(), attempts)
+                if _is_stream(await pieces.beginning(), response.content_type):
+                    # It always streams, whatever it was asked for.
+                    return await _gathered(pieces, attempts)
+                return _whole(await pieces.all(), attempts)
 
     async def stream(
         self, call: Call, headers: Mapping[str, str], *, deadline: float
@@ -168,6 +175,25 @@ def _counting(attempts: int) -> Iterator[None]:
     except CallFailed as error:
         error.attempts = attempts
         raise
+
+
+def _is_stream(beginning: bytes, content_type: str) -> bool:
+    """Whether a body is one of events: what it begins with says more than its type."""
+    if beginning.startswith((b"{", b"[")):
+        return False
+    return content_type == _EVENTS or beginning.startswith((b"data:", b"event:", b":"))
+
+
+async def _gathered(pieces: "_Pieces", attempts: int) -> Answer:
+    """A complete answer that comes as a stream. Raises CallFailed, with what had been said by then."""
+    reader, answer = AnswerReader(), GatheredAnswer()
+    try:
+        async for chunk in _chunks(pieces, reader):
+            answer.add(chunk)
+    except CallFailed as error:
+        error.said = answer.completion()
+        raise
+    return Answer(answer.completion(), attempts, reader.unread)
 
 
 async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Completion]:
@@ -257,9 +283,20 @@ class _Pieces:
         self._response = response
         self._deadline = deadline
         self._left = most
+        self._ahead = b""
+
+    async def beginning(self) -> bytes:
+        """The first piece that says anything, which is still to be read. Raises CallFailed."""
+        while (piece := await self.next()) and not piece.strip():
+            pass
+        self._ahead = piece
+        return piece.removeprefix(_BOM).lstrip()
 
     async def next(self) -> bytes:
         """The next piece; empty at the end. Raises CallFailed."""
+        if ahead := self._ahead:
+            self._ahead = b""
+            return ahead
         content = self._response.content
         if content.at_eof() and content.exception() is None:
             return b""

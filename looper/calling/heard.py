@@ -53,6 +53,8 @@ class Heard:
     def failed(self, error: CallFailed) -> None:
         """The call came to nothing. Of an unstreamed answer some may have come, which nobody can read."""
         self.attempts = max(self.attempts, error.attempts)
+        if error.said is not None:
+            self.add(error.said)
         self._begun = self._begun or error.seen > 0
         self._weight += error.seen / _BYTES_PER_TOKEN
         if error.failure is Failure.TIMEOUT and error.attempts:

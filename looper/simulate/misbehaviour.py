@@ -148,7 +148,9 @@ async def _untrue(fault: Untrue, asked: Asked) -> Delivery:
         case BrokenOff():
             return rewritten(await asked.reply(), every_choice(_ended_with(fault.word)))
         case OtherMode():
-            return await asked.reply(stream=not asked.stream)
+            # Who streams whatever it is asked for says what that took without being asked, too.
+            options = {"include_usage": True}
+            return await asked.reply(stream=not asked.stream, stream_options=options)
         case _:
             assert_never(fault)
 

@@ -87,8 +87,9 @@ _SAID_AGAIN = frozenset({"id", "type", "format", "index"})
 
 @dataclass(slots=True)
 class Gathering:
-    """The first choice of a streamed answer, as far as it has come."""
+    """One choice of a streamed answer, the first if it is not said which, as far as it has come."""
 
+    at: int = 0
     _texts: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     _members: dict[str, Any] = field(default_factory=dict)
@@ -103,7 +104,7 @@ class Gathering:
         """Another chunk has come."""
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices:
-            if choice.index == 0:
+            if choice.index == self.at:
                 self._finish = choice.finish_reason or self._finish
                 self._native = choice.native_finish_reason or self._native
                 for delta in bits(choice):
@@ -134,9 +135,33 @@ class Gathering:
         }
         message = Reply(role="assistant", tool_calls=calls, more=members, **texts)
         choice = Choice(
+            index=self.at,
             message=message,
             finish_reason=self._finish,
             native_finish_reason=self._native,
             logprobs=logprobs,
         )
         return Completion(choices=[choice], usage=self._usage)
+
+
+class GatheredAnswer:
+    """All choices of a streamed answer, as far as they have come."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, Gathering] = {}
+        self._usage: WireUsage | None = None
+
+    def add(self, chunk: Completion) -> None:
+        """Another chunk has come."""
+        if chunk.usage is not None and chunk.usage != _NOTHING_USED:
+            self._usage = chunk.usage
+        for index in dict.fromkeys(choice.index for choice in chunk.choices):
+            self._choices.setdefault(index, Gathering(index)).add(chunk)
+
+    def completion(self) -> Completion:
+        """What has come, as if it had come in one piece."""
+        gathered = (self._choices[index].completion() for index in sorted(self._choices))
+        return Completion([choice for each in gathered for choice in each.choices], self._usage)
+
+
+_NOTHING_USED = WireUsage()

@@ -46,6 +46,7 @@ from looper.simulate.server import (
     Trickle,
     UsageHabit,
 )
+from looper.wire.chat import Reply, WireUsage
 from looper.wire.deltas import Gathering
 from tests.fakes.models import model
 
@@ -53,8 +54,9 @@ ANSWER = "Ottawa is the capital of Canada."
 both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 
 
-def a_call(*, stream: bool = False, retries: int = 0) -> Call:
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream}
+def a_call(*, stream: bool = False, retries: int = 0, choices: int = 1) -> Call:
+    body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    body |= {"stream": stream, "n": choices}
     return Call(model("m"), "panel", json.dumps(body).encode(), retries)
 
 
@@ -164,6 +166,9 @@ async def speaking(
 
 FUNCTION = {"name": "f", "arguments": '{"x": 1}'}
 CALLED = {"id": "c", "type": "function", "function": FUNCTION}
+EVENTS = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-type: text/event-stream; charset=utf-8\r\n\r\n"
+CUT = b'data: {"choices":[{"delta":{"content":"Hi"}}]}\n\n'
+CHUNK = CUT + b'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
 GOOD = b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}'
 
 
@@ -299,10 +304,51 @@ class TestFaults:
         assert call["function"] == FUNCTION
         assert re.fullmatch(r"call_[0-9a-f]{24}", call["id"])
 
-    async def test_a_stream_where_none_was_asked_for_is_unusable(self) -> None:
-        """It is no JSON, whatever it says."""
+    async def test_a_stream_where_none_was_asked_for_is_an_answer(self) -> None:
+        """Who always streams has answered all the same, with every choice and what they took."""
         async with backend(OtherMode()) as (client, _):
-            assert (await heard(client, stream=False)).failure is Failure.UNUSABLE
+            answer = await client.complete(a_call(choices=2), {}, deadline=soon())
+        said = answer.completion
+        assert [choice.index for choice in said.choices] == [0, 1]
+        assert all(each.message and each.message.content == ANSWER for each in said.choices)
+        assert all(choice.finish_reason == "stop" for choice in said.choices)
+
+    async def test_a_stream_unasked_says_what_it_has_used(self) -> None:
+        """Once, whatever stands in its other chunks."""
+        used = b'{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}'
+        nulls = b'{"choices":[],"usage":{"prompt_tokens":null}}'
+        sent = EVENTS + CHUNK + b"".join(b"data: " + each + b"\n\n" for each in (used, nulls))
+        async with speaking(sent) as (client, _, _):
+            answer = await client.complete(a_call(), {}, deadline=soon())
+        assert answer.completion.usage == WireUsage(3, 1)
+
+    @pytest.mark.parametrize(
+        ("sent", "failure"),
+        [
+            pytest.param(CHUNK + b"data: [DONE]\n\n", None, id="whole"),
+            pytest.param(b"\n\n" + CHUNK + b"data: [DONE]\n\n", None, id="blank-first"),
+            pytest.param(CHUNK[:-2], None, id="no-blank-line"),
+            pytest.param(b'{"choices":[{"message":{"content":"Hi"}}]}', None, id="an-object"),
+            pytest.param(CUT, Failure.BROKEN, id="cut"),
+            pytest.param(CUT + b'data: {"error":{"message":"x"}}\n\n', Failure.UNUSABLE, id="error"),
+            pytest.param(CUT + b"event: error\ndata: {}\n\n", Failure.UNUSABLE, id="event-error"),
+            pytest.param(CUT + b"data: \x00\n\n" + CUT, Failure.UNUSABLE, id="broken-chunk"),
+            pytest.param(b"data: " + b"x" * 100_000, Failure.UNUSABLE, id="too-large"),
+            pytest.param(b"nothing", Failure.BROKEN, id="no-event"),
+            pytest.param(b"", Failure.BROKEN, id="empty"),
+        ],
+    )  # fmt: skip
+    async def test_a_stream_unasked_fails_as_one_that_was_asked_for(
+        self, sent: bytes, failure: Failure | None
+    ) -> None:
+        """With the same bounds; and what had been said is known, as it is paid for."""
+        async with speaking(EVENTS + sent) as (_, _, url), EgressClient(url, 50_000) as client:
+            result = await heard(client, stream=False)
+        assert (result.failure, result.text) == (failure, "" if failure else "Hi")
+        if failure and sent.startswith(CUT):
+            assert result.failed is not None
+            assert result.failed.said is not None
+            assert result.failed.said.choices[0].message == Reply("assistant", "Hi")
 
     async def test_a_whole_where_a_stream_was_asked_for_is_an_answer(self) -> None:
         """Who cannot stream has answered all the same."""
