@@ -40,7 +40,13 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 test: $(VENV)/.ready ## Every test tier
 	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
-	$(BIN)/python -m pytest tests/envoy tests/clients
+	$(BIN)/python -m pytest --ignore=tests/clients/installed tests/envoy tests/clients
+
+.PHONY: test-clients
+test-clients: $(VENV)/.ready ## More clients, for Python, Node and Go, and coding agents, installed into .clients
+	@tests/system.sh npm=npm go=golang-go
+	@tests/clients/installed/install.sh .clients
+	$(BIN)/python -m pytest tests/clients/installed
 
 .PHONY: test-fast
 test-fast: $(VENV)/.ready ## The two quick tiers
@@ -88,4 +94,4 @@ envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, fro
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .bench .tools bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .clients .bench .tools bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
