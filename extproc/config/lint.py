@@ -9,12 +9,16 @@ from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import in_words
 from extproc.decisions import rules
 from extproc.decisions.budgets import over_budget
-from extproc.decisions.engine import needs, reachable
+from extproc.decisions.engine import guarding, needs, reachable
 from extproc.decisions.projections import ScoreConfig
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.errors import unknown
 from extproc.signals.context import ContextConfig
 from extproc.signals.conversation import ConversationConfig
+from extproc.signals.keyword import KeywordConfig
+from extproc.signals.language import LanguageConfig
+from extproc.signals.model import ModelConfig
+from extproc.signals.structure import StructureConfig
 from looper import algorithms
 from looper.algorithms import AlgorithmConfig
 from looper.calling.calls import Voice
@@ -60,6 +64,7 @@ def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:
         for below, text in _of_decision(decision, reached, recipe, models):
             yield ("decisions", index, *below), text
     yield from _unused(recipe)
+    yield from _guards(recipe)
     for name, signal in recipe.signals.items():
         for below, text in signal.doubts():
             yield ("signals", name, *below), text
@@ -77,6 +82,22 @@ def _of_decision(
     yield from _of_algorithm(decision, models)
     if lacking := _unsuitable(decision, recipe, models):
         yield (), lacking
+
+
+def _guards(recipe: Recipe) -> Iterator[Doubt]:
+    """Signals that keep requests from models, and do not hear all that models are told."""
+    for name in sorted(guarding(recipe)):
+        match recipe.signals[name]:
+            case KeywordConfig(roles=("user",)):
+                cure = "`roles: all` looks at every message"
+            case StructureConfig() | LanguageConfig() | ModelConfig():
+                cure = "of signals that read texts, only `keyword` takes `roles`"
+            case _:
+                continue
+        yield (
+            ("signals", name),
+            f"a `respond` hangs on it, and it reads only what the user wrote: {cure}",
+        )
 
 
 _OF_TEAMS = ("contract_prompt", "overload", "progress", "usage", "keepalive")

@@ -104,7 +104,8 @@ class Policy:
         self.decisions = reachable(recipe)
         self.projections, needed = needs(recipe)
         self.signals = Signals.build(
-            {name: config for name, config in recipe.signals.items() if name in needed}
+            {name: config for name, config in recipe.signals.items() if name in needed},
+            guards=guarding(recipe),
         )
         remote = frozenset(question.name for question in self.signals.remote)
         self._awaited = tuple(Awaited.by(each, recipe, remote) for each in self.decisions)
@@ -183,6 +184,13 @@ def reachable(recipe: Recipe) -> tuple[Decision, ...]:
     ranked = sorted(recipe.decisions, key=lambda decision: -decision.priority)
     end = next(at for at, decision in enumerate(ranked) if decision.always)
     return tuple(ranked[: end + 1])
+
+
+def guarding(recipe: Recipe) -> frozenset[str]:
+    """The signals on which decisions hang that answer by themselves, to keep a request from models."""
+    guards = (each.when for each in recipe.decisions if each.respond is not None)
+    used = [name for rule in guards if rule is not None for _, name in names(rule)]
+    return Namespace(recipe.signals, recipe.projections).build(used)[1]
 
 
 def needs(recipe: Recipe) -> tuple[Projections, frozenset[str]]:

@@ -9,28 +9,28 @@ from pydantic import Field
 
 from extproc.protocol.events import Value
 from extproc.signals.tally import SignalTally
-from extproc.signals.words import spelling
+from extproc.signals.text import Text
 from looper.calling.budget import Purse
 from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED
 from looper.run import Client
 from looper.settings import Setting
 from looper.wire.chat import ChatRequest
-from looper.wire.tokens import ends
-
-LONGEST_TEXT = 128 * 1024
-"""Characters of the user's part that signals look at: of a longer one, its beginning and its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A signal's answer. `score` is 0..1; `hits` are words of the configuration, never of the prompt."""
+    """A signal's answer. `score` is 0..1; `hits` are words of the configuration, never of the prompt.
+
+    `partial`: something was not looked at that might have changed whether it matches.
+    """
 
     match: bool
     score: float
     value: float | None = None
     labels: Mapping[str, float] = field(default_factory=dict)
     hits: tuple[str, ...] = ()
+    partial: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,29 +47,19 @@ class Subject:
     correction: float = 1.0
 
     @cached_property
-    def written(self) -> str:
-        """What the user wrote, over all turns, as it stands: of a long text, beginning and end."""
-        return ends(self.request.text, LONGEST_TEXT)
+    def user(self) -> Text:
+        """What the user wrote."""
+        return self.said_by("user")
+
+    def said_by(self, *roles: str) -> Text:
+        """What these wrote, in the order of the conversation; without roles, everybody."""
+        if roles not in self._texts:
+            self._texts[roles] = Text(self.request.said_by(*roles))
+        return self._texts[roles]
 
     @cached_property
-    def text(self) -> str:
-        """The same without regard to case, folded once for all signals."""
-        return self.written.casefold()
-
-    @cached_property
-    def utf8(self) -> bytes:
-        """What the user wrote, as RE2 reads it. Half a surrogate pair, which JSON can hold, is no reason to fail."""
-        return self.written.encode("utf-8", "replace")
-
-    @cached_property
-    def spelling(self) -> list[str]:
-        """The words of `text`, in scripts that put spaces between them."""
-        return spelling(self.text)
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """Those that differ."""
-        return frozenset(self.spelling)
+    def _texts(self) -> dict[tuple[str, ...], Text]:
+        return {}
 
     @cached_property
     def tokens(self) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field
 from extproc.signals.base import Reading, Subject
 from extproc.signals.bounds import Bounds
 from looper.wire.chat import ChatRequest, Message
+from looper.wire.folding import folded
 from looper.wire.tokens import ends
 
 Of = Literal["turns", "messages", "system", "tools", "tool_calls", "tool_loop", "images", "reask"]
@@ -55,7 +56,7 @@ def _measure(config: ConversationConfig) -> Callable[[ChatRequest], float]:  # n
         case "turns":
             return lambda request: _of_roles(request, "user")
         case "messages" if config.role is not None:
-            role = config.role
+            role = folded(config.role).strip()
             return lambda request: _of_roles(request, role)
         case "messages":
             return lambda request: len(request.messages)
@@ -74,7 +75,7 @@ def _measure(config: ConversationConfig) -> Callable[[ChatRequest], float]:  # n
 
 
 def _of_roles(request: ChatRequest, *roles: str) -> int:
-    return sum(message.role in roles for message in request.messages)
+    return sum(message.speaker in roles for message in request.messages)
 
 
 def _tools(request: ChatRequest) -> int:
@@ -97,12 +98,12 @@ def _tool_loop(request: ChatRequest) -> int:
 
 
 def _is_result(message: Message) -> bool:
-    return message.role in ("tool", "function")
+    return message.speaker in ("tool", "function")
 
 
 def _reask(request: ChatRequest) -> float:
     """How much the user's last turn is like the one before it: what their groups of three letters have in common."""
-    turns = (message.text for message in reversed(request.messages) if message.role == "user")
+    turns = (message.text for message in reversed(request.messages) if message.speaker == "user")
     last, before = next(turns, ""), next(turns, "")
     if not last or not before:
         return 0.0

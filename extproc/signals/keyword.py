@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal, Protocol, Self
+from typing import Annotated, Literal, Protocol, Self
 
 from pydantic import Field, model_validator
 
 from extproc.signals.base import Reading, SignalSetting, Subject
+from extproc.signals.text import Role, Text
 from extproc.signals.words import is_spelt, occurs, similar
 from looper.contract.patterns import Pattern, PatternSource
 from looper.settings import Setting
+from looper.wire.folding import folded
 
 _LETTERS_PER_FAULT = 4
 """Of shorter words, most others are within so many faults."""
@@ -42,7 +44,7 @@ class Fuzzy(Setting):
     def _is_a_word(self) -> Self:
         if not is_spelt(self.fuzzy):
             raise ValueError("one word, of a script that puts spaces between words")
-        if len(self.fuzzy.casefold()) < _LETTERS_PER_FAULT * self.distance:
+        if len(folded(self.fuzzy)) < _LETTERS_PER_FAULT * self.distance:
             raise ValueError(f"too short: {_LETTERS_PER_FAULT} letters for each of `distance`")
         return self
 
@@ -60,13 +62,16 @@ class KeywordConfig(SignalSetting):
     any: tuple[Term, ...] = Field(default=(), description="at least one of these occurs")
     all: tuple[Term, ...] = Field(default=(), description="each of these occurs")
     none: tuple[Term, ...] = Field(default=(), description="none of these occurs")
+    roles: Literal["all"] | Annotated[tuple[Role, ...], Field(min_length=1)] = Field(
+        default=("user",), description="whose messages are looked at; `all`: whatever their role"
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         terms = (*self.any, *self.all, *self.none)
         if not terms:
             raise ValueError("give at least one of `any`, `all` and `none`")
-        if any(isinstance(term, str) and not term.strip() for term in terms):
+        if any(isinstance(term, str) and not folded(term).strip() for term in terms):
             raise ValueError("a keyword must not be blank: it would match everything")
         return self
 
@@ -88,21 +93,19 @@ class KeywordConfig(SignalSetting):
 
 def _spoils(word: str, others: Sequence[tuple[int, str]], at: int, key: str) -> str | None:
     """Another literal of the list because of which `word` makes no difference; of two that are equal, the first."""
-    folded = word.casefold()
+    plain = folded(word)
     for place, other in others:
-        if other.casefold() == folded:
+        if folded(other) == plain:
             if place < at:
                 return other
-        elif occurs(folded, other.casefold()) if key == "all" else occurs(other.casefold(), folded):
+        elif occurs(plain, folded(other)) if key == "all" else occurs(folded(other), plain):
             return other
     return None
 
 
 def _contained(word: str, terms: Iterable["Term"]) -> str | None:
     """The literal that occurs wherever `word` does."""
-    found = (
-        term for term in terms if isinstance(term, str) and occurs(term.casefold(), word.casefold())
-    )
+    found = (term for term in terms if isinstance(term, str) and occurs(folded(term), folded(word)))
     return next(found, None)
 
 
@@ -110,19 +113,23 @@ class Keyword:
     """Reads a `keyword` signal."""
 
     def __init__(self, config: KeywordConfig) -> None:
+        self._roles = () if config.roles == "all" else config.roles
         self._any = [_build(term) for term in config.any]
         self._all = [_build(term) for term in config.all]
         self._none = [_build(term) for term in config.none]
 
     def read(self, subject: Subject) -> Reading:
-        if any(term.occurs(subject) for term in self._none):
+        text = subject.said_by(*self._roles)
+        if any(term.occurs(text) for term in self._none):
             return Reading(match=False, score=0.0)
-        needed = [term.name for term in self._all if term.occurs(subject)]
-        if len(needed) < len(self._all):
-            return Reading(match=False, score=0.0)
-        found = [term.name for term in self._any if term.occurs(subject)]
-        match = bool(found) or not self._any
-        return Reading(match=match, score=float(match), hits=(*needed, *found) if match else ())
+        needed = [term.name for term in self._all if term.occurs(text)]
+        has_all = len(needed) == len(self._all)
+        found = [term.name for term in self._any if term.occurs(text)] if has_all else []
+        match = has_all and (bool(found) or not self._any)
+        hits = (*needed, *found) if match else ()
+        # What was found is there; what was not may be in what was not looked at.
+        partial = not text.is_whole and (bool(self._none) or not match)
+        return Reading(match=match, score=float(match), hits=hits, partial=partial)
 
 
 class Searched(Protocol):
@@ -130,7 +137,7 @@ class Searched(Protocol):
 
     name: str
 
-    def occurs(self, subject: Subject) -> bool: ...
+    def occurs(self, text: Text) -> bool: ...
 
 
 def _build(term: Term) -> Searched:
@@ -142,10 +149,10 @@ class Word:
 
     def __init__(self, word: str) -> None:
         self.name = word
-        self._folded = word.casefold()
+        self._folded = folded(word)
 
-    def occurs(self, subject: Subject) -> bool:
-        return occurs(self._folded, subject.text)
+    def occurs(self, text: Text) -> bool:
+        return occurs(self._folded, text.folded)
 
 
 class Expression:
@@ -155,8 +162,10 @@ class Expression:
         self.name = source
         self._pattern = Pattern(f"(?i:{source})")
 
-    def occurs(self, subject: Subject) -> bool:
-        return self._pattern.found(subject.utf8)
+    def occurs(self, text: Text) -> bool:
+        if self._pattern.found(text.utf8):
+            return True
+        return text.plain_utf8 != text.utf8 and self._pattern.found(text.plain_utf8)
 
 
 class Misspelt:
@@ -164,19 +173,19 @@ class Misspelt:
 
     def __init__(self, word: str, distance: int) -> None:
         self.name = word
-        self._folded = word.casefold()
+        self._folded = folded(word)
         self._distance = distance
         self._pieces = _pieces(self._folded, 2 * distance + 1)
 
-    def occurs(self, subject: Subject) -> bool:
-        if self._folded in subject.words:
+    def occurs(self, text: Text) -> bool:
+        if self._folded in text.words:
             return True
         # So many faults leave one of so many pieces as it is, a swap of letters being able to spoil two.
-        if not any(piece in subject.text for piece in self._pieces):
+        if not any(piece in text.folded for piece in self._pieces):
             return False
         return any(
             similar(self._folded, word, self._distance)
-            for word in subject.words
+            for word in text.words
             if abs(len(word) - len(self._folded)) <= self._distance
             and any(piece in word for piece in self._pieces)
         )

@@ -59,11 +59,12 @@ class LanguageSignal:
         self._config = config
 
     def read(self, subject: Subject) -> Reading:
-        sample = ends(subject.text, _LOOKED_AT)
-        labels = languages(sample, subject.spelling if sample is subject.text else spelling(sample))
+        user = subject.user
+        sample = ends(user.folded, _LOOKED_AT)
+        labels = languages(sample, user.spelling if sample is user.folded else spelling(sample))
         share = min(1.0, sum(labels.get(each, 0.0) for each in dict.fromkeys(self._config.any)))
         match = share > 0 and share >= self._config.at_least
-        return Reading(match, share, labels=labels)
+        return Reading(match, share, labels=labels, partial=not user.is_whole)
 
 
 def languages(text: str, words: Iterable[str]) -> Mapping[str, float]:

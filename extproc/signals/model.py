@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from random import Random
 from typing import Annotated, Any, Literal, Self
@@ -107,7 +108,8 @@ class ModelSignal:
             if known is None:
                 known = self._reading(await self._ask(text, subject, egress, until))
                 self._known.put(key, known)
-            return known
+            # A word that it is harmless says nothing of what the model has not read.
+            return known if known.match else replace(known, partial=self._is_cut(text, subject))
 
     @asynccontextmanager
     async def _turn(self, key: bytes) -> AsyncIterator[None]:
@@ -120,7 +122,10 @@ class ModelSignal:
 
     def _excerpt(self, subject: Subject) -> str:
         most = self._config.max_input
-        return fit(ends(subject.written, _CHARACTERS_PER_TOKEN * most), most)
+        return fit(ends(subject.user.written, _CHARACTERS_PER_TOKEN * most), most)
+
+    def _is_cut(self, text: str, subject: Subject) -> bool:
+        return text != subject.user.written or not subject.user.is_whole
 
     async def _ask(self, text: str, subject: Subject, egress: Egress, until: float) -> Said:
         run = Run(

@@ -27,14 +27,26 @@ INLINE = 32 * 1024
 S = TypeVar("S", LocalSignal, RemoteSignal)
 
 
+class NotAllRead(Exception):
+    """A text is longer than what is looked at of it."""
+
+
 @dataclass(slots=True)
 class Question(Generic[S]):
-    """A signal under its recipe's name for it. `failures` counts how often it had no answer."""
+    """A signal under its recipe's name for it. `failures` counts how often it had no answer.
+
+    `guards`: a decision hangs on it that answers by itself, to keep a request from models.
+    """
 
     name: str
     signal: S
     on_error: OnError = "unknown"
     failures: int = 0
+    guards: bool = False
+
+    def checked(self, reading: Reading) -> Reading | None:
+        """The reading; where a guard hangs on it, only if nothing was left unread that may change it."""
+        return self.failed(NotAllRead()) if self.guards and reading.partial else reading
 
     def failed(self, error: BaseException) -> Reading | None:
         """What stands for the answer that did not come. Nothing else is said of the error: its text may quote."""
@@ -57,14 +69,18 @@ class Signals:
     remote: tuple[Question[RemoteSignal], ...] = ()
 
     @classmethod
-    def build(cls, configs: Mapping[str, SignalConfig]) -> Self:
+    def build(
+        cls, configs: Mapping[str, SignalConfig], guards: frozenset[str] = frozenset()
+    ) -> Self:
         local: list[Question[LocalSignal]] = []
         remote: list[Question[RemoteSignal]] = []
         for name, config in configs.items():
             if isinstance(config, RemoteSetting):
-                remote.append(Question(name, config.build(), config.on_error))
+                remote.append(
+                    Question(name, config.build(), config.on_error, guards=name in guards)
+                )
             else:
-                local.append(Question(name, config.build(), config.on_error))
+                local.append(Question(name, config.build(), config.on_error, guards=name in guards))
         return cls(tuple(local), tuple(remote))
 
     @property
@@ -111,7 +127,7 @@ def read_local(signals: Signals, subject: Subject) -> dict[str, Reading]:
     for question in signals.local:
         reading: Reading | None
         try:
-            reading = question.signal.read(subject)
+            reading = question.checked(question.signal.read(subject))
         except Exception as error:
             reading = question.failed(error)
         if reading is not None:
@@ -146,6 +162,6 @@ async def _ask(
             raise Unreachable
         with bound_contextvars(signal=question.name):
             async with asyncio.timeout_at(deadline):
-                return await question.signal.read(subject, egress, deadline)
+                return question.checked(await question.signal.read(subject, egress, deadline))
     except Exception as error:
         return question.failed(error)

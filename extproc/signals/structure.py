@@ -1,21 +1,30 @@
 """What shape has the text: how often does something stand in it, how densely, or in which order?"""
 
 import re
+from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Annotated, Literal, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from extproc.signals.base import Reading, Subject
 from extproc.signals.bounds import Bounds
 from extproc.signals.words import count, find
 from looper.contract.patterns import Pattern, PatternSource
+from looper.wire.folding import folded
 from looper.wire.tokens import estimate
 
 MOST = 1_000
 """Occurrences that are counted; there is no telling more."""
 
-Word = Annotated[str, Field(min_length=1)]
+
+def _visible(word: str) -> str:
+    if not folded(word):
+        raise ValueError("nobody can see it")
+    return word
+
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(_visible)]
 Step = Word | Annotated[tuple[Word, ...], Field(min_length=1)]
 
 
@@ -68,8 +77,16 @@ class Structure:
     def read(self, subject: Subject) -> Reading:
         value = float(self._counted.count(subject))
         if self._config.measure == "density":
-            value *= 100 / max(1, estimate(subject.written))
-        return self._config.reading(value)
+            value *= 100 / max(1, estimate(subject.user.written))
+        reading = self._config.reading(value)
+        return replace(reading, partial=not (subject.user.is_whole or self._is_sure(reading)))
+
+    def _is_sure(self, reading: Reading) -> bool:
+        """Whether more text could not change it: there may only be more of what is counted."""
+        counted = self._config.measure == "count"
+        if reading.match:
+            return counted and self._config.at_most is None
+        return counted and reading.value is not None and reading.value > self._config.most
 
 
 class Counted(Protocol):
@@ -100,10 +117,10 @@ class Words:
     """Whole words, without regard to case."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
-        self._words = tuple(dict.fromkeys(word.casefold() for word in words))
+        self._words = tuple(dict.fromkeys(folded(word) for word in words))
 
     def count(self, subject: Subject) -> int:
-        return min(MOST, sum(count(word, subject.text, MOST) for word in self._words))
+        return min(MOST, sum(count(word, subject.user.folded, MOST) for word in self._words))
 
 
 class Sequence:
@@ -111,14 +128,14 @@ class Sequence:
 
     def __init__(self, steps: tuple[Step, ...]) -> None:
         self._steps = [
-            [word.casefold() for word in ((step,) if isinstance(step, str) else step)]
+            [folded(word) for word in ((step,) if isinstance(step, str) else step)]
             for step in steps
         ]
 
     def count(self, subject: Subject) -> int:
         at = 0
         for number, step in enumerate(self._steps):
-            ends = [end for word in step if (end := find(word, subject.text, at)) >= 0]
+            ends = [end for word in step if (end := find(word, subject.user.folded, at)) >= 0]
             if not ends:
                 return number
             at = min(ends)
@@ -134,8 +151,8 @@ class Regex:
 
     def count(self, subject: Subject) -> int:
         if self._presence:
-            return int(self._pattern.found(subject.utf8))
-        return self._pattern.count(subject.utf8, MOST)
+            return int(self._pattern.found(subject.user.utf8))
+        return self._pattern.count(subject.user.utf8, MOST)
 
 
 _FENCE = re.compile(r"^[ >]{0,8}(?:```|~~~)", re.MULTILINE)
@@ -145,7 +162,7 @@ class Fences:
     """Fenced blocks of code. One that is not closed is one as well."""
 
     def count(self, subject: Subject) -> int:
-        text = subject.written
+        text = subject.user.written
         if "```" not in text and "~~~" not in text:
             return 0
         marks = sum(1 for _ in islice(_FENCE.finditer(text), 2 * MOST))
@@ -163,9 +180,9 @@ class Questions:
     """Question marks of all scripts; several in a row ask once."""
 
     def count(self, subject: Subject) -> int:
-        if not _ASKS.search(subject.written):
+        if not _ASKS.search(subject.user.written):
             return 0
-        return sum(1 for _ in islice(_QUESTION.finditer(subject.written), MOST))
+        return sum(1 for _ in islice(_QUESTION.finditer(subject.user.written), MOST))
 
 
 _LABELS = (
@@ -215,8 +232,8 @@ class Options:
     def count(self, subject: Subject) -> int:
         longest = run = 0
         last = ""
-        text = subject.written
-        if not _MAY_BE.found(subject.utf8):
+        text = subject.user.written
+        if not _MAY_BE.found(subject.user.utf8):
             return 0
         for found in islice(_OPTION.finditer(text), MOST):
             if not _begins(text, found.start()):

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 from looper.errors import InvalidField, InvalidJson, InvalidRequest
+from looper.wire.folding import folded
 from looper.wire.json_object import TOO_DEEP, JsonObject
 from looper.wire.tokens import IMAGE, MESSAGE, estimate
 
@@ -18,6 +19,9 @@ Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 
 ABSENT = msgspec.Raw()
 """A member that is not there. Not None: of `Raw | None`, msgspec decodes nothing but null."""
+
+
+_ROLES = frozenset({"user", "assistant", "system", "developer", "tool", "function"})
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -36,9 +40,14 @@ class Message(msgspec.Struct, frozen=True):
     function_call: msgspec.Raw = ABSENT
 
     @property
+    def speaker(self) -> str:
+        """Its role as a lenient server takes it: `User` is the user."""
+        return self.role if self.role in _ROLES else folded(self.role).strip()
+
+    @property
     def calls_function(self) -> bool:
         """Whether it calls a function, in OpenAI's older API."""
-        return self.role == "assistant" and bytes(self.function_call) not in (b"", b"null")
+        return self.speaker == "assistant" and bytes(self.function_call) not in (b"", b"null")
 
     @property
     def text(self) -> str:
@@ -180,7 +189,12 @@ class ChatRequest(Request):
     @cached_property
     def text(self) -> str:
         """What the user wrote, over all turns."""
-        return "\n".join(message.text for message in self.messages if message.role == "user")
+        return self.said_by("user")
+
+    def said_by(self, *roles: str) -> str:
+        """What those with one of these roles wrote; without roles, everybody."""
+        said = (each.text for each in self.messages if not roles or each.speaker in roles)
+        return "\n".join(said)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -194,9 +208,9 @@ class ChatRequest(Request):
 
     def _beginning(self) -> Iterator[Message]:
         for message in self.messages:
-            if message.role in ("system", "developer", "user"):
+            if message.speaker in ("system", "developer", "user"):
                 yield message
-            if message.role == "user":
+            if message.speaker == "user":
                 return
 
     @cached_property
@@ -261,7 +275,7 @@ class ChatRequest(Request):
     def has_tools(self) -> bool:
         """Whether tools are in play: offered now, or called before."""
         return "tools" in self.needs or any(
-            message.role in ("tool", "function")
+            message.speaker in ("tool", "function")
             or says(message.tool_calls)
             or message.calls_function
             for message in self.messages

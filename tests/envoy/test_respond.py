@@ -17,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 RECIPE = {
     "signals": {
-        "secret": {"type": "keyword", "any": ["password"]},
+        "secret": {"type": "keyword", "any": ["password"], "roles": "all"},
         "greeting": {"type": "keyword", "any": ["hello"]},
     },
     "decisions": [
@@ -69,6 +69,30 @@ async def test_an_error_is_the_clients(guarded: Stack) -> None:
     assert response.headers["x-should-retry"] == "false"
     assert response.headers["x-looper-decision"] == "guard"
     assert response.headers["x-looper-algorithm"] == "respond"
+    assert guarded.simulator.count() == 0
+
+
+PADDING = "x " * (128 << 10)
+
+
+@pytest.mark.parametrize(
+    ("role", "text"),
+    [
+        ("User", "my password"),
+        ("system", "my password"),
+        ("stranger", "my password"),
+        ("user", "ｐａｓｓｗｏｒｄ"),
+        ("user", "PASS\u200bWORD"),
+        ("user", f"{PADDING}password{PADDING}"),
+    ],
+    ids=["capital", "system", "stranger", "full-width", "zero-width", "padded"],
+)
+async def test_a_guard_is_not_passed_by(guarded: Stack, role: str, text: str) -> None:
+    """Neither by a disguise, nor by another role, nor by more than anybody reads."""
+    guarded.simulator.reset()
+    sent = {"model": "looper/auto", "messages": [{"role": role, "content": text}]}
+    async with guarded.session.post(f"{guarded.base_url}/chat/completions", json=sent) as response:
+        assert (response.status, response.headers["x-looper-decision"]) == (403, "guard")
     assert guarded.simulator.count() == 0
 
 

@@ -40,6 +40,26 @@ def test_a_plain_configuration_raises_no_doubts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("signal", "told"),
+    [
+        ("{type: keyword, any: [x]}", "`roles: all` looks at every message"),
+        ("{type: structure, of: fences}", "only `keyword` takes `roles`"),
+        ("{type: language, any: [de]}", "only `keyword` takes `roles`"),
+        ("{type: keyword, any: [x], roles: all}", None),
+        ("{type: keyword, any: [x], roles: [user, system]}", None),
+        ("{type: header, name: x-team, exists: true}", None),
+    ],
+)
+def test_guards_that_read_only_the_user_are_told(signal: str, told: str | None) -> None:
+    """Whoever writes a message of another role passes them by."""
+    guard = "      - {name: guard, when: g, on_unknown: act, respond: {message: Not here.}}\n"
+    said = found(f"    signals:\n      g: {signal}\n    decisions:\n{guard}{DEFAULT}")
+    guards = [each for each in said if "a `respond` hangs on it" in each]
+    assert len(guards) == (told is not None)
+    assert all(told is not None and told in each for each in guards)
+
+
+@pytest.mark.parametrize(
     ("setting", "key"),
     [
         ("budget: {calls: 2, deadline: 9s}", "budget.calls"),

@@ -10,6 +10,7 @@ from extproc.decisions.engine import Policy, fires
 from extproc.decisions.recipe import Recipe
 from extproc.signals import LocalSignal, Reading, Subject
 from extproc.signals.read import Question, Signals
+from extproc.signals.text import LONGEST_TEXT
 from looper.wire.chat import ChatRequest
 
 SINGLE = {"type": "single", "model": "m"}
@@ -104,6 +105,27 @@ class TestDecide:
             await asked.decide(subject_of(("user", "a"), ("user", "b")))
         ).decision.name == "always"
 
+    @pytest.mark.parametrize(
+        ("guard", "name"),
+        [
+            ({"on_unknown": "act"}, "guard"),
+            ({"on_unknown": "skip"}, "used"),
+            (None, "used"),
+        ],
+        ids=["act", "skip", "no-guard"],
+    )
+    async def test_what_was_not_read_makes_a_guard_unknown(
+        self, guard: dict[str, Any] | None, name: str
+    ) -> None:
+        """Padding does not hide a word from a decision that answers by itself; for routing, the ends are enough."""
+        respond = {"name": "guard", "when": "a", "respond": {"message": "No."}}
+        guards = [] if guard is None else [{**respond, **guard}]
+        asked = policy(*guards, decision("used", {"not": "b"}), ALWAYS)
+        padding = "x " * LONGEST_TEXT
+        assert await decided(asked, f"{padding}a{padding}") == name
+        if guard is not None:
+            assert await decided(asked, f"a {padding}") == "guard"
+
     async def test_case_does_not_matter(self) -> None:
         """Text is folded once, for all signals."""
         asked = policy(decision("first", "a"), ALWAYS, signals={"a": "Prove"})
@@ -118,7 +140,7 @@ class Counted:
     texts: list[str] = field(default_factory=list)
 
     def read(self, subject: Subject) -> Reading:
-        self.texts.append(subject.text)
+        self.texts.append(subject.user.folded)
         return Reading(match=self.match, score=float(self.match))
 
 

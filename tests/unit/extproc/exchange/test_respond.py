@@ -23,8 +23,8 @@ models:
 recipes:
   guarded:
     signals:
-      secret: {type: keyword, any: [password]}
-      greeting: {type: keyword, any: [hello]}
+      secret: {type: keyword, any: [password], roles: all}
+      greeting: {type: keyword, any: [hello], roles: all}
     decisions:
       - name: guard
         when: secret

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from extproc.signals.base import Reading, Subject
 from extproc.signals.keyword import KeywordConfig
+from extproc.signals.text import LONGEST_TEXT
 from extproc.signals.words import occurs, similar
 from looper.wire.chat import ChatRequest
 
@@ -122,6 +123,84 @@ class TestBoundaries:
     def test_case_does_not_matter(self, word: str, text: str) -> None:
         """Keyword and text are folded alike, in every script that has cases."""
         assert found(word, text)
+
+    @pytest.mark.parametrize(
+        "term", ["password", {"regex": "pass(word|phrase)"}, {"fuzzy": "passwort"}]
+    )
+    @pytest.mark.parametrize(
+        "text",
+        ["ＰＡＳＳＷＯＲＤ", "pass\u200bword", "p\u00ada\u2060ssword", "𝐩𝐚𝐬𝐬𝐰𝐨𝐫𝐝"],
+        ids=["full-width", "zero-width", "soft-hyphen", "bold"],
+    )
+    def test_a_disguise_does_not_matter(self, term: Any, text: str) -> None:
+        """Words are looked for in what a model reads."""
+        assert read(f"my {text} please", any=[term]).match
+
+    def test_a_regex_still_sees_what_was_written(self) -> None:
+        """Who looks for a sign that nobody sees finds it."""
+        assert read("a\u200bb", any=[{"regex": "\u200b"}]).match
+
+    @pytest.mark.parametrize("word", ["\u200b", "\u00ad \ufeff"])
+    def test_a_word_that_nobody_sees_is_refused(self, word: str) -> None:
+        """It would match everything."""
+        with pytest.raises(ValidationError):
+            KeywordConfig.model_validate({"type": "keyword", "any": [word]})
+
+
+def read_of(*messages: tuple[str, str], **settings: Any) -> bool:
+    said = [{"role": role, "content": text} for role, text in messages]
+    request = ChatRequest.parse(json.dumps({"model": "m", "messages": said}).encode())
+    config = KeywordConfig.model_validate({"type": "keyword", "any": ["prove"], **settings})
+    return config.build().read(Subject(request)).match
+
+
+class TestRoles:
+    @pytest.mark.parametrize("role", ["user", "User", "USER", " user", "ｕｓｅｒ", "us\u200ber"])
+    def test_the_user_is_the_user_however_written(self, role: str) -> None:
+        """Lenient servers take all of them."""
+        assert read_of((role, "prove"))
+
+    @pytest.mark.parametrize(
+        ("roles", "found"),
+        [
+            (["user"], {"user"}),
+            (["system", "developer"], {"system", "developer"}),
+            (["user", "tool"], {"user", "tool"}),
+            ("all", {"user", "system", "developer", "assistant", "tool", "stranger", ""}),
+        ],
+        ids=["default", "instructions", "two", "all"],
+    )
+    def test_whose_messages_are_looked_at(self, roles: Any, found: set[str]) -> None:
+        """Those of these roles; `all` asks for none."""
+        known = ("user", "system", "developer", "assistant", "tool", "stranger", "")
+        assert {role for role in known if read_of((role, "prove"), roles=roles)} == found
+
+    @pytest.mark.parametrize("roles", [[], ["User"], ["stranger"], "user"])
+    def test_other_roles_are_refused(self, roles: Any) -> None:
+        with pytest.raises(ValidationError):
+            KeywordConfig.model_validate({"type": "keyword", "any": ["a"], "roles": roles})
+
+
+PADDING = "x " * LONGEST_TEXT
+
+
+class TestUnread:
+    @pytest.mark.parametrize(
+        ("settings", "text", "partial"),
+        [
+            pytest.param({"any": ["bad"]}, f"{PADDING}bad{PADDING}", True, id="hidden"),
+            pytest.param({"any": ["bad"]}, f"bad {PADDING}", False, id="found"),
+            pytest.param({"all": ["bad", "x"]}, f"{PADDING}bad{PADDING}", True, id="all"),
+            pytest.param({"none": ["bad"]}, f"{PADDING}bad{PADDING}", True, id="none-hidden"),
+            pytest.param({"none": ["bad"]}, f"bad {PADDING}", False, id="none-found"),
+            pytest.param({"any": ["bad"]}, "x", False, id="whole"),
+        ],
+    )
+    def test_a_reading_says_whether_more_text_could_change_it(
+        self, settings: Any, text: str, partial: bool
+    ) -> None:
+        """What was found is there; what was not may stand in what was not looked at."""
+        assert read(text, **settings).partial is partial
 
 
 class TestReading:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from extproc.signals.base import LONGEST_TEXT, Egress, OnError, Reading, Subject
+from extproc.signals.base import Egress, OnError, Reading, Subject
 from extproc.signals.read import INLINE, Question, Signals, read_signals
+from extproc.signals.text import LONGEST_TEXT
 from looper.wire.chat import ChatRequest
 from tests.fakes.clock import timeless
 from tests.fakes.models import ScriptedClient
@@ -75,19 +76,19 @@ class TestSubject:
     def test_a_long_text_is_read_at_both_ends(self) -> None:
         """What stands in the middle of a very long text is not looked at."""
         asked = subject("First " + "x" * LONGEST_TEXT + " Last")
-        assert asked.written.startswith("First x")
-        assert asked.written.endswith("x Last")
-        assert len(asked.written) == LONGEST_TEXT + 1
+        assert asked.user.written.startswith("First x")
+        assert asked.user.written.endswith("x Last")
+        assert len(asked.user.written) == LONGEST_TEXT + 1
 
     def test_no_character_is_parted(self) -> None:
         """The cut goes beside what belongs together, such as a letter and its accent."""
         asked = subject("a" * (LONGEST_TEXT // 2 - 1) + "e\u0301" + "b" * LONGEST_TEXT)
-        assert asked.written.split("\n")[0].endswith("ae\u0301")
+        assert asked.user.written.split("\n")[0].endswith("ae\u0301")
 
     def test_a_text_within_the_bound_stays_as_it_is(self) -> None:
         """As written, and once more without regard to case."""
         asked = subject("Straße")
-        assert (asked.written, asked.text) == ("Straße", "strasse")
+        assert (asked.user.written, asked.user.folded) == ("Straße", "strasse")
 
 
 class TestLocal:
