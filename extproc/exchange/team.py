@@ -164,6 +164,7 @@ class Team:
         deadline = Deadline.after(work.seconds)
         owner = self._owner() if _may_pause(decision, request) else None
         origin = work.origin or Origin(id, request.model, recipe, decision.name, owner)
+        terms = runtime.terms(recipe, decision.name, request)
         self._pause = runtime.states.pause(origin, work.spent, ledger, deadline)
         return Run(
             id=id,
@@ -176,9 +177,9 @@ class Team:
             headers=decision.headers.applied(
                 forwarded(self._opening.headers, runtime.config.forward_headers)
             ),
-            terms=runtime.terms(recipe, decision.name, request),
+            terms=terms,
             bands=work.bands,
-            trace=Trace(full=runtime.runs.full),
+            trace=Trace(full=runtime.runs.full, notes=terms.remarks()),
         )
 
     def _answering_with(self, request: ChatRequest, run: Run, work: Work) -> Answering:

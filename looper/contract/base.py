@@ -39,6 +39,11 @@ class Contract(ABC, Generic[V]):
         return False
 
     @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What it asks for and nobody checks."""
+        return ()
+
+    @property
     def options(self) -> int | None:
         """How many values there are; None if nobody knows."""
         return None

@@ -60,7 +60,7 @@ class JsonContract(Contract[str]):
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """What of the schema is not checked, for the trace."""
+        """What of the schema is not checked."""
         return self._schema.unchecked
 
     def extract(self, text: str) -> str | None:

@@ -34,5 +34,13 @@ class Terms:
             raise InvalidField(text, param="response_format")
         return self
 
+    def remarks(self) -> list[str]:
+        """What a trace should say of them: keywords that are not checked, without the client's own words."""
+        unchecked = () if self.contract is None else self.contract.unchecked
+        kinds = dict.fromkeys(
+            each if each.startswith("a schema") else each.partition(" ")[0] for each in unchecked
+        )
+        return [f"of the schema this is not checked: {', '.join(kinds)}"] if kinds else []
+
 
 NO_TERMS = Terms()

@@ -1,5 +1,6 @@
 """Answers that have to have a form, through a real Envoy."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,6 +11,7 @@ import pytest_asyncio
 from looper.simulate.server import SimulatedModel, Simulator
 from looper.wire.sse import DONE, EventReader
 from tests.envoy.requests import chat
+from tests.envoy.test_runs import runs_of
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -135,19 +137,20 @@ async def test_a_clients_schema_is_a_contract(strict: Stack, streamed: bool) -> 
 OLD = "http://json-schema.org/draft-04/schema#"
 TUPLE = {"items": [{"type": "string"}, {"$ref": "#/definitions/n"}], "additionalItems": False}
 OLDER = [
-    pytest.param({"minimum": 0, "exclusiveMinimum": True}, "0", "1", id="draft-4"),
-    pytest.param({**TUPLE, "definitions": {"n": {"type": "null"}}}, '["a", 1]', '["a",null]', id="tuple"),
-    pytest.param({"$schema": OLD, "dependencies": {"a": ["b"]}}, '{"a": 1}', '{"a":1,"b":2}', id="dependencies"),
-    pytest.param({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, '{"b": 1}', '{"a":1}',
+    pytest.param({"minimum": 0, "exclusiveMinimum": True}, "0", "1", None, id="draft-4"),
+    pytest.param({**TUPLE, "definitions": {"n": {"type": "null"}}}, '["a", 1]', '["a",null]', None, id="tuple"),
+    pytest.param({"$schema": OLD, "dependencies": {"a": ["b"]}}, '{"a": 1}', '{"a":1,"b":2}', None, id="dependencies"),
+    pytest.param({"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False}, '{"b": 1}', '{"a":1}', None,
                  id="unevaluated"),
-    pytest.param({"$ref": "http://127.0.0.1:9/x", "type": "array"}, "1", "[1]", id="remote"),
-    pytest.param({"title": "x" * 200_000}, "no JSON", '{"any":1}', id="too-large"),
+    pytest.param({"$ref": "http://127.0.0.1:9/x", "type": "array"}, "1", "[1]", "$ref", id="remote"),
+    pytest.param({"title": "x" * 200_000}, "no JSON", '{"any":1}',
+                 "a schema larger than 128 KiB", id="too-large"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("schema", "broken", "kept"), OLDER)
+@pytest.mark.parametrize(("schema", "broken", "kept", "unchecked"), OLDER)
 async def test_schemas_are_checked_as_they_are_meant(
-    strict: Stack, schema: Any, broken: str, kept: str
+    strict: Stack, schema: Any, broken: str, kept: str, unchecked: str | None
 ) -> None:
     """An answer that breaks one is asked for again; what cannot be checked refuses neither it nor the request."""
     strict.simulator.reset()
@@ -156,9 +159,14 @@ async def test_schemas_are_checked_as_they_are_meant(
     strict.simulator.script("f", broken, kept)
     wanted = {"type": "json_schema", "json_schema": {"name": "old", "schema": schema}}
 
-    status, text, _ = await ask(strict, "free", streamed=False, response_format=wanted)
+    status, text, facts = await ask(strict, "free", streamed=False, response_format=wanted)
 
     assert (status, text) == (200, kept)
+    async with asyncio.timeout(5):  # a run is noted a moment after its client has its answer
+        while (run := (await runs_of(strict))[0])["run"] != facts["x-looper-run"]:
+            await asyncio.sleep(0.02)
+    named = [each for each in run.get("notes", ()) if "not checked" in each]
+    assert named == ([f"of the schema this is not checked: {unchecked}"] if unchecked else [])
 
 
 async def test_a_schema_that_is_none_is_the_clients_mistake(strict: Stack) -> None:
