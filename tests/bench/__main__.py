@@ -41,6 +41,10 @@ def main() -> None:
 @click.option("--rounds", type=click.IntRange(1), help="How often each side is measured.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Of each slice of load.")
 @click.option("--litellm", is_flag=True, help="Against a LiteLLM proxy too, which is installed.")
+@click.option(
+    "--peer",
+    help="Another processor beside ours in routed cases: its command, with {socket}, {config} and {model}.",
+)
 @click.option("--list", "listing", is_flag=True, help="Name the cases, and measure nothing.")
 def run(
     short: bool,
@@ -49,11 +53,12 @@ def run(
     rounds: int | None,
     seconds: float | None,
     litellm: bool,
+    peer: str | None,
     listing: bool,
 ) -> None:
     """Measure, write everything to a file, and show it."""
     console = _console()
-    plan = _plan(SHORT if short else FULL, rounds, seconds)
+    plan = dataclasses.replace(_plan(SHORT if short else FULL, rounds, seconds), peer=peer)
     wanted = chosen(all_cases(plan), [name for each in cases for name in each.split(",")])
     if listing:
         for case in wanted:

@@ -55,18 +55,18 @@ def all_cases(plan: Plan) -> list[Case]:
         *(Fusion(runs) for runs in plan.fusion_runs),
         signals(),
         *(make(count) for make in (immediate, unknown_model) for count in (1, 32)),
-        *_routed(),
+        *_routed(plan),
         AgainstLiteLLM(),
         NotThere("workers", "this version has no `--workers`"),
     ]
 
 
-def _routed() -> Iterator[Case]:
+def _routed(plan: Plan) -> Iterator[Case]:
     for profile in _PROFILES:
         for mode in _MODES:
             for size in SIZES:
                 for connections in _MANY_MB if size == "4MB" else CONNECTIONS:
-                    yield routed(size, connections, mode, profile)
+                    yield routed(size, connections, mode, profile, peer=plan.peer is not None)
 
 
 def chosen(cases: Sequence[Case], patterns: Sequence[str]) -> list[Case]:

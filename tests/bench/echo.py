@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -68,8 +68,9 @@ async def _fingerprint() -> str:
 
 
 @asynccontextmanager
-async def run_echo(binary: Path, socket: Path, model: str, log: Path) -> AsyncIterator[int]:
-    """Serve on `socket`, sending every request to `model`; gives the pid."""
-    async with running((str(binary), f"unix:{socket}", model), log) as process:
+async def run_peer(command: Sequence[str], socket: Path) -> AsyncIterator[int]:
+    """Run another processor than ours until it serves on `socket`; gives its pid."""
+    log = socket.with_suffix(".log")
+    async with running(command, log) as process:
         await until_exists(socket, process, log)
         yield process.pid

@@ -1,7 +1,7 @@
 """The Envoy that is measured: the product's own configuration, and copies of its listener that differ in one filter."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +13,10 @@ from extproc.bootstrap.processors import CLUSTER
 from extproc.config import EnvoySettings, parse_config
 from tests.fakes.envoy import free_port
 
-Side = Literal["none", "ours", "echo"]
+Side = Literal["none", "ours", "echo", "peer"]
 BodyMode = Literal["full_duplex", "buffered"]
 Profile = Literal["fast", "metered"]
 
-ECHO_CLUSTER = "echo"
 _FILTER = "looper.ext_proc"
 
 
@@ -41,11 +40,10 @@ def unavailable(profile: Profile) -> str | None:
     return f"this version has no profile `{profile}`"
 
 
-def listeners() -> list[Listener]:
-    """Every listener that this version of the product can be measured with."""
+def listeners(sides: Iterable[Side]) -> list[Listener]:
+    """Every listener of these sides that this version of the product can be measured with."""
     profiles: tuple[Profile, ...] = ("fast", "metered")
     modes: tuple[BodyMode, ...] = ("full_duplex", "buffered")
-    sides: tuple[Side, ...] = ("none", "ours", "echo")
     return [
         Listener(side, mode, profile)
         for profile in profiles
@@ -55,25 +53,31 @@ def listeners() -> list[Listener]:
     ]
 
 
-def write(config: Mapping[str, Any], folder: Path, echo: Path, model: str) -> dict[Listener, str]:
+def write(
+    config: Mapping[str, Any], folder: Path, others: Mapping[Side, Path], model: str
+) -> dict[Listener, str]:
     """Write Envoy's files into `folder`; the result says where each listener is.
 
-    `echo` is the socket of the C++ peer, and `model` the one that the listeners without a processor lead to.
+    `others` has the sockets of other processors than ours, and `model` is the one that the listeners without a
+    processor lead to.
     """
+    ways = listeners(("none", "ours", *others))
     # Every rendering writes the same clusters and routes, so the files of the last one serve all.
     rendered = {
         (mode, profile): _render(config, folder, mode, profile)
-        for mode, profile in {(each.mode, each.profile) for each in listeners()}
+        for mode, profile in {(each.mode, each.profile) for each in ways}
     }
     base: dict[str, Any] = next(iter(rendered.values()))
     static = base["static_resources"]
     routes = _without_choice(yaml.safe_load((folder / "rds-ingress.yaml").read_text()), model)
     places: dict[Listener, str] = {}
-    for listener in listeners():
+    for listener in ways:
         ingress = _named(rendered[listener.mode, listener.profile], "ingress")
         places[listener], made = _listener(listener, ingress, routes)
         static["listeners"].append(made)
-    static["clusters"].append(_echo_cluster(static["clusters"], echo))
+    static["clusters"] += [
+        _cluster(static["clusters"], side, socket) for side, socket in others.items()
+    ]
     (folder / "bootstrap.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
     return places
 
@@ -111,9 +115,9 @@ def _listener(
         manager["http_filters"] = [each for each in filters if each["name"] != _FILTER]
         del manager["rds"]
         manager["route_config"] = routes
-    if listener.side == "echo":
+    if listener.side in ("echo", "peer"):
         config = next(each for each in filters if each["name"] == _FILTER)["typed_config"]
-        config["grpc_service"]["envoy_grpc"]["cluster_name"] = ECHO_CLUSTER
+        config["grpc_service"]["envoy_grpc"]["cluster_name"] = listener.side
     return f"http://127.0.0.1:{port}", made
 
 
@@ -129,9 +133,9 @@ def _without_choice(file: Mapping[str, Any], model: str) -> dict[str, Any]:
     return table
 
 
-def _echo_cluster(clusters: list[dict[str, Any]], socket: Path) -> dict[str, Any]:
+def _cluster(clusters: list[dict[str, Any]], name: str, socket: Path) -> dict[str, Any]:
     made = copy.deepcopy(next(each for each in clusters if each["name"] == CLUSTER))
-    made["name"] = made["load_assignment"]["cluster_name"] = ECHO_CLUSTER
+    made["name"] = made["load_assignment"]["cluster_name"] = name
     (locality,) = made["load_assignment"]["endpoints"]
     (endpoint,) = locality["lb_endpoints"]
     endpoint["endpoint"]["address"] = {"pipe": {"path": str(socket)}}

@@ -26,6 +26,8 @@ class Plan:
     starts: int = 7
     litellm: Path | None = None
     """A LiteLLM proxy's virtual environment."""
+    peer: str | None = None
+    """The command of another processor."""
 
 
 FULL = Plan(short=False, rounds=5, seconds=2.0, requests=None)
@@ -49,7 +51,7 @@ def processes(rig: Rig, side: str) -> dict[str, int]:
     match side:
         case "none":
             return envoy
-        case "echo":
-            return {**envoy, "processor": rig.echo}
+        case "echo" | "peer":
+            return {**envoy, "processor": rig.others["peer" if side == "peer" else "echo"]}
         case _:
             return {**envoy, "processor": rig.processor}

@@ -2,8 +2,9 @@
 
 import asyncio
 import resource
+import shlex
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import yaml
 
 from tests.bench import front, workload
 from tests.bench.backend import Backend, run_backend
-from tests.bench.echo import build, run_echo
-from tests.bench.front import Listener
+from tests.bench.echo import build, run_peer
+from tests.bench.front import Listener, Side
 from tests.bench.processes import BenchFailed, running, tail
 from tests.fakes.envoy import EnvoyProcess, run_envoy
 from tests.fakes.stack import Processor
@@ -36,7 +37,8 @@ class Rig:
     simulator: str
     envoy: EnvoyProcess
     processor: int
-    echo: int
+    others: Mapping[Side, int]
+    """Processes of other processors than ours."""
     places: dict[Listener, str]
 
     def url(self, listener: Listener, path: str = "/v1/chat/completions") -> str:
@@ -50,8 +52,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def run_rig(*, slow_seconds: float) -> AsyncIterator[Rig]:
-    """Start everything and wait until each way through Envoy answers; on leaving, end every process."""
+async def run_rig(*, slow_seconds: float, peer: str | None = None) -> AsyncIterator[Rig]:
+    """Start everything and wait until each way through Envoy answers; on leaving, end every process.
+
+    `peer` is the command of a processor beside the C++ peer: in it {socket}, {config} and {model} are filled in.
+    """
     _allow_sockets()
     binary = await build()
     async with AsyncExitStack() as stack:
@@ -64,20 +69,30 @@ async def run_rig(*, slow_seconds: float) -> AsyncIterator[Rig]:
         config = workload.config(folder, backend, simulator)
         path = folder / "looper.yaml"
         path.write_text(yaml.safe_dump(config))
-        places = front.write(config, folder / "envoy", folder / "echo.sock", workload.ROUTED)
+        sockets: dict[Side, Path] = {"echo": folder / "echo.sock"}
+        if peer is not None:
+            sockets["peer"] = folder / "peer.sock"
+        places = front.write(config, folder / "envoy", sockets, workload.ROUTED)
         processor = Processor(path, folder / "extproc.sock", folder / "processor.log")
         stack.push_async_callback(processor.stop)
         await processor.start()
         assert processor.process is not None
-        echo = await stack.enter_async_context(
-            run_echo(binary, folder / "echo.sock", workload.ROUTED, folder / "echo.log")
-        )
+        others: dict[Side, int] = {}
+        for side, socket in sockets.items():
+            command = _command(peer or "", socket, path) if side == "peer" else None
+            command = command or [str(binary), f"unix:{socket}", workload.ROUTED]
+            others[side] = await stack.enter_async_context(run_peer(command, socket))
         envoy = await stack.enter_async_context(
             run_envoy(folder / "envoy" / "bootstrap.yaml", log_level="error")
         )
-        rig = Rig(folder, path, backend, simulator, envoy, processor.process.pid, echo, places)
+        rig = Rig(folder, path, backend, simulator, envoy, processor.process.pid, others, places)
         await _until_ready(rig)
         yield rig
+
+
+def _command(template: str, socket: Path, config: Path) -> list[str]:
+    filled = {"socket": str(socket), "config": str(config), "model": workload.ROUTED}
+    return [word.format(**filled) for word in shlex.split(template)]
 
 
 def _allow_sockets() -> None:

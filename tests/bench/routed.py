@@ -76,15 +76,17 @@ class Paired:
         )
 
 
-def routed(size: str, connections: int, mode: BodyMode, profile: Profile) -> Paired:
-    """The same request without a processor, through ours, and through the C++ peer."""
+def routed(
+    size: str, connections: int, mode: BodyMode, profile: Profile, *, peer: bool = False
+) -> Paired:
+    """The same request without a processor, through ours, through the C++ peer, and perhaps through another one."""
     body = workload.chat(workload.AUTO, SIZES[size])
-    sides: tuple[Side, ...] = ("none", "ours", "echo")
+    sides: tuple[Side, ...] = ("none", "ours", "echo", *(("peer",) if peer else ()))
     return Paired(
         f"routed/{profile}/{mode}/{size}/c{connections}",
         {side: Way(Listener(side, mode, profile), body=body) for side in sides},
         connections,
-        _against_echo,
+        _against_both if peer else _against_echo,
         unavailable(profile),
     )
 
@@ -110,6 +112,13 @@ def _against_echo(sides: dict[str, Numbers]) -> Figures:
         "Envoy CPU ÷ with echo": ratio(ours["envoy_cpu_us"], echo["envoy_cpu_us"]),
         "added p50, ms": ours["p50_ms"] - none["p50_ms"],
     }
+
+
+def _against_both(sides: dict[str, Numbers]) -> Figures:
+    """The same figures of another processor, in ours' place, beside ours."""
+    theirs = _against_echo({**sides, "ours": sides["peer"]})
+    peers = {f"peer's {name}": value for name, value in theirs.items()}
+    return {**_against_echo(sides), **peers}
 
 
 def immediate(connections: int) -> Paired:

@@ -21,7 +21,7 @@ async def measure(cases: Sequence[Case], plan: Plan) -> Results:
     made = await results.begin(_described(plan))
     if plan.litellm is not None:
         made.versions["litellm"] = await litellm_proxy.version(plan.litellm)
-    async with run_rig(slow_seconds=plan.slow_seconds) as rig:
+    async with run_rig(slow_seconds=plan.slow_seconds, peer=plan.peer) as rig:
         for number, case in enumerate(cases, 1):
             _say(f"[{number}/{len(cases)}] {case.name}")
             made.cases.append(await _measured(case, rig, plan))
