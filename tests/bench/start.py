@@ -19,7 +19,7 @@ from tests.bench.sample import Numbers, ratio
 
 _SETTLE_SECONDS = 0.5
 _LIBRARIES = "import grpc, aiohttp, pydantic"
-_OURS = "import extproc.serve, extproc.server"
+_OURS = "import extproc.serving.serve, extproc.serving.http2.server"
 _LINE = re.compile(r"import time: +(\d+) \| +(\d+) \| (\S+)")
 
 
