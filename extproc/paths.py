@@ -11,4 +11,4 @@ READ = (CHAT, *ALIASED)
 
 def is_below_ours(path: str) -> bool:
     """Whether something stands below a path whose bodies are read, such as `/v1/messages/count_tokens`."""
-    return path.startswith(tuple(f"{each}/" for each in READ))
+    return path.rstrip("/").startswith(tuple(f"{each}/" for each in READ))
