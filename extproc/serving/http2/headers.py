@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import hpack
+from hpack.table import HeaderTable
 
 from extproc.serving.calls import Status
 from extproc.serving.http2.bounds import Bounds
@@ -23,8 +24,8 @@ _ENTRY = 32
 """What RFC 9113 adds to each field's size."""
 
 _REMEMBERED = 64
-_INDEXED = 0x80
-"""A byte below is found in every block that changes the table, or could."""
+_RESIZED = 0x20
+"""How a block begins that gives the table another size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +39,27 @@ class Request:
     oversized: bool
 
 
+class _Table(HeaderTable):  # type: ignore[misc,unused-ignore]
+    """The client's table, which counts how often it has changed."""
+
+    changes = 0
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.changes += 1
+        super().add(name, value)
+
+
 class HeaderBlocks:
     """Reads the header blocks of one connection, each of which may change how the next one is read."""
 
-    __slots__ = ("_decoder", "_known", "_usual")
+    __slots__ = ("_decoder", "_known", "_table", "_usual")
 
     def __init__(self, bounds: Bounds) -> None:
         self._decoder = hpack.Decoder(max_header_list_size=2 * bounds.header_list)
+        self._table = self._decoder.header_table = _Table()
         self._usual = bounds.header_list
-        # Envoy sends the same few requests over and over, as a byte or two for each field: such a block is read
-        # once, as long as the table stays as it is.
+        # Envoy sends the same few requests over and over: a block that changes nothing of the table is read once, as
+        # long as the table stays as it is.
         self._known: dict[bytes, Request] = {}
 
     def request(self, block: bytes) -> Request:
@@ -55,11 +67,13 @@ class HeaderBlocks:
         request = self._known.get(block)
         if request is not None:
             return request
-        constant = bool(block) and min(block) >= _INDEXED
-        if not constant:
+        before = self._table.changes
+        fields = self._fields(block)
+        changed = self._table.changes != before or (bool(block) and block[0] & 0xE0 == _RESIZED)
+        if changed or len(self._known) >= _REMEMBERED:
             self._known.clear()
-        request = _request(self._fields(block), self._usual)
-        if constant and len(self._known) < _REMEMBERED:
+        request = _request(fields, self._usual)
+        if not changed:
             self._known[block] = request
         return request
 
