@@ -23,14 +23,15 @@ def single(model: str) -> dict[str, Any]:
 
 
 def for_teams(folder: Path) -> None:
-    """Before the last route, those of two teams, as the README shows: one to a recipe, one to a recipe that is gone."""
+    """Behind the models' routes, two more, as the README shows: one to a recipe, one to a recipe that is gone."""
     path = folder / "rds-ingress.yaml"
     file = yaml.safe_load(path.read_text())
     routes = file["resources"][0]["virtual_hosts"][0]["routes"]
     block = re.search(r"^```yaml\n(- name: \(careful\).*?)^```$", README.read_text(), re.M | re.S)
     assert block is not None
     gone = block[1].replace("careful", "gone").replace("research", "gone")
-    routes[-1:-1] = [*yaml.safe_load(block[1]), *yaml.safe_load(gone)]
+    behind_models = [each["name"] for each in routes].index("(chat/completions)")
+    routes[behind_models:behind_models] = [*yaml.safe_load(block[1]), *yaml.safe_load(gone)]
     path.write_text(yaml.safe_dump(file, sort_keys=False))
 
 

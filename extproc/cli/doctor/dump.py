@@ -93,9 +93,11 @@ class Route(msgspec.Struct, frozen=True):
 
 
 class Host(msgspec.Struct, frozen=True):
-    """A virtual host."""
+    """A virtual host. Of a body it has so many bytes kept, whatever the listener's buffers hold."""
 
     routes: list[Route] = []
+    request_body_buffer_limit: int | str = 0
+    """JSON has it as a text: it is a number of 64 bits."""
 
 
 class Routes(msgspec.Struct, frozen=True):

@@ -56,7 +56,7 @@ def _ingress(manager: Manager, processor: Filter, dump: Dump, config: Config) ->
     yield from _mode(about, processor, longest)
     yield from _clocks(about, manager, longest)
     yield _body_limit(about, manager, config)
-    yield _buffer(about, manager, config)
+    yield _buffer(about, manager, dump, config)
     yield from _breakers(processor, dump, config)
 
 
@@ -120,12 +120,15 @@ def _body_limit(about: str, manager: Manager, config: Config) -> Finding:
     return Finding(about, "body limit", "warn", found, _RESTART)
 
 
-def _buffer(about: str, manager: Manager, config: Config) -> Finding:
-    """What Envoy holds of a body, to try a request again, or of an answer, to read its usage."""
-    found = f"{manager.buffer} bytes; `limits.max_body` is {config.limits.max_body}"
-    if manager.buffer >= config.limits.max_body:
+def _buffer(about: str, manager: Manager, dump: Dump, config: Config) -> Finding:
+    """What Envoy holds of a body, to try a request again: what listener or host have room for."""
+    table = dump.tables().get(manager.table, Routes())
+    hosts = (int(each.request_body_buffer_limit) for each in table.virtual_hosts)
+    held = max(manager.buffer, min(hosts, default=0))
+    found = f"{held} bytes; `limits.max_body` is {config.limits.max_body}"
+    if held >= config.limits.max_body:
         return Finding(about, "buffer limit", "ok", found)
-    advice = f"requests and answers above it are refused or not tried again: {_RESTART}"
+    advice = f"requests above it are refused or not tried again: {_RESTART}"
     return Finding(about, "buffer limit", "warn", found, advice)
 
 
