@@ -1,7 +1,7 @@
 """How a team's answer reaches the client: live, as Envoy's streamed local reply, or whole."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from extproc import headers as names
@@ -42,6 +42,8 @@ class Answering:
     log: dict[str, str | int]
     outflow: Outflow
     max_bytes: int
+    trail: Mapping[str, str] = field(default_factory=dict)
+    """By what others know the request."""
     debug: bool = False
     written: int = 0
 
@@ -103,6 +105,7 @@ class Answering:
         ledger = self.run.ledger
         return {
             "run": self.run.id,
+            **self.trail,
             "outcome": done.outcome,
             "confidence": done.confidence,
             **_grounds(done),
@@ -117,7 +120,13 @@ class Answering:
         sure = (
             () if done.confidence is None else (("x-looper-confidence", f"{done.confidence:.3f}"),)
         )
+        known_by = (
+            (f"x-looper-{name.replace('_', '-')}", value)
+            for name, value in self.trail.items()
+            if value.isascii() and value.isprintable()
+        )
         return (
+            *known_by,
             *sure,
             ("x-looper-models", ", ".join(models)),
             ("x-looper-calls", str(self.run.ledger.calls)),

@@ -24,7 +24,7 @@ from extproc.protocol.events import BodyMode, RequestHeaders
 from extproc.signals.read import INLINE
 from looper.calling.budget import Ledger
 from looper.calling.models import Model
-from looper.calling.propagation import forwarded
+from looper.calling.propagation import forwarded, trail
 from looper.calling.trace import Trace
 from looper.errors import IdentityMissing, LooperError, Overloaded
 from looper.functions import for_client, goes_on, with_tools
@@ -34,9 +34,6 @@ from looper.patterns.workflows.saved import ToolResult, load, tool_results
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest
 from looper.wire.events import ANSWERED, Event
-
-_LONGEST_ID = 128
-"""Characters that are kept of the id of a request, which may be the client's own."""
 
 Route = Callable[[ChatRequest, Model, Metadata, Decision], Awaitable[None]]
 """Has Envoy route a request to one model."""
@@ -189,6 +186,7 @@ class Team:
             run=run,
             decision=work.decision,
             facts={**work.facts, "run": run.id},
+            trail=trail(self._opening.headers),
             log=self._log,
             outflow=runtime.outflow,
             max_bytes=runtime.config.limits.max_answer_bytes,
@@ -197,8 +195,8 @@ class Team:
 
     def _opened(self, answering: Answering, work: Work, queued: float) -> Opened:
         why = work.why() if work.why is not None and self._runtime.runs.records else None
-        request_id = self._opening.headers.get("x-request-id", "")[:_LONGEST_ID] or None
-        return Opened(answering.request, answering.run, answering.facts, request_id, queued, why)
+        facts, known_by = answering.facts, answering.trail
+        return Opened(answering.request, answering.run, facts, known_by, queued, why)
 
     def _remember(
         self,

@@ -31,12 +31,15 @@ def now() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A team's run that has begun, and what is known of its request. `queued` are the seconds before its turn came."""
+    """A team's run that has begun, and what is known of its request.
+
+    `trail` says by what others know it, `queued` are the seconds before its turn came.
+    """
 
     request: ChatRequest
     run: Run
     facts: Metadata
-    request_id: str | None = None
+    trail: Mapping[str, str] = field(default_factory=dict)
     queued: float = 0.0
     why: Explanation | None = None
     began: str = field(default_factory=now)
@@ -49,7 +52,7 @@ class Opened:
             "kind": "team",
             "time": self.began,
             **facts,
-            "request_id": self.request_id,
+            **self.trail,
             "queued": round(self.queued, 4),
             "seconds": round(trace.elapsed, 4),
             "first_token": trace.first_word if self.request.stream else None,
@@ -72,7 +75,7 @@ class Opened:
             "time": self.began,
             **self.facts,
             "outcome": RUNNING,
-            "request_id": self.request_id,
+            **self.trail,
             "seconds": trace.elapsed,
             "request": asked(self.request),
             "spent": _spent(ledger),
@@ -138,7 +141,8 @@ def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 _SUMMED_UP = (
-    "run", "kind", "time", "request_id", "recipe", "decision", "algorithm", "model", "outcome", "code", "status",
+    "run", "kind", "time", "request_id", "trace_id", "recipe", "decision", "algorithm", "model", "outcome", "code",
+    "status",
     "queued", "seconds", "first_token", "confidence_permille", "threshold_permille", "cost_microusd",
     "completion_tokens",
 )  # fmt: skip

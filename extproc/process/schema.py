@@ -205,7 +205,8 @@ class RunRecord(BaseModel):
     code: str | None = Field(default=None, description="of an error")
     model: str | None = Field(default=None, description="to which it was routed")
     resumes: str | None = Field(default=None, description="the run that this one goes on with")
-    request_id: str | None = None
+    request_id: str | None = Field(default=None, description="its x-request-id")
+    trace_id: str | None = Field(default=None, description="of its traceparent")
     queued: Seconds | None = Field(default=None, description="before the run could begin")
     seconds: Seconds | None = None
     first_token: Seconds | None = Field(default=None, description="of a streamed answer")

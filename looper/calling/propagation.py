@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping
 FORWARDED = ("x-request-id", "traceparent", "tracestate")
 """The headers that go with every call unless the configuration says otherwise."""
 
+_LONGEST_NAME = 128
+"""Characters that are kept of the id of a request, which may be the client's own."""
+
 _TRACEPARENT = re.compile(
     r"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32})-((?!0{16})[0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
 )
@@ -25,7 +28,7 @@ def forwarded(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str
 def trail(headers: Mapping[str, str]) -> dict[str, str]:
     """By what others know a request, as far as it is known: its trace, and the name that it came with."""
     found: dict[str, str] = {}
-    if named := headers.get("x-request-id", "")[:256]:
+    if named := headers.get("x-request-id", "")[:_LONGEST_NAME]:
         found["request_id"] = named
     if (traced := _read(headers.get("traceparent", ""))) is not None:
         found["trace_id"] = traced.split("-")[1]

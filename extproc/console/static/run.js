@@ -89,6 +89,7 @@ function head(record) {
       record.why && h("span", {}, h("a", { href: `#/why/${record.run}` }, "why this decision")),
       h("span", {}, clock(record.time)),
       h("span", {}, "run ", copyable(record.run, "run id")),
+      record.trace_id && h("span", {}, "trace ", copyable(record.trace_id, "trace id")),
       record.request_id && h("span", {}, "request ", copyable(record.request_id, "request id")),
       record.resumes && h("span", {}, "goes on with ", h("a", { href: `#/runs/${record.resumes}` }, record.resumes))));
 }

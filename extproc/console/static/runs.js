@@ -75,7 +75,7 @@ function wanted() {
     (!chosen.model || line.models.includes(chosen.model)) &&
     (!chosen.cost || (line.cost_microusd ?? 0) > Number(chosen.cost)) &&
     (!since || Date.parse(line.time) >= since) &&
-    (!text || line.run.includes(text) || (line.request_id ?? "").toLowerCase().includes(text));
+    (!text || [line.run, line.request_id, line.trace_id].some((id) => (id ?? "").toLowerCase().includes(text)));
 }
 
 class Filters {

@@ -340,6 +340,15 @@ class TestDebug:
             "final",
         ]
 
+    @pytest.mark.parametrize("named", ["mine", "n\xf6", "tab\t"])
+    async def test_headers_say_by_which_names_others_know_the_request(self, named: str) -> None:
+        """As far as they can be said in a header."""
+        known = {"x-request-id": named, "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+        opened = opening(headers={"looper-debug": "1", **known})
+        headers = dict((await exchanged(runtime(debug=True), opened, chat())).respond.headers)
+        assert headers["x-looper-trace-id"] == "a" * 32
+        assert headers.get("x-looper-request-id") == (named if named == "mine" else None)
+
     async def test_a_streams_are_one_chunk_before_the_end(self) -> None:
         """Without choices, so that clients skip it."""
         channel = await asked(runtime(debug=True), debug="1", stream=True)
