@@ -9,11 +9,15 @@ import msgspec
 import structlog
 
 from extproc.protocol.actions import Metadata
-from looper.calling.heard import can_be
+from looper.calling.budget import NOTHING, Grant
+from looper.calling.drafts import LIMITS
+from looper.calling.heard import Heard
 from looper.calling.models import Model
 from looper.errors import InvalidJson, InvalidRequest
-from looper.wire.chat import ChatRequest, Request
+from looper.wire.chat import ChatRequest, Completion, Request, Usage
 from looper.wire.json_object import JsonObject
+from looper.wire.reading.answers import AnswerReader, NoAnswer
+from looper.wire.sse import DONE
 
 _log = structlog.get_logger()
 
@@ -42,18 +46,23 @@ class AnswerMeter:
     """
 
     def __init__(self, request: Request, model: Model) -> None:
+        self._request = request
         self._chat = isinstance(request, ChatRequest)
         self.request_changes = _ask_for_usage(request, model)
         self._model = model
         self._name = msgspec.json.encode(request.model)
         self._passage: Passage = Untouched()
         self._report: dict[str, str | int] = {}
+        self._reader = AnswerReader()
+        self._heard: Heard | None = None
+        self._told: Usage | None = None
 
     def begin(self, headers: Mapping[str, str]) -> None:
         """The answer's headers are known."""
         encoding = headers.get("content-encoding", "identity")
         if headers.get(":status") != "200" or encoding != "identity":
             return
+        self._heard = _heard(self._request, self._model)
         match headers.get("content-type", "").partition(";")[0].strip().lower():
             case "text/event-stream" if self._chat:
                 self._passage = Events(self._edit_chunk)
@@ -74,6 +83,8 @@ class AnswerMeter:
             self._give_up()
         if self._passage.too_large:
             self._give_up()
+        if end_of_stream:
+            self._close()
         return passed
 
     def report(self) -> Metadata:
@@ -82,11 +93,14 @@ class AnswerMeter:
         return report
 
     def _give_up(self) -> None:
-        self._passage = Untouched()
+        self._passage, self._heard = Untouched(), None
         self._report |= {"unmetered": 1}
 
     def _edit_chunk(self, data: bytes) -> bytes | None:
+        if data.strip() == DONE:
+            self._close()
         chunk = JsonObject.parse(data)
+        self._hear(self._reader.chunk, data)
         if not self.request_changes:
             return self._restored(chunk)
         # The client did not ask for what stands here because we did.
@@ -98,12 +112,37 @@ class AnswerMeter:
         return None if usage and _NO_CHOICES.fullmatch(choices) else restored
 
     def _edit(self, data: bytes) -> bytes:
-        return self._restored(JsonObject.parse(data))
+        answer = JsonObject.parse(data)
+        self._hear(self._reader.whole, data)
+        self._close()
+        return self._restored(answer)
+
+    def _hear(self, read: Callable[[bytes], Completion], data: bytes) -> None:
+        """What the backend says of its usage is told at once: who knows whether its client waits for more."""
+        if self._heard is None:
+            return
+        try:
+            completion = read(data)
+        except NoAnswer:
+            return
+        self._heard.add(completion)
+        usage = self._heard.usage if completion.usage is not None else None
+        if usage is not None and not usage.estimated:
+            self._tell(usage)
+
+    def _close(self) -> None:
+        """Nothing more will be said: what the backend has not said of its usage is estimated, as it is for teams."""
+        usage = None if self._heard is None else self._heard.usage
+        if usage is not None and usage != self._told:
+            self._tell(usage)
+        self._heard = None
+
+    def _tell(self, usage: Usage) -> None:
+        self._told = usage
+        self._report |= _reported(usage, self._model)
 
     def _restored(self, answer: JsonObject, without: str | None = None) -> bytes:
-        """The answer with the client's name of the model in it. Its usage is remembered."""
-        if (usage := _read_usage(answer.members.get("usage"), self._model)) is not None:
-            self._report |= _reported(usage, self._model)
+        """The answer with the client's name of the model in it."""
         named = bytes(answer.members.get("model", b"")).startswith(b'"')
         return answer.edited({"model": self._name} if named else {}, without=without)
 
@@ -123,30 +162,21 @@ def _ask_for_usage(request: Request, model: Model) -> dict[str, bytes]:
         return {}  # the backend will say what is wrong with it
 
 
-class _Usage(msgspec.Struct, frozen=True):
-    """Tokens as a backend reports them."""
-
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-def _read_usage(raw: msgspec.Raw | None, model: Model) -> _Usage | None:
-    """What a backend reports; None where that cannot be."""
-    if raw is None:
-        return None
-    try:
-        usage = msgspec.json.decode(raw, type=_Usage | None)
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    if usage is None or usage == _Usage():
-        return None
-    counts = usage.prompt_tokens or 0, usage.completion_tokens or 0
-    return usage if all(can_be(count, model) for count in counts) else None
+def _heard(request: Request, model: Model) -> Heard:
+    """What will be known of the answer's usage. Of other requests than chats nothing is estimated."""
+    if not isinstance(request, ChatRequest):
+        return Heard(0, Grant(NOTHING, None, 0), model)
+    limits = (request.positive_or_none(name) for name in LIMITS)
+    limit = next((limit for limit in limits if limit is not None), None)
+    grant = Grant(NOTHING, limit, 0, request.positive_or_none("n") or 1)
+    return Heard(request.prompt_tokens, grant, model)
 
 
-def _reported(usage: _Usage, model: Model) -> dict[str, int]:
-    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+def _reported(usage: Usage, model: Model) -> dict[str, int]:
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
     report = {"prompt_tokens": prompt, "completion_tokens": completion}
+    if usage.estimated:
+        report["estimated_tokens"] = usage.estimated
     if model.price is not None:
         cost = prompt * model.price.input + completion * model.price.output
         report["cost_microusd"] = math.ceil(cost)

@@ -35,6 +35,7 @@ class Routed:
             return PassResponseBody()
         data = self._meter.feed(piece.data, piece.end_of_stream)
         report = self._meter.report()
-        if isinstance(self._request, ChatRequest) and "prompt_tokens" in report:
+        reported = "prompt_tokens" in report and "estimated_tokens" not in report
+        if isinstance(self._request, ChatRequest) and reported:
             self._runtime.learn(self._request, [int(report["prompt_tokens"])])
         return PassResponseBody(None if data == piece.data else data, report)

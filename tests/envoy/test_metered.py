@@ -99,7 +99,8 @@ async def counted(stack: Stack, before: dict[str, float]) -> dict[str, float]:
         return count(now, series, **ROUTED) - count(before, series, **ROUTED)
 
     now = await stack.until_series(lambda now: added(now, "requests") == 1)
-    return {name: added(now, name) for name in (*COUNTED, "unmetered") if added(now, name)}
+    told = (*COUNTED, "estimated_tokens", "unmetered")
+    return {name: added(now, name) for name in told if added(now, name)}
 
 
 def bill(stack: Stack) -> dict[str, float]:
@@ -288,6 +289,21 @@ class TestStream:
         except aiohttp.ClientPayloadError:
             return
         assert status == 502
+
+
+@pytest.mark.parametrize("kind", ["missing", "nulls", "empty", "negative", "impossible"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_usage_that_is_not_told_is_estimated(metered: Stack, kind: Any, stream: bool) -> None:
+    """As a team's is, and counted as that, too; the client reads what its backend says."""
+    metered.simulator.fault("small", UsageHabit(kind=kind))
+    before = await metered.series()
+    status, _, answer = await ask(metered, stream=stream)
+    assert status == 200
+    assert b"Ottawa" in answer if not stream else "Ottawa" in text(answer)
+
+    added = await counted(metered, before)
+    assert added["estimated_tokens"] == added["prompt_tokens"] + added["completion_tokens"]
+    assert min(added[name] for name in COUNTED) > 0
 
 
 class TestUntouched:

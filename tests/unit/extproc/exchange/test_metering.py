@@ -1,4 +1,5 @@
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -328,7 +329,7 @@ class TestUsage:
             pytest.param(b"null", {}, id="null"),
             pytest.param(b"{}", {}, id="empty"),
             pytest.param(b'{"prompt_tokens":null}', {}, id="nulls"),
-            pytest.param(b'{"prompt_tokens":-1,"completion_tokens":4}', {}, id="negative"),
+            pytest.param(b'{"prompt_tokens":-1,"completion_tokens":-4}', {}, id="negative"),
             pytest.param(b'{"prompt_tokens":1e30}', {}, id="float"),
             pytest.param(b'{"prompt_tokens":%b}' % (b"9" * 40), {}, id="huge"),
             pytest.param(b'{"prompt_tokens":true}', {}, id="bool"),
@@ -346,6 +347,74 @@ class TestUsage:
         out = b"".join(passed(made, [data]))
         assert out in (data, data.replace(b'"x"', b'"looper/auto"', 1))
         assert made.report() == report
+
+    @pytest.mark.parametrize(
+        ("usage", "written"),
+        [
+            pytest.param(None, 3, id="absent"),
+            pytest.param(b"null", 3, id="null"),
+            pytest.param(b"{}", 3, id="empty"),
+            pytest.param(b'{"prompt_tokens":null,"completion_tokens":null}', 3, id="nulls"),
+            pytest.param(b'{"prompt_tokens":-1,"completion_tokens":-1}', 3, id="negative"),
+            pytest.param(b'{"prompt_tokens":%b}' % (b"9" * 30), 3, id="impossible"),
+            pytest.param(b'{"prompt_tokens":1e30,"completion_tokens":[]}', 3, id="strange"),
+            pytest.param(b'{"prompt_tokens":0,"completion_tokens":0}', 3, id="nothing"),
+            pytest.param(b'{"completion_tokens":7}', 7, id="half"),
+        ],
+    )
+    @pytest.mark.parametrize("end", ["done", "end-of-stream", "whole"])
+    def test_what_is_not_reported_is_estimated(
+        self, usage: bytes | None, written: int, end: str
+    ) -> None:
+        """Once, at the end, as for teams, and marked: a third of a client's words counts for what it weighs."""
+        said = {"role": "assistant", "content": "x" * 12}
+        made = meter(JSON if end == "whole" else SSE, stream=end != "whole")
+        kind = "message" if end == "whole" else "delta"
+        choices = json.dumps([{"index": 0, kind: said, "finish_reason": "stop"}]).encode()
+        rest = b"" if usage is None else b',"usage":' + usage
+        data = b'{"choices":%b,"model":"x"%b}' % (choices, rest)
+        if end == "whole":
+            made.feed(data, False)
+        else:
+            made.feed(b"data: " + data + b"\n\n", False)
+            assert made.report() == {}
+            made.feed(*((b"data: [DONE]\n\n", False) if end == "done" else (b"", True)))
+        prompt = chat().prompt_tokens
+        guessed = prompt + (written if written == 3 else 0)
+        assert made.report() == {
+            "prompt_tokens": prompt,
+            "completion_tokens": written,
+            "estimated_tokens": guessed,
+            "cost_microusd": math.ceil(prompt * 0.5 + written * 2),
+        }
+        made.feed(b"", True)
+        assert made.report() == {}
+
+    def test_no_answer_is_taken_for_longer_than_it_may_be(self) -> None:
+        """A limit holds, for each choice."""
+        made = meter(JSON, max_tokens=5, n=2)
+        choices = [{"index": at, "message": {"content": "x" * 4000}} for at in range(2)]
+        made.feed(json.dumps({"choices": choices}).encode(), True)
+        assert made.report()["completion_tokens"] == 10
+
+    def test_a_first_word_of_nothing_is_not_the_last(self) -> None:
+        """What a backend says it has used before it has written anything."""
+        made = meter(SSE, stream=True)
+        made.feed(b'data: {"usage":{"prompt_tokens":3,"completion_tokens":0}}\n\n', False)
+        assert made.report()["completion_tokens"] == 0
+        made.feed(b'data: {"choices":[{"delta":{"content":"12345678"}}]}\n\n', False)
+        made.feed(b"", True)
+        assert made.report() == {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "estimated_tokens": 2,
+            "cost_microusd": 6,
+        }
+
+    def test_an_error_has_used_nothing(self) -> None:
+        made = meter(JSON)
+        made.feed(b'{"error":{"message":"no"}}', True)
+        assert made.report() == {}
 
     def test_without_a_price_there_is_no_cost(self) -> None:
         """Unknown is not nothing."""
