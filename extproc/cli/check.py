@@ -16,11 +16,12 @@ from extproc.cli.options import configured
 @click.option("--json", "as_json", is_flag=True, help="JSON in place of lines.")
 def command(path: Path, strict: bool, as_json: bool) -> None:
     """Say everything that is wrong with a configuration."""
-    from extproc.config import load, warnings
+    from extproc.config import absences, load, warnings
     from extproc.errors import ConfigError
 
     problems: list[str] = []
     doubts: list[str] = []
+    absent: list[str] = []
     files: list[str] = []
     try:
         loaded = load(path)
@@ -28,22 +29,27 @@ def command(path: Path, strict: bool, as_json: bool) -> None:
         problems = list(error.problems)
     else:
         doubts = warnings(loaded)
+        absent = absences(loaded)
         files = [str(each) for each in loaded.files]
     good = not problems and not (strict and doubts)
     if as_json:
         found: dict[str, Any] = {"file": str(path), "valid": not problems}
-        found |= {"problems": problems, "warnings": doubts, "includes": files}
+        found |= {"problems": problems, "warnings": doubts, "notes": absent, "includes": files}
         click.echo(json.dumps(found, indent=2))
     else:
-        _say(path, problems, doubts, files)
+        _say(path, problems, doubts, files, absent)
     sys.exit(0 if good else 1)
 
 
-def _say(path: Path, problems: list[str], doubts: list[str], files: list[str]) -> None:
+def _say(
+    path: Path, problems: list[str], doubts: list[str], files: list[str], absent: list[str]
+) -> None:
     for problem in problems:
         click.echo(problem, err=True)
     for doubt in doubts:
         click.echo(f"warning: {doubt}", err=True)
+    for note in absent:  # it may be where Envoy runs, so that this is no doubt about the file
+        click.echo(f"note: {note}", err=True)
     for included in files:
         click.echo(f"{path}: includes {included}")
     if not problems:

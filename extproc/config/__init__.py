@@ -4,16 +4,10 @@
 and below.
 """
 
-from extproc.config.lint import warnings
+from extproc.config.addresses import Address, Egress, check_address
+from extproc.config.lint import absences, warnings
 from extproc.config.load import Loaded, load, load_config, parse, parse_config
-from extproc.config.model import (
-    Address,
-    Config,
-    Egress,
-    EnvoySettings,
-    Limits,
-    check_address,
-)
+from extproc.config.model import Config, EnvoySettings, Limits
 
 __all__ = [
     "Address",
@@ -22,6 +16,7 @@ __all__ = [
     "EnvoySettings",
     "Limits",
     "Loaded",
+    "absences",
     "check_address",
     "load",
     "load_config",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 
+from extproc.config.addresses import is_local, parted
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
 from extproc.decisions import rules
@@ -34,6 +35,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _check_clocks(config)
     yield from _check_budgets(config)
     yield from _check_state(config)
+    yield from _check_ports(config)
 
 
 def _check_recipe(
@@ -162,3 +164,27 @@ def _check_budgets(config: Config) -> Iterator[tuple[YamlPath, str]]:
                         f"that takes at least {small.needed}"
                     ),
                 )
+
+
+def _check_ports(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Envoy starts only if it has each of its addresses to itself."""
+    envoy = config.envoy
+    listened = [
+        (("envoy", "ingress"), envoy.ingress),
+        (("envoy", "stats"), envoy.stats),
+        (("envoy", "admin"), envoy.admin),
+        (("egress",), config.egress.removeprefix("http://").removesuffix("/")),
+    ]
+    here = [each for each in envoy.processors if "unix:" in each or is_local(parted(each)[0])]
+    known = [*listened, *((("envoy", "processors"), each) for each in here)]
+    for at, (path, address) in enumerate(known):
+        for other, taken in known[: min(at, len(listened))]:
+            if _overlap(address, taken):
+                yield path, f"{address} is {'.'.join(map(str, other))} already"
+
+
+def _overlap(one: str, other: str) -> bool:
+    if one == other or "unix:" in (one[:5], other[:5]):
+        return one == other
+    (host, port), (host_, port_) = parted(one), parted(other)
+    return int(port) == int(port_) and (host == host_ or bool({host, host_} & {"0.0.0.0", "::"}))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import get_args
 
+from extproc.config.exposure import absent, exposed
 from extproc.config.load import Loaded
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
@@ -36,6 +37,11 @@ def warnings(loaded: Loaded) -> list[str]:
     return in_words(loaded.source.placed(doubts(loaded.config)), loaded.source.name)
 
 
+def absences(loaded: Loaded) -> list[str]:
+    """Files and folders that are not on this machine, where they were named: they may be where Envoy runs."""
+    return in_words(loaded.source.placed(absent(loaded.config)), loaded.source.name)
+
+
 def doubts(config: Config) -> Iterator[Doubt]:
     """Everything that is doubtful, with its path."""
     models = {model.name: model for model in config.models}
@@ -46,6 +52,7 @@ def doubts(config: Config) -> Iterator[Doubt]:
         for tag in sorted((recipe.allow_tags or frozenset()) - known):
             yield ("recipes", name, "allow_tags"), f"no model has the tag {tag!r}"
     yield from _unused_models(config)
+    yield from exposed(config)
     for name in config.envoy.keep_headers:
         if name not in models:
             yield ("envoy", "keep_headers", name), unknown("model", name, models)

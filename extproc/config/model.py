@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from extproc.config.addresses import Address, Egress, Listened
 from extproc.config.included import RecipeOrInclude
 from extproc.config.trace import TraceSettings
 from extproc.headers import check_droppable, check_forwardable
@@ -13,30 +14,6 @@ from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED
 from looper.patterns.workflows.state import AnyState, MemoryState
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
-
-
-def check_address(address: str) -> str:
-    """Raise ValueError unless `address` is `unix:/path` or `host:port`."""
-    if address.startswith("unix:/"):
-        return address
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{address!r} is neither unix:/path nor host:port")
-    return address
-
-
-def _check_egress(egress: str) -> str:
-    # What stands there is not repeated: it may be a URL with a credential in it.
-    if not egress.startswith(("unix:/", "http://")):
-        raise ValueError("neither unix:/path nor http://host:port")
-    if "@" in egress:
-        raise ValueError("must not carry a credential")
-    return egress
-
-
-Address = Annotated[str, AfterValidator(check_address)]
-Egress = Annotated[str, AfterValidator(_check_egress)]
-
 
 ForwardedHeader = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_|~-]+$"), AfterValidator(check_forwardable)
@@ -50,19 +27,27 @@ DroppedHeader = Annotated[
 ]
 
 
+_LARGEST_BODY = (1 << 32) - 1
+"""Bytes that Envoy can count to."""
+
+
 class Limits(Setting):
     """What one process takes on."""
 
-    max_body: ByteCount = Field(default=32 << 20, description="of a request")
+    max_body: ByteCount = Field(
+        default=32 << 20,
+        le=_LARGEST_BODY,
+        description="of a request",
+    )
     max_answer_bytes: ByteCount = Field(
         default=32 << 20, description="of a team's answer, and of what one upstream sends for it"
     )
     max_inflight_bytes: ByteCount = Field(
         default=512 << 20, description="of all answers that teams are writing, together"
     )
-    max_runs: int = Field(default=1000, ge=1, description="teams at work at once")
+    max_runs: int = Field(default=1000, ge=1, le=1_000_000, description="teams at work at once")
     max_waiting: int = Field(
-        default=1000, ge=0, description="requests that wait for their turn then"
+        default=1000, ge=0, le=1_000_000, description="requests that wait for their turn then"
     )
     patience: Duration = Field(default=timedelta(seconds=1), description="how long they wait")
     ceiling: Ceiling = Field(default=Ceiling(), description="what teams may spend together")
@@ -71,11 +56,11 @@ class Limits(Setting):
 class EnvoySettings(Setting):
     """What `looper envoy-config` needs beyond the models; the processor itself reads none of it."""
 
-    ingress: Address = Field(default="0.0.0.0:8080", description="where clients connect")
-    stats: Address = Field(
+    ingress: Listened = Field(default="0.0.0.0:8080", description="where clients connect")
+    stats: Listened = Field(
         default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
     )
-    admin: Address = Field(default="127.0.0.1:9901", description="Envoy's admin interface")
+    admin: Listened = Field(default="127.0.0.1:9901", description="Envoy's admin interface")
     processors: tuple[Address, ...] = Field(
         default=("unix:/run/looper/extproc.sock",),
         min_length=1,

@@ -1,5 +1,6 @@
 """The model catalogue: what is known of each model that a team can be made of."""
 
+import re
 from decimal import Decimal
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -21,6 +22,11 @@ from looper.wire.dialects import Dialect, NamedDialect
 Usd = Annotated[Decimal, Field(ge=0)]
 
 
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?|[0-9a-fA-F:.]+")
+_PATH = re.compile(r"[!-~]*")
+_FILE = re.compile(r"/[^\x00-\x1f\x7f]{0,4095}")
+
+
 def _check_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -30,8 +36,40 @@ def _check_url(url: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError("a URL has no query and no fragment")
     _ = parts.port  # raises ValueError when it is not a port
+    if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path):
+        raise ValueError("a URL has a host and a path of plain ASCII: write `xn--…` and `%…`")
     return url.rstrip("/")
 
+
+def _check_file(path: str) -> str:
+    if not _FILE.fullmatch(path):
+        raise ValueError("a file is an absolute path, without control characters")
+    return path
+
+
+_NOT_OURS_TO_SET = frozenset(
+    {"host", "connection", "keep-alive", "proxy-connection", "te", "trailer", "upgrade", "expect"}
+    | {"transfer-encoding", "content-length"}
+)
+
+
+def _check_header(name: str) -> str:
+    """Envoy refuses all routes for one header that is none, or that it writes itself."""
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", name):
+        raise ValueError("is no name of a header")
+    if name.lower() in _NOT_OURS_TO_SET:
+        raise ValueError(f"{name} is Envoy's to write: it belongs to one connection, or one body")
+    return name
+
+
+def _check_value(value: str) -> str:
+    if re.search(r"[^\t -~\x80-\U0010ffff]|[\ud800-\udfff]", value) or len(value) > 8192:
+        raise ValueError("a header's value has no control characters, and 8192 characters at most")
+    return value
+
+
+HeaderName = Annotated[str, AfterValidator(_check_header)]
+HeaderValue = Annotated[str, AfterValidator(_check_value)]
 
 Url = Annotated[str, AfterValidator(_check_url)]
 
@@ -39,8 +77,8 @@ Url = Annotated[str, AfterValidator(_check_url)]
 class ApiKey(SecretReference):
     """An upstream's key: where Envoy finds it, and the header that carries it."""
 
-    header: str = Field(default="authorization", pattern=r"^[a-z0-9-]+$")
-    prefix: str | None = Field(
+    header: Annotated[HeaderName, Field(pattern=r"^[a-z0-9-]+$")] = "authorization"
+    prefix: HeaderValue | None = Field(
         default=None, description="default: 'Bearer ' in authorization, else nothing"
     )
 
@@ -61,11 +99,13 @@ class Price(Setting):
 class Tls(Setting):
     """How an https upstream is verified. It always is."""
 
-    ca: str = Field(
+    ca: Annotated[str, AfterValidator(_check_file)] = Field(
         default="/etc/ssl/certs/ca-certificates.crt", description="PEM file of trusted roots"
     )
     server_name: str | None = Field(
-        default=None, description="SNI and certificate name; default: the host"
+        default=None,
+        pattern=r"^[A-Za-z0-9_:]([A-Za-z0-9_.:-]{0,251}[A-Za-z0-9_:])?$",
+        description="SNI and certificate name; default: the host",
     )
 
 
@@ -78,9 +118,9 @@ class Retry(Setting):
 class Breaker(Setting):
     """How much may be under way to one model at once; what is above is refused at once with 503."""
 
-    max_requests: int = Field(default=1024, ge=1)
-    max_pending: int = Field(default=1024, ge=1)
-    max_connections: int = Field(default=1024, ge=1)
+    max_requests: int = Field(default=1024, ge=1, le=1_000_000)
+    max_pending: int = Field(default=1024, ge=1, le=1_000_000)
+    max_connections: int = Field(default=1024, ge=1, le=1_000_000)
 
 
 class Model(Setting):
@@ -92,7 +132,9 @@ class Model(Setting):
     )
     url: Url
     api_key: ApiKey | None = None
-    headers: dict[str, str] = Field(default_factory=dict, description="sent with every call")
+    headers: dict[HeaderName, HeaderValue] = Field(
+        default_factory=dict, description="sent with every call"
+    )
     tls: Tls = Tls()
     retry: Retry = Retry()
     breaker: Breaker = Breaker()

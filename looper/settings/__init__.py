@@ -103,7 +103,7 @@ Tokens = Annotated[
 """A number of tokens, written `4096`, `16k` or `1M` (k = 1000)."""
 
 ByteCount = Annotated[
-    int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(ge=1)
+    int, BeforeValidator(_parse_bytes, json_schema_input_type=int | str), Field(ge=1, le=1 << 40)
 ]
 """A number of bytes, written `1048576`, `64KiB` or `32MiB`."""
 
@@ -134,7 +134,7 @@ class SecretReference(Setting):
     """Where a secret is to be found. Exactly one of `env` and `file`; the secret itself is never in the YAML."""
 
     env: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
-    file: str | None = Field(default=None, pattern=r"^/")
+    file: str | None = Field(default=None, pattern=r"^/[^\x00-\x1f\x7f]{0,4095}$")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

@@ -83,7 +83,7 @@ class TestGood:
             pytest.param(("version: 1", "version: 1\nheartbeat: 250ms"), id="heartbeat"),
             pytest.param(("when: {any: [hard]}", "when: {not: {all: [hard, {not: hard}]}}"), id="nested-rule"),
             pytest.param(("when: {any: [hard]}", "when: hard\n        priority: -3"), id="priority"),
-            pytest.param(("version: 1", "version: 1\nenvoy: {ingress: 'unix:/a', admin: 'localhost:1'}"), id="envoy"),
+            pytest.param(("version: 1", "version: 1\nenvoy: {ingress: 'unix:/a', admin: '127.0.0.1:1'}"), id="envoy"),
         ],
     )  # fmt: skip
     def test_variations_are_configurations_too(self, edit: tuple[str, str]) -> None:

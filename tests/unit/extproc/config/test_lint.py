@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from extproc.config import parse, warnings
+from extproc.config import absences, parse, warnings
 from extproc.errors import ConfigError
 
 HEAD = """\
@@ -57,6 +57,56 @@ def test_guards_that_read_only_the_user_are_told(signal: str, told: str | None) 
     guards = [each for each in said if "a `respond` hangs on it" in each]
     assert len(guards) == (told is not None)
     assert all(told is not None and told in each for each in guards)
+
+
+def configured(more: str = "", model: str = "", egress: str = "unix:/e.sock") -> str:
+    """A small configuration with something in it."""
+    url = "" if "url:" in model else 'url: "http://small/v1", '
+    return (
+        f"version: 1\negress: {egress}\n{more}\nmodels:\n  - {{name: small, {url}{model}}}\n"
+        f"entrypoints: {{looper/auto: general}}\nrecipes:\n  general:\n    decisions:\n{DEFAULT}"
+    )
+
+
+KEY = "api_key: {env: KEY}"
+REDIS = "keys: [{env: K}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (configured(egress="http://0.0.0.0:9900"), "egress"),
+        (configured(egress="http://10.0.0.1:9900"), "egress"),
+        (configured("envoy: {admin: '0.0.0.0:9901'}"), "envoy.admin"),
+        (configured("envoy: {admin: '[::]:9901'}"), "envoy.admin"),
+        (configured(model=KEY), "models[0].url"),
+        (configured(f"state: {{type: redis, url: 'redis://r:1/0', {REDIS}}}"), "state.url"),
+        (configured("state: {type: memory, identity: {header: x-user}}"), "state.identity.header"),
+        (configured("heartbeat: 1ms"), "heartbeat"),
+        (configured("forward_headers: [x_team]"), "forward_headers"),
+        (configured(egress="http://127.0.0.1:9900"), None),
+        (configured(egress="http://[::1]:9900"), None),
+        (configured(model=f'{KEY}, url: "https://a.example/v1"'), None),
+        (configured(model=f'{KEY}, url: "http://127.0.0.2:1/v1"'), None),
+        (configured(f"state: {{type: redis, url: 'rediss://r:1/0', {REDIS}}}"), None),
+        (configured(f"state: {{type: redis, url: 'redis://localhost:1/0', {REDIS}}}"), None),
+        (configured("heartbeat: 1s"), None),
+    ],
+)
+def test_what_is_laid_open_is_told(text: str, path: str | None) -> None:
+    """Whatever others may reach or read that is the operator's."""
+    told = [each for each in warnings(parse(text, "f.yaml")) if "no recipe names" not in each]
+    assert len(told) == (path is not None)
+    assert all(f": {path}: " in each for each in told)
+
+
+def test_what_is_not_on_this_machine_is_told_apart(tmp_path: Path) -> None:
+    """It may be where Envoy runs, so that it is no warning of the configuration."""
+    (tmp_path / "key").touch()
+    there = f'api_key: {{file: {tmp_path}/key}}, url: "https://h/v1", tls: {{ca: {tmp_path}/ca}}'
+    loaded = parse(configured(model=there, egress=f"unix:{tmp_path}/run/e.sock"), "f.yaml")
+    assert warnings(loaded) == []
+    assert [each.split(": ")[1] for each in absences(loaded)] == ["egress", "models[0].tls.ca"]
 
 
 @pytest.mark.parametrize(

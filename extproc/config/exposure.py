@@ -1,0 +1,76 @@
+"""What a configuration lays open to others, and what it names that is not there: no error, but hardly meant."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from extproc.config.addresses import is_local, parted
+from extproc.config.model import Config
+from extproc.config.yaml_source import Path as YamlPath
+from looper.patterns.workflows.state import RedisState
+
+_SHORT = timedelta(milliseconds=100)
+
+
+def exposed(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """What somebody else may reach, read or be taken for, and what only looks as if it worked."""
+    yield from _reached(config)
+    yield from _read(config)
+    identity = config.state.identity
+    if identity is not None and identity.header is not None:
+        yield (
+            ("state", "identity", "header"),
+            "a client may send it itself, unless a filter before ours always sets it",
+        )
+    if config.heartbeat < _SHORT:
+        yield ("heartbeat",), "so short that most of what clients get is heartbeats"
+    for name in config.forward_headers:
+        if "_" in name:
+            yield ("forward_headers",), f"{name} never comes: Envoy drops names with underscores"
+
+
+def _reached(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    if _is_open(config.egress.removeprefix("http://").removesuffix("/")):
+        yield ("egress",), "whoever reaches it may call every model, with your keys: use unix:/path"
+    if _is_open(config.envoy.admin):
+        yield ("envoy", "admin"), "whoever reaches it may read all, and end Envoy: use 127.0.0.1"
+
+
+def _read(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    for index, model in enumerate(config.models):
+        if model.api_key is not None and _in_the_clear(model.url, "http"):
+            yield ("models", index, "url"), "the key goes to another host in the clear: use https"
+    if isinstance(config.state, RedisState) and _in_the_clear(config.state.url, "redis"):
+        yield ("state", "url"), "states go to another host in the clear: use rediss://"
+
+
+def _is_open(address: str) -> bool:
+    return not address.startswith("unix:") and not is_local(parted(address)[0])
+
+
+def _in_the_clear(url: str, scheme: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == scheme and not is_local(parts.hostname or "")
+
+
+def absent(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Files, and folders of sockets."""
+    for index, model in enumerate(config.models):
+        if model.api_key is not None and model.api_key.file is not None:
+            yield from _missing(("models", index, "api_key", "file"), Path(model.api_key.file))
+        if model.url.startswith("https:") and "ca" in model.tls.model_fields_set:
+            yield from _missing(("models", index, "tls", "ca"), Path(model.tls.ca))
+    for path, address in (
+        (("egress",), config.egress),
+        (("envoy", "ingress"), config.envoy.ingress),
+        (("envoy", "stats"), config.envoy.stats),
+        (("envoy", "admin"), config.envoy.admin),
+    ):
+        if address.startswith("unix:"):
+            yield from _missing(path, Path(address.removeprefix("unix:")).parent)
+
+
+def _missing(path: YamlPath, file: Path) -> Iterator[tuple[YamlPath, str]]:
+    if not file.exists():
+        yield path, f"{file} is not there on this machine: without it Envoy does not do its work"
