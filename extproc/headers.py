@@ -13,6 +13,11 @@ GENERATION = "x-looper-generation"
 TRAILERS = "x-looper-trailers"
 """Set on a routed request that ends with trailers, which must not be retried."""
 
+HOP = "looper-hop"
+"""Through whose routes a request has come, each with a mark of its own: what comes back to the same is refused. It has
+no name that the ingress removes, as it has to come back; a client that forges one keeps itself out.
+"""
+
 JSON_IN_BITS = "application/json;"
 """The content type of JSON that is sent bit by bit. To clients it is `application/json`, but Envoy's filter that reads
 the usage of answers, and holds each to its end for that, is told to leave alone what ends in a semicolon.

@@ -160,6 +160,14 @@ class DeadlineExceeded(LooperError):
     retry = False
 
 
+class LoopDetected(InvalidRequest):
+    """The request has come through these same routes before: a model's URL leads back to them."""
+
+    status = 508
+    code = "loop_detected"
+    retry = False
+
+
 class IdentityMissing(InvalidRequest):
     """Nothing before us has said who asks, though a run may have to wait for just that client."""
 

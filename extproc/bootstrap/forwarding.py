@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
+from extproc import headers
 from extproc.config import Config
 from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
 from looper.patterns.workflows.state import Identity
 
-_OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id")
+_OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id", headers.HOP)
 GROWTH = "x-envoy-decompressor-"
 """What trailers begin with that say how much a body has grown: the same rules hold for trailers."""
 

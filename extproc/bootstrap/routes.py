@@ -1,6 +1,7 @@
 """The two route tables: how a request that names a model in `x-looper-model` gets to that model."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
@@ -24,7 +25,7 @@ from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
 from extproc.config import Config
 from looper.calling.models import Model
-from looper.errors import InvalidRequest, LooperError, ModelNotFound
+from looper.errors import InvalidRequest, LoopDetected, LooperError, ModelNotFound
 
 DECOMPRESSORS = ("looper.gzip", "looper.zstd", "looper.br")
 REFUSALS = "looper.refusals"
@@ -58,6 +59,7 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
         "ingress",
         config,
         [
+            _come_back(config),
             *_before_models(),
             *marked,
             *(_from_client(model, dropped) for model in config.models),
@@ -107,6 +109,12 @@ def _table(
         request_body_buffer_limit=config.limits.max_body,
         # For every route at once, so that no route can be without it.
         request_headers_to_remove=names(removed),
+        request_headers_to_add=[
+            core.HeaderValueOption(
+                header=core.HeaderValue(key=headers.HOP, value=hop_mark(config)),
+                append_action=core.HeaderValueOptionHeaderAppendAction.APPEND_IF_EXISTS_OR_ADD,
+            )
+        ],
         typed_per_filter_config=filters or {},
         response_headers_to_remove=names(_FROM_BACKEND),
         response_headers_to_add=list(response_headers_to_add),
@@ -116,6 +124,28 @@ def _table(
     return route.RouteConfiguration(
         name=name, virtual_hosts=[host], most_specific_header_mutations_wins=True
     )
+
+
+def hop_mark(config: Config) -> str:
+    """What tells this deployment's routes from any other's: the same in each of its replicas, and after a restart."""
+    told = (
+        *sorted(config.entrypoints),
+        *sorted(f"{each.name} {each.url}" for each in config.models),
+    )
+    return blake2b("\n".join(told).encode(), digest_size=8).hexdigest()
+
+
+def _come_back(config: Config) -> route.Route:
+    """A request that has been here before, by way of a model's URL that leads back, asks nobody again."""
+    marked = matcher.StringMatcher(contains=hop_mark(config))
+    been_here = route.HeaderMatcher(name=headers.HOP, string_match=marked)
+    refused = _refuse(
+        "(loop)",
+        route.RouteMatch(prefix="/", headers=[been_here]),
+        LoopDetected("The request came back to where it was: a model's address leads here."),
+    )
+    refused.typed_per_filter_config = {FILTER: pack(ext_proc.ExtProcPerRoute(disabled=True))}
+    return refused
 
 
 def _before_models() -> list[route.Route]:

@@ -16,6 +16,7 @@ _SHORT = timedelta(milliseconds=100)
 def exposed(config: Config) -> Iterator[tuple[YamlPath, str]]:
     """What somebody else may reach, read or be taken for, and what only looks as if it worked."""
     yield from _reached(config)
+    yield from _back(config)
     yield from _read(config)
     identity = config.state.identity
     if identity is not None and identity.header is not None:
@@ -28,6 +29,21 @@ def exposed(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name in config.forward_headers:
         if "_" in name:
             yield ("forward_headers",), f"{name} never comes: Envoy drops names with underscores"
+
+
+def _back(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Models whose address is our own ingress: what is sent there comes back, and is refused (508)."""
+    if config.envoy.ingress.startswith("unix:/"):
+        return
+    host, port = parted(config.envoy.ingress)
+    for index, model in enumerate(config.models):
+        url = urlsplit(model.url)
+        there = url.port or (443 if url.scheme == "https" else 80)
+        if there == int(port) and (url.hostname == host or is_local(url.hostname or "")):
+            yield (
+                ("models", index, "url"),
+                "leads back to `envoy.ingress`: every call of it is refused",
+            )
 
 
 def _reached(config: Config) -> Iterator[tuple[YamlPath, str]]:

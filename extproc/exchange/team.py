@@ -15,6 +15,7 @@ from extproc.decisions.recipe import Decision
 from extproc.exchange.outlet import OVERDUE, Outlet
 from extproc.exchange.reply import Answering, Reply, error_facts, reply_for
 from extproc.exchange.work import Work
+from extproc.headers import HOP
 from extproc.process.records import Opened
 from extproc.process.runtime import Runtime
 from extproc.process.states import identity
@@ -172,7 +173,7 @@ class Team:
             pauses=self._pause,
             random=seeded(request),
             headers=decision.headers.applied(
-                forwarded(self._opening.headers, runtime.config.forward_headers)
+                forwarded(self._opening.headers, (*runtime.config.forward_headers, HOP))
             ),
             terms=terms,
             bands=work.bands,

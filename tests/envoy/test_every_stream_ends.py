@@ -231,7 +231,8 @@ async def test_clients_that_leave_near_a_silence_are_no_mistake(stack: Stack) ->
             await asyncio.sleep(0.05)
             lines = stack.processor.log.read_text()[before:].splitlines()
             ends = Counter(_end(json.loads(line)) for line in lines)
-    assert {event for event, *_ in ends} == {"exchange.finished"}
+    # The first exchange of all also tells which generation Envoy's routes are of.
+    assert {event for event, *_ in ends} - {"config.envoy"} == {"exchange.finished"}
 
 
 def _end(line: dict[str, Any]) -> tuple[str, str, str]:

@@ -229,7 +229,7 @@ def test_paths_are_normal_before_they_are_routed() -> None:
     assert manager["normalize_path"] is True
     assert manager["merge_slashes"] is True
     assert manager["path_with_escaped_slashes_action"] == "KEEP_UNCHANGED"
-    escaped = made().host("ingress")["routes"][1]
+    escaped = made().host("ingress")["routes"][2]
     assert escaped["match"] == {"safe_regex": {"regex": "(?i).*%(2f|5c).*"}}
     assert escaped["direct_response"]["status"] == 400
 
@@ -246,7 +246,7 @@ def test_no_credential_of_a_client_reaches_a_model(listener: str) -> None:
 
 
 NEEDED = {
-    *(":method", ":path", "content-encoding", "looper-debug"),
+    *(":method", ":path", "content-encoding", "looper-debug", "looper-hop"),
     *("x-request-id", "traceparent", "tracestate", ":status", "content-type"),
 }
 """Headers that the processor reads itself, of requests and of answers."""
@@ -457,7 +457,7 @@ def test_what_ends_with_trailers_is_not_retried() -> None:
     routes = made(MODEL).host("ingress")["routes"]
     (marked,) = [route for route in routes if route not in without_trailers(routes)]
 
-    assert marked is routes[2]
+    assert marked is routes[3]
     assert "retry_policy" not in marked["route"]
     assert "retry_policy" in of_models(routes)[0]["route"]
     assert marked["route"]["cluster"] == of_models(routes)[0]["route"]["cluster"]

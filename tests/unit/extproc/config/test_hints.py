@@ -85,3 +85,17 @@ def test_scores_of_probabilities_that_a_model_does_not_give(old: str, new: str, 
 )  # fmt: skip
 def test_what_was_meant(old: str, new: str, hint: str) -> None:
     assert hint in said(old, new)
+
+
+@pytest.mark.parametrize(
+    ("url", "back"),
+    [
+        ("http://127.0.0.1:8080/v1", True),
+        ("http://localhost:8080/v1", True),
+        ("http://[::1]:8080/v1", True),
+        ("http://127.0.0.1:8081/v1", False),
+        ("http://10.0.0.11:8080/v1", False),
+    ],
+)
+def test_a_model_that_leads_back(url: str, back: bool) -> None:
+    assert ("leads back to `envoy.ingress`" in said("http://10.0.0.11:8000/v1", url)) is back
