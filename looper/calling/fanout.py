@@ -188,7 +188,8 @@ class _UnderWay:
             # How long the quorum took is the measure for the rest.
             patience = (self._now() - self.began) * self._settings.straggler_factor
             ends = min(self._until, self.began + patience, self._clock.when() or self._until)
-            if self._over.why is None:
+            # An answer may come in the very moment in which the clock has struck: then nothing is left to be set.
+            if self._over.why is None and not self._clock.expired():
                 self._clock.reschedule(ends)
 
     def _end(self, why: str) -> None:

@@ -246,6 +246,21 @@ class TestUntil:
         assert asked.started == []
         assert states(results) == ["not_started", "not_started"]
 
+    @timeless
+    async def test_answers_in_the_moment_in_which_the_clock_strikes(self) -> None:
+        """Those that straggle until just then come as they come: each counts or is cancelled, and nothing breaks."""
+
+        async def ask(draft: Draft) -> Result:
+            await asyncio.sleep(1)
+            for _ in range(int(draft.model.name[1:])):
+                await asyncio.sleep(0)  # one turn of the loop later than the one before
+            return Result(draft.model, draft.role, "ok", completion("said"))
+
+        round_ = Round(max_concurrent=8, straggler_factor=1)
+        results = await fan_out(calls(8), ask, round_, {}, until=FOREVER)
+        assert states(results)[0] == "ok"
+        assert set(states(results)) <= {"ok", "cancelled"}
+
 
 class TestCancellation:
     @timeless
