@@ -17,7 +17,7 @@ def check_address(address: str) -> str:
     if address.startswith("unix:/"):
         return _check_path(address)
     host, port = parted(address)
-    if not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+    if not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"{address!r} is neither unix:/path nor host:port")
     if not is_ip(host) and not _NAME.fullmatch(host):
         raise ValueError(f"{address!r} has no host that could be found")

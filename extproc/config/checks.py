@@ -184,7 +184,9 @@ def _check_ports(config: Config) -> Iterator[tuple[YamlPath, str]]:
 
 
 def _overlap(one: str, other: str) -> bool:
-    if one == other or "unix:" in (one[:5], other[:5]):
+    if "unix:" in (one[:5], other[:5]):
         return one == other
     (host, port), (host_, port_) = parted(one), parted(other)
+    if int(port) == 0:  # any that is free
+        return False
     return int(port) == int(port_) and (host == host_ or bool({host, host_} & {"0.0.0.0", "::"}))
