@@ -1,5 +1,7 @@
 """The headers that are ours. Clients' copies never reach a route; backends never see them."""
 
+from collections.abc import Iterable
+
 MODEL = "x-looper-model"
 ROLE = "x-looper-role"
 RUN = "x-looper-run"
@@ -76,6 +78,11 @@ def check_forwardable(name: str) -> str:
     if name in _OF_THE_CONNECTION:
         raise ValueError(f"{name} is never forwarded: it belongs to one connection, or one body")
     return name
+
+
+def stands_among(names: Iterable[str], name: str) -> bool:
+    """Whether a header is one of these, where a name that ends in `*` stands for all that begin so."""
+    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in names)
 
 
 def check_droppable(name: str) -> str:

@@ -1,8 +1,10 @@
 """What is no error in a configuration, but hardly meant."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import get_args
 
+from extproc import headers
 from extproc.config.exposure import absent, exposed
 from extproc.config.load import Loaded
 from extproc.config.model import Config
@@ -51,11 +53,31 @@ def doubts(config: Config) -> Iterator[Doubt]:
         known = {tag for model in config.models for tag in model.tags}
         for tag in sorted((recipe.allow_tags or frozenset()) - known):
             yield ("recipes", name, "allow_tags"), f"no model has the tag {tag!r}"
+        for index, decision in enumerate(recipe.decisions):
+            for below, text in _lost_headers(decision, config):
+                yield ("recipes", name, "decisions", index, "headers", *below), text
     yield from _unused_models(config)
     yield from exposed(config)
     for name in config.envoy.keep_headers:
         if name not in models:
             yield ("envoy", "keep_headers", name), unknown("model", name, models)
+
+
+def _lost_headers(decision: Decision, config: Config) -> Iterator[Doubt]:
+    """What a decision writes into headers that its routed requests lose on their way, as clients' own do."""
+    routed = {
+        name for below, name in decision.members() if decision.is_routed or below[0] != "algorithm"
+    }
+    dropped = (*headers.DROPPED, *config.envoy.drop_headers)
+    for key, written in (("set", decision.headers.set), ("append", decision.headers.append)):
+        for name in filter(partial(headers.stands_among, dropped), written):
+            keep = config.envoy.keep_headers
+            lose = [m for m in routed if not headers.stands_among(keep.get(m, ()), name)]
+            if lose:
+                yield (
+                    (key, name),
+                    f"Envoy drops it on the way to {', '.join(sorted(lose))}: `envoy.keep_headers` keeps it",
+                )
 
 
 def _unused_models(config: Config) -> Iterator[Doubt]:

@@ -307,6 +307,20 @@ async def test_usage_that_is_not_told_is_estimated(metered: Stack, kind: Any, st
 
 
 class TestUntouched:
+    @pytest.mark.parametrize("status", [401, 403])
+    @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+    async def test_a_credential_of_ours_is_not_the_clients_to_mend(
+        self, metered: Stack, status: int, stream: bool
+    ) -> None:
+        """What refuses our key is told in our words, in this profile too."""
+        metered.simulator.fault("small", Status(status=status))
+        answered, headers, answer = await ask(metered, stream=stream)
+        error = json.loads(answer)["error"]
+        assert (answered, error["code"]) == (502, "upstream_misconfigured")
+        assert error["type"] == "upstream_error"
+        assert headers["x-should-retry"] == "false"
+        assert headers["x-looper-decision"] == "default"
+
     @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
     async def test_errors_of_a_backend_pass(self, metered: Stack, stream: bool) -> None:
         """What a backend refuses, it refuses in its own words; there is no usage to count."""

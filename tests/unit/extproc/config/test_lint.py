@@ -139,6 +139,47 @@ def test_headers_are_kept_for_models_that_exist() -> None:
     assert "did you mean 'small'?" in told
 
 
+KEEPING = "drop_headers: [x-mine*], keep_headers: {small: [x-auth-token, x-mine-kept]}"
+
+
+@pytest.mark.parametrize(
+    ("decision", "settings", "key"),
+    [
+        ("headers: {set: {x-auth-token: a}}", "", "headers.set.x-auth-token"),
+        ("headers: {append: {x-real-ip: a}}", "", "headers.append.x-real-ip"),
+        ("headers: {set: {x-auth-request-a: a}}", "", "headers.set.x-auth-request-a"),
+        ("headers: {set: {x-mine-a: a}}", KEEPING, "headers.set.x-mine-a"),
+        ("headers: {set: {x-auth-token: a}}", KEEPING, None),
+        ("headers: {set: {x-mine-kept: a}}", KEEPING, None),
+        ("headers: {set: {x-team: a}}", "", None),
+        ("headers: {remove: [x-auth-token]}", "", None),
+    ],
+)
+def test_headers_that_routed_requests_lose_again_are_told(
+    decision: str, settings: str, key: str | None
+) -> None:
+    line = f"      - {{name: default, algorithm: {{type: single, model: small}}, {decision}}}\n"
+    head = f"envoy: {{{settings}}}\n" + HEAD if settings else HEAD
+    told = [each for each in found(f"    decisions:\n{line}", head) if "Envoy drops it" in each]
+    assert [key in each for each in told if key] == [True] * (key is not None)
+    assert not told or "on the way to small" in told[0]
+
+
+def test_a_teams_own_calls_lose_no_headers() -> None:
+    """Only what Envoy routes past it does, such as to a model that answers in its place."""
+    team = "name: default, algorithm: {type: ratings, models: [small]}"
+    said = "headers: {set: {x-auth-token: a}}"
+    told = [
+        [
+            each
+            for each in found(f"    decisions:\n      - {{{team}, {said}{more}}}\n")
+            if "drops" in each
+        ]
+        for more in ("", ", tools: {bypass: small}")
+    ]
+    assert [len(each) for each in told] == [0, 1]
+
+
 class TestLiterals:
     @pytest.mark.parametrize(
         ("signal", "expected"),
