@@ -65,11 +65,13 @@ def _check_egress(egress: str) -> str:
         raise ValueError("must not carry a credential")
     if egress.startswith("unix:/"):
         return _check_path(egress)
+    there = egress.removeprefix("http://").removesuffix("/")
     try:
-        _check_listened(egress.removeprefix("http://").removesuffix("/"))
+        _check_listened(there)
     except ValueError:
         egress = ""
-    if not egress.startswith("http://"):
+    # Calls go to it, so that port 0, any that is free, leads nowhere.
+    if not egress.startswith("http://") or int(parted(there)[1]) == 0:
         raise ValueError("neither unix:/path nor http://host:port, with the address of a host")
     return egress
 
