@@ -173,6 +173,8 @@ async def test_top_looks_again_and_again(address: str, facts: Facts) -> None:
         stdout=its,
         stdin=its,
         stderr=asyncio.subprocess.PIPE,
+        # A shell has what it starts in the background ignore interrupts, the tests and all below them.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(its)
     seen = ""
