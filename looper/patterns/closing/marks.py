@@ -12,9 +12,22 @@ _IN_ITS_PLACE = "***"
 
 def masked(text: str, marks: Sequence[str]) -> str:
     """A text without these marks, however they are written."""
+    signs = _signs(text)
     for mark in marks:
-        text = _written(mark).sub(_IN_ITS_PLACE, text)
+        # A mark is of one run, and what finds all its forms takes long to make: nearly no text has any of them.
+        if _signs(mark) in signs:
+            text = _written(mark).sub(_IN_ITS_PLACE, text)
     return text
+
+
+def _signs(text: str) -> bytes:
+    """The letters and digits of a text, of those that a mark may be written with, and nothing between them."""
+    if not text.isascii() and _STYLED_SIGN.search(text):
+        text = _STYLED_SIGN.sub(lambda found: _FOLDED.get(found[0], ""), text)
+    return text.encode("utf-8", "surrogatepass").lower().translate(None, _BETWEEN)
+
+
+_BETWEEN = bytes(point for point in range(256) if point > 127 or not chr(point).isalnum())
 
 
 @lru_cache(maxsize=64)
@@ -56,5 +69,9 @@ def _styled() -> dict[str, list[str]]:
 
 
 _ALIKE = _styled()
+_FOLDED = {point: plain for plain, points in _ALIKE.items() if plain.isascii() for point in points}
+_STYLED_SIGN = re.compile(
+    f"[{''.join(f'{chr(start)}-{chr(stop - 1)}' for start, stop in _STYLED)}]"
+)
 _LETTERS = "".join(point for text in _ALIKE for point in _ALIKE[text] if text.isalnum())
 """Signs that are letters all the same, such as those in circles."""

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.patterns.closing.evidence import fenced, room
-from looper.patterns.closing.marks import masked
+from looper.patterns.closing.marks import _written, masked
 from looper.wire.chat import ChatRequest
 from looper.wire.tokens import MARK, estimate, surely, tail
 from tests.fakes.models import model
@@ -58,6 +58,26 @@ def test_a_mark_is_hidden_however_it_is_written(written: str) -> None:
 def test_what_is_no_mark_stays(text: str) -> None:
     """A part of it is of no use to anybody."""
     assert masked(text, [MARK_OF_RUN]) == text
+
+
+SIGNS = [*"0123456789abcdefABCDEF", *"０１ａｂＡＢ", *"①②ⓐⓑ𝟎𝟏𝐚𝐛²³", *" -_.\n\u200b\u00adéxg我"]
+
+
+@given(
+    text=st.lists(st.sampled_from(SIGNS), max_size=30).map("".join),
+    mark=st.text("01ab", min_size=1, max_size=3),
+)
+def test_no_form_of_a_mark_is_missed_by_the_quick_look(text: str, mark: str) -> None:
+    """Whatever the pattern of a mark would find is looked for; nearly every other text is passed over."""
+    assert masked(text, [mark]) == _written(mark).sub("***", text)
+
+
+def test_a_text_without_a_mark_costs_no_pattern() -> None:
+    """The pattern of a mark takes as long to make as a run, and each run has a mark of its own."""
+    made = _written.cache_info().misses
+    for at in range(20):
+        masked("It is 42, as said in the 1st line: ① é 我", [f"{at:016x}"])
+    assert _written.cache_info().misses == made
 
 
 def test_long_texts_are_cut_to_the_readers_window() -> None:
