@@ -109,7 +109,7 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         # A path that climbs out of /v1/ must not reach an upstream's other paths.
         normalize_path=True,
         merge_slashes=True,
-        # Below /v1/models/ one may be part of a name; everywhere else the first of the routes refuses it.
+        # Below /v1/models/ one may be part of a name; everywhere else one of the first routes refuses it.
         path_with_escaped_slashes_action=(
             hcm.HttpConnectionManagerPathWithEscapedSlashesAction.KEEP_UNCHANGED
         ),
