@@ -247,8 +247,14 @@ class Ratings:
                 (result or draft).model.name for draft, result in zip(drafts, results, strict=True)
             ]
             electorate, ballots = count((*(each.model.name for each in heard), *asked))
-            said = [ballots.cast(each) for each in (*heard, *filter(None, results))]
-            if sum(map(run.speaks, (*heard, *filter(None, results)))) < least:
+            voices = [*heard, *filter(None, results)]
+            said = [ballots.cast(each) for each in voices]
+            # Who is cut has begun to speak, as `run.speaks` has it; ballots are read once, and this at each answer.
+            spoken = (
+                voice.is_cut or ballot.value is not None
+                for voice, ballot in zip(voices, said, strict=True)
+            )
+            if sum(spoken) < least:
                 return False
             confidence = decide(said, electorate, ballots.same).confidence
             if sure is not None:
