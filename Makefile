@@ -38,7 +38,7 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 
 .PHONY: test
 test: $(VENV)/.ready ## Every test tier
-	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl
+	@tests/system.sh kubectl=kubernetes-client redis-server=redis-server openssl=openssl zstd=zstd
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
 	$(BIN)/python -m pytest --ignore=tests/clients/installed tests/envoy tests/clients
 

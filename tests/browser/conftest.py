@@ -1,6 +1,5 @@
 """The console in a real browser, over a real Envoy with teams of every kind behind it."""
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
 
 from looper.simulate.server import SimulatedModel, Simulator
+from tests.fakes.needs import lacking
 from tests.fakes.stack import Stack, run_stack
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -131,9 +131,7 @@ def console(stack: Stack) -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     if not CHROMIUM.exists():
-        if os.environ.get("CI"):  # noqa: TID251
-            pytest.fail(f"{CHROMIUM} is needed under CI")
-        pytest.skip(f"needs {CHROMIUM}")
+        lacking(f"{CHROMIUM} is missing (Debian: apt-get install chromium)")
     async with async_playwright() as play:
         browser = await play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield browser

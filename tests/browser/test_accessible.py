@@ -1,6 +1,5 @@
 """What screen readers, keyboards and weak eyes need: no page has anything that axe finds fault with."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +7,19 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.test_console import ask, say
+from tests.fakes.needs import lacking
 from tests.fakes.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 AXE = Path(__file__).with_name(".axe") / "axe.min.js"
-needs_axe = pytest.mark.skipif(
-    not AXE.exists() and not os.environ.get("CI"),  # noqa: TID251
-    reason="needs axe-core: make test-browser gets it",
-)
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
 async def faults(page: Page) -> list[str]:
     """What axe finds, by rule and place."""
+    if not AXE.exists():
+        lacking("axe-core is missing: make test-browser gets it")
     # The page's own policy lets no script in, so this one comes by the debugger.
     await page.evaluate(AXE.read_text())
     found: Any = await page.evaluate(
@@ -35,7 +33,6 @@ async def faults(page: Page) -> list[str]:
     ]
 
 
-@needs_axe
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_every_page_is_accessible_and_fits(

@@ -3,7 +3,6 @@
 import asyncio
 import gzip
 import json
-import shutil
 import subprocess
 import zlib
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import yaml
 from looper.simulate.faults import Hang, Status
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, body, chat
+from tests.fakes.needs import command
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -230,11 +230,11 @@ class TestCompression:
         assert call.headers["content-length"] == str(len(call.body))
         assert not [name for name in call.headers if "encod" in name or "decomp" in name]
 
-    @pytest.mark.skipif(shutil.which("zstd") is None, reason="no zstd")
     async def test_what_zstd_packs_is_read(self, edge: Stack) -> None:
+        zstd = command("zstd", "zstd")
         sent = body(" ".join(str(number * number) for number in range(50_000)))
         packed = await asyncio.to_thread(
-            subprocess.run, ["zstd", "-q", "-c"], input=sent, capture_output=True, check=True
+            subprocess.run, [zstd, "-q", "-c"], input=sent, capture_output=True, check=True
         )
         status, _ = await post(edge, packed.stdout, content_encoding="zstd")
         assert (status, edge.simulator.count()) == (200, 1)

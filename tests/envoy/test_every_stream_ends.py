@@ -198,7 +198,7 @@ async def test_what_has_no_end_when_it_is_due_is_broken_off(stack: Stack, transp
     await stack.processor.start()
 
     assert ended == "torn"
-    assert 4.0 <= took < 6.0  # Envoy closes the client's connection a second later
+    assert 4.0 <= took < 10  # Envoy closes the client's connection a second later
     (aborted,) = [event for event in events if event["event"] == "exchange.aborted"]
     assert [line for line in aborted["at"] if __name__.rpartition(".")[2] in line]
     assert [event["end"] for event in events if event["event"] == "exchange.finished"][

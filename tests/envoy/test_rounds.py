@@ -89,7 +89,7 @@ async def test_the_first_failure_is_the_requests(team: Stack, kind: str) -> None
     began = time.monotonic()
     status, _, answer = await ask(team, f"fail-{kind}")
     assert (status, answer["error"]["code"]) == (502, "upstream_failed")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # the deadline is at 10
     assert team.simulator.count(WRITER) == 0
 
 

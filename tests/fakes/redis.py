@@ -1,17 +1,14 @@
 """A real redis-server for tests, on a socket or a port of its own, and gone when the test is over."""
 
 import asyncio
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port
+from tests.fakes.needs import command
 
 READY_SECONDS = 10
 
@@ -43,13 +40,7 @@ class RedisServer:
 
 
 def binary() -> str:
-    """The command; without it the tests are skipped, but not in CI, where nobody would notice."""
-    found = shutil.which("redis-server")
-    if found is None:
-        if os.environ.get("CI") == "true":  # noqa: TID251  # a fact about the machine, not a setting
-            pytest.fail("redis-server is not installed")
-        pytest.skip("redis-server is not installed")
-    return found
+    return command("redis-server", "redis-server")
 
 
 @asynccontextmanager

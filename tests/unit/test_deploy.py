@@ -1,7 +1,6 @@
 """Renders the kustomize base and its overlay as `kubectl apply -k` would, and reads what a cluster would get."""
 
 import asyncio
-import os
 import shutil
 import subprocess
 import warnings
@@ -29,6 +28,7 @@ from looper.patterns.workflows.state import RedisState
 from looper.run import Deadline
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port
+from tests.fakes.needs import command
 from tests.fakes.redis import binary
 
 with warnings.catch_warnings():
@@ -46,14 +46,7 @@ KUBERNETES = ("1.30", "1.37")
 
 @pytest.fixture(scope="module")
 def kubectl() -> str:
-    """The command; without it the tests are skipped, but not in CI, where nobody would notice."""
-    found = shutil.which("kubectl")
-    if found is None:
-        reason = "kubectl is missing (Debian: apt-get install kubernetes-client)"
-        if os.environ.get("CI") == "true":  # noqa: TID251  # a fact about the machine, not a setting
-            pytest.fail(reason)
-        pytest.skip(reason)
-    return found
+    return command("kubectl", "kubernetes-client")
 
 
 @pytest.fixture(scope="module", params=[BASE, REDIS], ids=lambda place: place.name)

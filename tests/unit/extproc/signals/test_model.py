@@ -189,6 +189,7 @@ class TestMemory:
         assert len(client_of(by).asked) == 1
         assert readings[0] == readings[2]
 
+    @timeless
     async def test_exchanges_at_the_same_time_make_one_call(self) -> None:
         """All get what the first is told."""
         signal, by = config().build(), egress(After(0.05, MATH))
@@ -196,12 +197,14 @@ class TestMemory:
         assert len(client_of(by).asked) == 1
         assert set(map(repr, readings)) == {repr(readings[0])}
 
+    @timeless
     async def test_another_text_does_not_wait(self) -> None:
         """Only exchanges with the same text have something to wait for."""
         signal, by = config().build(), egress(After(0.05, MATH))
         await asyncio.gather(*(read(signal, by, str(at)) for at in range(10)))
         assert client_of(by).most_at_once == 10
 
+    @timeless
     async def test_who_leaves_takes_nobody_along(self) -> None:
         """If the exchange that asked is cancelled, the next one asks."""
         signal, by = config().build(), egress(After(0.05, MATH))
