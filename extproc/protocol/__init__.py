@@ -1,4 +1,4 @@
 """Envoy's ext_proc v3 protocol as values: events in, actions out.
 
-`codec` alone knows protobuf. May import `errors` and `headers`.
+`codec` alone knows protobuf. May import `errors`, `headers` and `paths`.
 """

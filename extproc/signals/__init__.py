@@ -1,4 +1,7 @@
-"""Signals: questions about a request. The union below is their registry."""
+"""Signals: questions about a request. The union below is their registry.
+
+May import `protocol`, `errors` and `headers`; `model` alone asks somebody.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,7 @@
-"""Output contracts: what an answer has to be, and what it says once it is read. The union is their registry."""
+"""Output contracts: what an answer has to be, and what it says once it is read. The union is their registry.
+
+May import `errors` and `settings`.
+"""
 
 from typing import Annotated
 
