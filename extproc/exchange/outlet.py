@@ -32,6 +32,9 @@ class _Turn(NamedTuple):
         if not self.said.done():  # whoever waited may have been cancelled
             self.said.set_result(None)
 
+    def give_up(self) -> None:
+        self.said.cancel()
+
 
 class Outlet:
     """All that an exchange says to Envoy, while the context is open.
@@ -49,6 +52,7 @@ class Outlet:
         self._broken_off = broken_off
         self._group = asyncio.TaskGroup()
         self._turns: asyncio.Queue[_Turn] = asyncio.Queue()
+        self._turn: _Turn | None = None
         self._writer: asyncio.Task[None] | None = None
         self.closed = False
         """Whether an answer's end has been taken."""
@@ -91,6 +95,8 @@ class Outlet:
             await self._wait_for(actions)
 
     async def _wait_for(self, actions: tuple[Action, ...]) -> None:
+        if self._writer is not None and self._writer.done():
+            raise asyncio.CancelledError  # as whoever speaks was, and has gone on all the same
         turn = _Turn(actions, asyncio.get_running_loop().create_future())
         self._turns.put_nowait(turn)
         await turn.said
@@ -108,9 +114,18 @@ class Outlet:
                 raise Abandoned from None
             await self.abort("The answer could not be written.")
             raise
+        finally:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nothing more is written: have nobody wait for it."""
+        if self._turn is not None:
+            self._turn.give_up()
+        while not self._turns.empty():
+            self._turns.get_nowait().give_up()
 
     async def _take_turn(self, patience: asyncio.Timeout) -> None:
-        turn = await self._turns.get()
+        self._turn = turn = await self._turns.get()
         for action in turn.actions:
             if _is_last(action):
                 patience.reschedule(None)  # a client may be slow to read what is there

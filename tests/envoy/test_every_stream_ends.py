@@ -164,7 +164,7 @@ TRANSPORTS: dict[str, Transport] = {"native": Server, "grpcio": GrpcioServer}
 
 
 class Stuck:
-    """A pattern that says something and then never lets itself be cancelled, until it is let go."""
+    """A pattern that says something and then never lets itself be cancelled, until it is let go and goes on."""
 
     def __init__(self) -> None:
         self.free = asyncio.Event()
@@ -174,6 +174,7 @@ class Stuck:
         while not self.free.is_set():
             with suppress(asyncio.CancelledError):
                 await self.free.wait()
+        yield Delta("content", "too late")
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

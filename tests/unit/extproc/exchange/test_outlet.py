@@ -1,6 +1,7 @@
 """When an outlet gives up on a stream, and when it never does: in virtual time."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -129,3 +130,43 @@ async def test_what_was_handed_over_is_said_though_its_speaker_is_cancelled() ->
                 await outlet.send(OPEN, WORD)
         await outlet.send(END)
     assert (channel.sent, channel.aborted) == ([OPEN, WORD, END], [])
+
+
+async def _go_on(outlet: Outlet) -> None:
+    """Speak, lose a cancellation, as asyncio itself may where a wait ends in the same moment, and speak again."""
+    async with outlet:
+        await outlet.begin(DUE)
+        with suppress(asyncio.CancelledError):
+            await outlet.send(OPEN, WORD)
+            await asyncio.sleep(HOUR)
+        await outlet.send(WORD)
+
+
+@pytest.mark.parametrize("failing", [StreamData, None], ids=["not-written", "overdue"])
+def test_nobody_waits_for_a_stream_that_was_broken_off(failing: type[Action] | None) -> None:
+    @timeless
+    async def run() -> None:
+        with pytest.raises(Abandoned):
+            await _go_on(Outlet(SlowChannel(failing=failing), lambda why: None))
+        assert asyncio.get_running_loop().time() <= DUE
+
+    run()
+
+
+async def _speak_side_by_side(outlet: Outlet) -> None:
+    """What is said in tasks whose group has lost a cancellation is cancelled all the same."""
+    async with outlet, asyncio.TaskGroup() as group:
+        await outlet.begin(DUE)
+        speaking = [group.create_task(outlet.send(said)) for said in (OPEN, WORD)]
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(HOUR)
+        await asyncio.wait(speaking)
+        assert all(task.cancelled() for task in speaking)
+
+
+@timeless
+async def test_what_waits_for_a_write_that_fails_is_cancelled() -> None:
+    """Be it under way or yet to come."""
+    with pytest.raises(Abandoned):
+        await _speak_side_by_side(Outlet(SlowChannel(slow=OpenStream), lambda why: None))
+    assert asyncio.get_running_loop().time() == DUE
