@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Locator, Page, Route, expect
 
 from looper.simulate.server import Hang, Status
 from tests.fakes.stack import Stack
@@ -32,7 +32,7 @@ def say(stack: Stack, **said: str) -> None:
 
 async def opened(page: Page, console: str, run: str) -> None:
     await page.goto(f"{console}/#/runs/{run}")
-    await expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
+    await expect(page.get_by_title("Copy run id")).to_contain_text(run)
     # An exchange is over a moment after its client has the answer; until then the page is drawn again and again.
     await expect(page.locator(".runhead .badge")).not_to_have_text("running")
 
@@ -197,6 +197,29 @@ async def test_a_run_that_memory_has_lost_is_said_to_be(page: Page, console: str
     await expect(page.get_by_text("not in memory any more")).to_be_visible()
     errors = page.get_by_text("404")
     await expect(errors).to_have_count(0)
+
+
+async def test_a_page_stays_as_it_is_when_the_process_is_heard_of_late(
+    page: Page, console: str, stack: Stack
+) -> None:
+    """What has been opened stays open, and the playground is offered."""
+    run, heard = await ask(stack, "looper/auto"), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await heard.wait()
+        await route.continue_()
+
+    await page.route("**/api/about", late)
+    await opened(page, console, run)
+    first = call(page, 0).get_by_role("button")
+    await first.press("Enter")
+    drawn = await page.evaluate_handle("document.querySelector('main').firstElementChild")
+    heard.set()
+    await expect(page.get_by_role("link", name="Playground")).to_be_visible()
+    await expect(page.get_by_text("live", exact=True)).to_be_visible()
+    assert await drawn.evaluate("drawn => drawn.isConnected")
+    await expect(first).to_have_attribute("aria-expanded", "true")
+    await expect(first).to_be_focused()
 
 
 NASTY = "<img src=x onerror='window.pwned = 1'><script>window.pwned = 1</script>"

@@ -109,14 +109,21 @@ function themeButton() {
 
 listen((kind) => {
   if (kind === "connection") {
-    const playground = Boolean(store.about?.playground);
-    if (store.refused || asking || playground !== hadPlayground) {
-      hadPlayground = playground;
-      turn(false);
-    }
+    if (store.refused || asking) turn(false);
+    else offerPlayground();
   }
   if (kind === "connection" || kind === "configuration") drawStatus();
 });
+
+/** Only its own page is drawn again for it: whoever reads another would lose what is open and has the focus. */
+function offerPlayground() {
+  const playground = Boolean(store.about?.playground);
+  if (playground === hadPlayground) return;
+  hadPlayground = playground;
+  const { path } = at();
+  if (path === "#/playground") turn(false);
+  else drawNav(path);
+}
 
 window.addEventListener("hashchange", () => turn(true));
 drawStatus();
