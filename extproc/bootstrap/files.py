@@ -22,8 +22,8 @@ from extproc.bootstrap import credentials, routes, stats
 from extproc.bootstrap.clusters import model_cluster
 from extproc.bootstrap.egress import egress
 from extproc.bootstrap.ingress import ingress
-from extproc.bootstrap.messages import address, pack, seconds, watched_file
-from extproc.bootstrap.operators import admin_cluster, stats_listener
+from extproc.bootstrap.messages import pack, seconds, watched_file
+from extproc.bootstrap.operators import admin, admin_cluster, stats_listener
 from extproc.bootstrap.processors import processors
 from extproc.config import Config
 from extproc.process.generation import announcement, generation, reach
@@ -98,7 +98,7 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
             cluster="looper",
             metadata=Struct.from_dict({"looper_generation": version}),
         ),
-        admin=bootstrap.Admin(address=address(config.envoy.admin), ignore_global_conn_limit=True),
+        admin=admin(config),
         static_resources=bootstrap.BootstrapStaticResources(
             listeners=[
                 ingress(config, directory),

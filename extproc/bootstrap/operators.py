@@ -1,5 +1,6 @@
 """What operators and probes may reach: statistics and readiness, and nothing else of the admin interface."""
 
+from envoy_data_plane.envoy.config.bootstrap.v3 import Admin
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
@@ -38,6 +39,11 @@ def stats_listener(config: Config) -> listener.Listener:
     )
     # A scrape must not fail because clients use up the connections: that is when it is needed.
     return http_listener("stats", address(config.envoy.stats), manager, counts_connections=False)
+
+
+def admin(config: Config) -> Admin:
+    """Whoever reaches it may end Envoy, and at a port that is any page in a browser: a socket is its owner's alone."""
+    return Admin(address=address(config.envoy.admin, mode=0o600), ignore_global_conn_limit=True)
 
 
 def admin_cluster(config: Config) -> cluster.Cluster:

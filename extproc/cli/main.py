@@ -22,6 +22,7 @@ COMMANDS = {
     "up": "Start Envoy, processor and simulated models on this machine, and show them at work.",
     "runs": "List the last runs of a process, or show one on a time axis.",
     "top": "Show how decisions and models of a process fare.",
+    "drain": "Have Envoy ask its clients to connect elsewhere before it ends.",
     "doctor": "See whether models and Envoy are what a configuration takes them for.",
 }
 """What there is, in the order in which it is told, and what each does in one line."""

@@ -50,7 +50,10 @@ def _reached(config: Config) -> Iterator[tuple[YamlPath, str]]:
     if _is_open(config.egress.removeprefix("http://").removesuffix("/")):
         yield ("egress",), "whoever reaches it may call every model, with your keys: use unix:/path"
     if _is_open(config.envoy.admin):
-        yield ("envoy", "admin"), "whoever reaches it may read all, and end Envoy: use 127.0.0.1"
+        yield ("envoy", "admin"), "whoever reaches it may read all, and end Envoy: use unix:/path"
+    elif not config.envoy.admin.startswith("unix:"):
+        text = "every user of this machine may read all and end Envoy, as may a page in a browser there"
+        yield ("envoy", "admin"), f"{text}: use unix:/path"
 
 
 def _read(config: Config) -> Iterator[tuple[YamlPath, str]]:
@@ -77,14 +80,17 @@ def absent(config: Config) -> Iterator[tuple[YamlPath, str]]:
             yield from _missing(("models", index, "api_key", "file"), Path(model.api_key.file))
         if model.url.startswith("https:") and "ca" in model.tls.model_fields_set:
             yield from _missing(("models", index, "tls", "ca"), Path(model.tls.ca))
-    for path, address in (
-        (("egress",), config.egress),
-        (("envoy", "ingress"), config.envoy.ingress),
-        (("envoy", "stats"), config.envoy.stats),
-        (("envoy", "admin"), config.envoy.admin),
-    ):
+    for path, address in _sockets(config):
         if address.startswith("unix:"):
             yield from _missing(path, Path(address.removeprefix("unix:")).parent)
+
+
+def _sockets(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Addresses that were written: where a default leads is no mistake of the file's."""
+    yield ("egress",), config.egress
+    for key in ("ingress", "stats", "admin"):
+        if key in config.envoy.model_fields_set:
+            yield ("envoy", key), getattr(config.envoy, key)
 
 
 def _missing(path: YamlPath, file: Path) -> Iterator[tuple[YamlPath, str]]:

@@ -60,7 +60,10 @@ class EnvoySettings(Setting):
     stats: Listened = Field(
         default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
     )
-    admin: Listened = Field(default="127.0.0.1:9901", description="Envoy's admin interface")
+    admin: Listened = Field(
+        default="unix:/run/looper/envoy-admin.sock",
+        description="Envoy's admin interface: a socket of its owner alone, or a port",
+    )
     processors: tuple[Address, ...] = Field(
         default=("unix:/run/looper/extproc.sock",),
         min_length=1,

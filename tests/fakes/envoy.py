@@ -26,16 +26,28 @@ class EnvoyFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Admin:
+    """Envoy's admin interface: a socket, or `host:port`."""
+
+    address: str
+
+    def session(self) -> aiohttp.ClientSession:
+        if not self.address.startswith("/"):
+            return aiohttp.ClientSession(f"http://{self.address}")
+        return aiohttp.ClientSession("http://envoy", connector=aiohttp.UnixConnector(self.address))
+
+
+@dataclass(frozen=True, slots=True)
 class EnvoyProcess:
     """A running Envoy that is ready to serve."""
 
     pid: int
-    admin: str
+    admin: "Admin"
     log: Path
 
     async def get(self, path: str) -> str:
         """What the admin interface answers under this path."""
-        async with aiohttp.ClientSession() as session, session.get(self.admin + path) as response:
+        async with self.admin.session() as session, session.get(path) as response:
             response.raise_for_status()
             return await response.text()
 
@@ -107,17 +119,22 @@ async def run_envoy(
         await _stop(process)
 
 
-def _admin(bootstrap: Path) -> str:
-    address = yaml.safe_load(bootstrap.read_text())["admin"]["address"]["socket_address"]
-    return f"http://{address['address']}:{address['port_value']}"
+def _admin(bootstrap: Path) -> Admin:
+    match yaml.safe_load(bootstrap.read_text())["admin"]["address"]:
+        case {"pipe": {"path": str(path)}}:
+            return Admin(path)
+        case {"socket_address": {"address": host, "port_value": port}}:
+            return Admin(f"{host}:{port}")
+        case other:
+            raise EnvoyFailed(f"no address: {other}")
 
 
 async def _ready(envoy: EnvoyProcess, process: asyncio.subprocess.Process) -> None:
     deadline = asyncio.get_running_loop().time() + START_SECONDS
-    async with aiohttp.ClientSession() as session:
+    async with envoy.admin.session() as session:
         while True:
             try:
-                async with session.get(f"{envoy.admin}/ready") as response:
+                async with session.get("/ready") as response:
                     if response.status == 200:
                         return
             except aiohttp.ClientConnectionError:

@@ -143,12 +143,12 @@ async def run_stack(
         places = {
             "ingress": f"127.0.0.1:{free_port()}",
             "stats": f"127.0.0.1:{free_port()}",
-            "admin": f"127.0.0.1:{free_port()}",
             "processors": [f"unix:{folder}/extproc{name}.sock" for name in names],
         }
         demo = yaml.safe_load(DEMO.read_text())
         config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
-        config["envoy"] = {**config.get("envoy", {}), **places}
+        admin = f"unix:{folder}/envoy-admin.sock"
+        config["envoy"] = {"admin": admin, **config.get("envoy", {}), **places}
         if runs_file:
             config["trace"] = {**config.get("trace", {}), "file": f"{folder}/runs.jsonl"}
         for model in config["models"]:
@@ -203,7 +203,6 @@ def _install_shipped(folder: Path, config: Mapping[str, Any], models: Address) -
         {
             shipped.ingress: here["ingress"],
             shipped.stats: here["stats"],
-            shipped.admin: here["admin"],
             "127.0.0.1:8001": f"{models.host}:{models.port}",
         },
         {"/etc/envoy": str(folder), "/run/looper": str(folder.parent)},

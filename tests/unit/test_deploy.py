@@ -284,11 +284,11 @@ class TestSidecar:
         assert options["playground"] is None
 
     def test_readiness_of_envoy(self, envoy: Yaml, config: Config) -> None:
-        """Envoy is asked on its statistics listener; its admin interface stays on loopback."""
+        """Envoy is asked on its statistics listener; its admin interface is a socket of the pod's."""
         probe = envoy["readinessProbe"]["httpGet"]
         assert probe == {"path": "/ready", "port": "stats"}
         assert ports(envoy)["stats"] == port_of(config.envoy.stats)
-        assert config.envoy.admin.startswith("127.0.0.1:")
+        assert folder(config.envoy.admin) == "/run/looper"
 
     def test_prometheus_finds_the_statistics(self, deployment: Yaml, config: Config) -> None:
         """The scrape annotations name the port of the statistics listener."""
@@ -301,6 +301,12 @@ class TestSidecar:
         options = serve_options(pod["initContainers"][0])
         assert stays > longest_loop(config)
         assert pod["terminationGracePeriodSeconds"] > stays + options["drain"] + options["grace"]
+
+    def test_clients_leave_before_it_ends(self, processor: Yaml, envoy: Yaml) -> None:
+        """The processor's hook, which has a program for it, asks Envoy's admin socket, of which it has read."""
+        hook = processor["lifecycle"]["preStop"]["exec"]["command"]
+        assert hook == ["looper", "drain", str(serve_options(processor)["option"])]
+        assert mounts(processor)["/run/looper"] == mounts(envoy)["/run/looper"]
 
 
 class TestSockets:

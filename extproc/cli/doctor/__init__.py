@@ -11,7 +11,11 @@ from extproc.cli.options import configured, reporting
 
 @click.command("doctor")
 @configured()
-@click.option("--admin", default=None, help="Envoy's admin interface. Default: `envoy.admin`.")
+@click.option(
+    "--admin",
+    default=None,
+    help="Envoy's admin interface: unix:/path or host:port. Default: `envoy.admin`.",
+)
 @click.option("--egress", default=None, help="Where to ask models. Default: `egress`.")
 @click.option(
     "--only", type=click.Choice(["models", "envoy"]), default=None, help="Look at nothing else."

@@ -11,6 +11,7 @@ from extproc.cli.doctor.dump import Dump
 from extproc.cli.doctor.envoy import examine_envoy
 from extproc.cli.doctor.findings import Finding
 from extproc.cli.doctor.models import Examination
+from extproc.cli.envoy_admin import admin_session
 from extproc.config import Config
 from looper.calling.client import EgressClient
 
@@ -58,16 +59,10 @@ async def _envoy(config: Config, admin: str | None) -> Sequence[Finding]:
 
 
 async def _read(admin: str) -> tuple[Dump, str]:
-    timeout = aiohttp.ClientTimeout(total=_ADMIN_SECONDS)
-    socket = admin.removeprefix("unix:") if admin.startswith("unix:") else None
-    connector = aiohttp.UnixConnector(socket) if socket else None
-    base = "http://admin" if socket else admin if "://" in admin else f"http://{admin}"
-    async with aiohttp.ClientSession(
-        connector=connector, timeout=timeout, raise_for_status=True
-    ) as session:
-        async with session.get(f"{base}/config_dump") as response:
+    async with admin_session(admin, _ADMIN_SECONDS) as session:
+        async with session.get("/config_dump") as response:
             dump = msgspec.json.decode(await response.read(), type=Dump)
-        async with session.get(f"{base}/stats?filter=update_rejected$") as response:
+        async with session.get("/stats?filter=update_rejected$") as response:
             return dump, await response.text()
 
 

@@ -72,7 +72,7 @@ async def everything(
             models = (await stack.enter_async_context(Simulator().serve())).url
         addresses = Addresses(
             ingress=f"127.0.0.1:{_free_port(port)}",
-            admin=f"127.0.0.1:{_free_port()}",
+            admin=f"unix:{folder}/envoy-admin.sock",
             stats=f"127.0.0.1:{_free_port()}",
             console=f"127.0.0.1:{_free_port()}",
             models=models,

@@ -799,6 +799,33 @@ def test_stats_listener_opens_two_paths_of_the_admin_interface() -> None:
     assert last["direct_response"]["status"] == 404
 
 
+@pytest.mark.parametrize(
+    ("envoy", "address"),
+    [
+        ("{}", {"pipe": {"path": "/run/looper/envoy-admin.sock", "mode": 0o600}}),
+        ("{admin: 'unix:/run/a.sock'}", {"pipe": {"path": "/run/a.sock", "mode": 0o600}}),
+        (
+            "{admin: '127.0.0.1:9901'}",
+            {"socket_address": {"address": "127.0.0.1", "port_value": 9901}},
+        ),
+    ],
+)
+def test_admin_is_its_owners_alone(envoy: str, address: Yaml) -> None:
+    """A socket that nobody else may open, unless a port is asked for; statistics are read there."""
+    rendered = made(envoy=envoy)
+    (cluster,) = (
+        each
+        for each in rendered.bootstrap["static_resources"]["clusters"]
+        if each["name"] == "admin"
+    )
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    there = {kind: {**at} for kind, at in address.items()}
+    there.get("pipe", {}).pop("mode", None)
+
+    assert rendered.bootstrap["admin"]["address"] == address
+    assert endpoint["endpoint"]["address"] == there
+
+
 def test_clients_cannot_use_up_the_connections_of_others() -> None:
     """The limit on connections counts those of clients only, so calls, scrapes and the admin interface go on."""
     rendered = made()
