@@ -294,6 +294,7 @@ class Run:
     def _settle(self, draft: Draft, heard: Heard, record: CallRecord) -> None:
         """Book what a call has taken, however it ended."""
         record.usage = usage = heard.usage
+        self.trace.used(draft.role, usage)
         if usage is not None and draft.model.price is not None:
             record.cost = cost(draft.model, usage.prompt_tokens, usage.completion_tokens)
         self.ledger.settle(heard.grant, draft.model, record.usage, attempts=heard.attempts)
@@ -447,7 +448,7 @@ async def _answer(pattern: Pattern, request: ChatRequest, run: Run) -> AsyncGene
         run.trace.note("every model had used all its tokens before its first word")
         yield Delta("content", "")
         yield Finish("length")
-        yield Done(run.ledger.usage, "degraded")
+        yield Done(run.ledger.usage, "degraded", lack="thoughts")
 
 
 class _Voice:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal, get_args
 
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, StandIn
@@ -78,6 +78,11 @@ class CallRecord:
             self.text += "".join(delta.content or "" for delta in deltas if delta is not None)
 
 
+Breach = Literal["mended", "repaired", "replaced", "published"]
+"""How an answer came to keep its contract: by machinery, by its model in one more call, or by another in its place; or
+that none did, and it was published all the same. The best end first.
+"""
+
 Found = Mapping[str, Any]
 """Plain data without a word of what was said: calls by their numbers."""
 
@@ -94,6 +99,10 @@ class Trace:
     judgements: list[Found] = field(default_factory=list)
     checks: list[Found] = field(default_factory=list)
     full: bool = False
+    breach: Breach | None = None
+    """What became of the answer, if it broke its contract at first."""
+    tokens: dict[str, Usage] = field(default_factory=dict)
+    """By the calls' roles, those included of which there is no record any more."""
     first_word: float | None = None
     """When the answer itself began."""
     described: Mapping[str, Any] = field(default_factory=dict)
@@ -143,6 +152,16 @@ class Trace:
             self.checks.append(
                 {"at": self._at(), "stage": stage, "method": method, **rounded, "enough": enough}
             )
+
+    def broke(self, end: Breach) -> None:
+        """An answer broke its contract, and this became of it. Of several ends the worst is told."""
+        ends = get_args(Breach)
+        self.breach = max(filter(None, (self.breach, end)), key=ends.index)
+
+    def used(self, role: str, usage: Usage | None) -> None:
+        """What a call has used, whatever came of it."""
+        if usage is not None:
+            self.tokens[role] = self.tokens.get(role, Usage()) + usage
 
     def shown(self, reader: str, results: Sequence[Result]) -> None:
         """Note which calls' answers a reader saw as candidates 1, 2 and so on."""

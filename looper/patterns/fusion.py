@@ -28,7 +28,7 @@ from looper.errors import InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Points, Ranking, confirmed, voted
 from looper.patterns.closing.conclude import Ending, Finding, conclude, decline, present, refusals
 from looper.patterns.closing.evidence import fenced, marked, room, said
-from looper.patterns.closing.outcome import outcome_of
+from looper.patterns.closing.outcome import lack_of
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
 from looper.settings import Posterior, Setting, Tokens, posterior_or
@@ -358,11 +358,11 @@ class Fusion:
         ranking = voted(vote, run)
         winner, *others = ranking.results
         draft = answering(request, winner.model, "panel", terms=run.terms)
-        outcome = outcome_of(
+        lack = lack_of(
             vote.results, enough=self._is_enough(panel), confidence=vote.verdict.confidence
         )
         until = run.deadline.share(_FINAL_SHARE)
-        ending = Ending(until, outcome, vote.weigh, grounds=Grounds("posterior"))
+        ending = Ending(until, lack, vote.weigh, grounds=Grounds("posterior"))
         async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
             async for event in events:
                 yield event
@@ -421,7 +421,9 @@ class Fusion:
         """The answer, written up; if that fails before its first word, the best of the panel in its place."""
         compared = analysis is not None or panel.is_left_alone
         vote = panel.vote
-        outcome = outcome_of(vote.results, enough=compared and self._is_enough(panel))
+        lack = lack_of(vote.results, enough=self._is_enough(panel)) or (
+            None if compared else "judge"
+        )
         run.trace.shown("final model", panel.shown)
 
         def write(model: Model, less: bool) -> Draft:
@@ -439,7 +441,7 @@ class Fusion:
         writers = (run.models[name] for name in self._config.writers)
         drafts = [shortened(partial(write, model)) for model in writers]
         until = run.deadline.share(_FINAL_SHARE)
-        ending = Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
+        ending = Ending(until, lack, vote.weigh, vote.contradicts, Grounds("posterior"))
         evidence = self._ranking(request, run, panel, analysis)
         async with aclosing(conclude(drafts, run, evidence, ending)) as events:
             async for event in events:

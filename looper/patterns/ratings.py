@@ -17,8 +17,8 @@ from looper.calling.models import Model
 from looper.contract import Contract, Violation
 from looper.errors import ContractViolated, InvalidField
 from looper.patterns.closing.choosing import Bench, Judging, Ranking, judged, voted
-from looper.patterns.closing.conclude import Ending, events_of, keeping, present
-from looper.patterns.closing.outcome import outcome_of
+from looper.patterns.closing.conclude import Ending, events_of, keeping, present, text_of
+from looper.patterns.closing.outcome import lack_of, outcome_of
 from looper.patterns.closing.publish import as_asked
 from looper.patterns.closing.weighing import Weighing, far_ahead, is_idle
 from looper.run import Run
@@ -311,7 +311,7 @@ class Ratings:
         ranking = await judged(vote, bench, request, run)
         if ranking is None:
             run.trace.note("the judge gave no scores that can be used: the team decides")
-            return replace(voted(vote, run), outcome="degraded")
+            return replace(voted(vote, run), lack="judge")
         return ranking
 
     # ... refusing...
@@ -344,14 +344,12 @@ class Ratings:
         """The winner as its model wrote it; in its place, if it cannot be made to keep its contract, the next one."""
         winner, *others = ranking.results
         draft = next(each.draft for each in candidates if each.result is winner)
-        outcome = outcome_of(
-            vote.results,
-            enough=ranking.outcome == "ok" and not self._too_few(vote),
-            confidence=ranking.confidence,
+        lack = ranking.lack or lack_of(
+            vote.results, enough=not self._too_few(vote), confidence=ranking.confidence
         )
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
-            outcome,
+            lack,
             lambda _: ranking.confidence,
             grounds=Grounds("posterior", self._config.enough()),
         )
@@ -364,7 +362,7 @@ class Ratings:
     ) -> AsyncGenerator[Event]:
         """Each candidate's answer as a choice of its own, in declared order, with the name of its model."""
         answered = [each.result for each in candidates if each.result.state == "ok"]
-        kept = [(each, _kept(each, run.terms.contract)) for each in answered]
+        kept = [(each, _kept(each, run)) for each in answered]
         if run.terms.on_violation == "fail":
             kept = [(each, events) for each, events in kept if events is not None]
         if not kept:
@@ -375,8 +373,9 @@ class Ratings:
             for event in events or events_of(each):
                 yield _of_choice(event, index)
         whole = len(kept) == len(answered) and all(events is not None for _, events in shown)
-        enough = whole and not self._too_few(vote)
-        yield Done(run.ledger.usage, outcome_of(vote.results, enough=enough))
+        lack = lack_of(vote.results, enough=not self._too_few(vote))
+        lack = lack or (None if whole else "contract")
+        yield Done(run.ledger.usage, outcome_of(lack), lack=lack)
 
 
 def _outstanding(asked: Sequence[str], results: Results, ballots: Ballots) -> list[Outstanding]:
@@ -389,10 +388,16 @@ def _is_comparable(run: Run) -> bool:
     return contract is not None and contract.comparable
 
 
-def _kept(result: Result, contract: Contract[Any] | None) -> list[Event] | None:
+def _kept(result: Result, run: Run) -> list[Event] | None:
     """An answer that keeps its contract, or can be mended by machinery."""
-    kept = keeping(list(events_of(result)), contract)
-    return None if isinstance(kept, Violation) else kept
+    held = list(events_of(result))
+    kept = keeping(held, run.terms.contract)
+    if isinstance(kept, Violation):
+        run.trace.broke("replaced" if run.terms.on_violation == "fail" else "published")
+        return None
+    if text_of(kept) != text_of(held):
+        run.trace.broke("mended")
+    return kept
 
 
 def _of_choice(event: Event, index: int) -> Event:

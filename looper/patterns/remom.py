@@ -20,7 +20,7 @@ from looper.errors import InvalidField
 from looper.patterns.closing.conclude import Ending, conclude, decline, present, refusals
 from looper.patterns.closing.distribution import Distribution, distribute
 from looper.patterns.closing.evidence import said
-from looper.patterns.closing.outcome import outcome_of
+from looper.patterns.closing.outcome import lack_of
 from looper.patterns.closing.references import Compaction, References
 from looper.patterns.closing.weighing import Weighing
 from looper.run import Run
@@ -451,7 +451,7 @@ class _Team:
         winner, *others = vote.ranked()
         if number is None:
             self._run.trace.note("no reference was chosen: the vote decides")
-            ending = replace(ending, outcome="degraded")
+            ending = replace(ending, lack=ending.lack or "judge")
         else:
             winner = references.shown[number - 1]
             others = [each for each in vote.ranked() if each is not winner]
@@ -482,9 +482,9 @@ class _Team:
         return max(self._models, key=lambda model: model.general_rating)
 
     def _ending(self, vote: Vote, confidence: float | None = None) -> Ending:
-        outcome = outcome_of(self._heard, enough=self._enough, confidence=confidence)
+        lack = lack_of(self._heard, enough=self._enough, confidence=confidence)
         until = self._run.deadline.share(_FINAL_SHARE)
-        return Ending(until, outcome, vote.weigh, vote.contradicts, Grounds("posterior"))
+        return Ending(until, lack, vote.weigh, vote.contradicts, Grounds("posterior"))
 
 
 def _certain(vote: Vote) -> bool:

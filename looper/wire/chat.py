@@ -78,6 +78,11 @@ class Request:
         self.members = object.members
         self.model = _read(self.members, "model", str)
 
+    @property
+    def streams(self) -> bool:
+        """Whether it asks for a stream in so many words; anything else there is for whoever answers to judge."""
+        return bytes(self.members.get("stream", b"")) == b"true"
+
     @classmethod
     def parse(cls, body: bytes) -> Self:
         """Raises InvalidJson if `body` is no JSON object or has a key twice, InvalidField without a `model`."""

@@ -9,6 +9,12 @@ Outcome = Literal["ok", "degraded", "fallback"]
 ANSWERED: tuple[Outcome, ...] = ("ok", "degraded", "fallback")
 """How a run ends that has answered."""
 
+Lack = Literal[
+    "failed", "late", "refused", "unsuitable", "unpaid",
+    "quorum", "judge", "planner", "step", "verifier", "unsure", "contract", "thoughts",
+]  # fmt: skip
+"""Why an answer is degraded. The first five say how a member was lost whom nobody replaced."""
+
 DeltaKind = Literal[
     "content", "reasoning_content", "refusal", "tool_calls", "function_call", "logprobs", "members"
 ]
@@ -64,6 +70,7 @@ class Done:
     """The run is complete. `usage` is of all calls; `final` of the one that wrote the answer, if there were more.
 
     `confidence` is how probably the answer is right (0..1), where the pattern has a way to know; `grounds` say which.
+    `lack` says what an answer lacks that is `degraded`, and of several things the first that came about.
     """
 
     usage: Usage
@@ -71,6 +78,7 @@ class Done:
     final: Usage | None = None
     confidence: float | None = None
     grounds: Grounds | None = None
+    lack: Lack | None = None
 
 
 Event = Progress | Speaker | Delta | Finish | Done

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from looper.algorithms import AlgorithmConfig
 from looper.calling.budget import Budget, Ledger
+from looper.calling.calls import CallFailed, Failure
 from looper.calling.models import Model
 from looper.contract import ChoiceConfig, Terms
 from looper.errors import LooperError
@@ -71,6 +72,11 @@ class Played:
     def done(self) -> Done:
         assert isinstance(self.events[-1], Done)
         return self.events[-1]
+
+    @property
+    def ended(self) -> tuple[str, str | None]:
+        """The outcome, and what is lacking."""
+        return self.done.outcome, self.done.lack
 
     @property
     def text(self) -> str:
@@ -182,7 +188,8 @@ class TestOutcomes:
             settings: dict[str, Any] = {"substitutes": ["s"]} if replaced else {}
             played = await play(kind, script, models=models, budget=budget, **settings)
             assert ("s" in played.client.names) == replaced
-            assert played.done.outcome == ("ok" if replaced else "degraded")
+            lack = why if why in ("unsuitable", "unpaid") else "failed"
+            assert played.ended == (("ok", None) if replaced else ("degraded", lack))
 
         test()
 
@@ -190,7 +197,13 @@ class TestOutcomes:
     @timeless
     async def test_who_is_late_is_missing(self, kind: str) -> None:
         played = await play(kind, {"c": Hang()}, round_timeout="5s")
-        assert played.done.outcome == "degraded"
+        assert played.ended == ("degraded", "late")
+
+    @everywhere
+    @timeless
+    async def test_a_refusal_is_told_from_a_failure(self, kind: str) -> None:
+        too_long = CallFailed(Failure.STATUS, status=400, refusal="context_length_exceeded")
+        assert (await play(kind, {"c": too_long})).ended == ("degraded", "refused")
 
     @timeless
     async def test_a_round_that_is_lost_degrades_a_run(self) -> None:
@@ -200,7 +213,7 @@ class TestOutcomes:
             for name in TEAM
         }  # fmt: skip
         played = await play("remom", script, breadth_schedule=[3, 3])
-        assert (played.text, played.done.outcome) == ("ANSWER: A", "degraded")
+        assert (played.text, *played.ended) == ("ANSWER: A", "degraded", "failed")
 
     @pytest.mark.parametrize(
         ("kind", "settings"),
@@ -215,7 +228,7 @@ class TestOutcomes:
         played = await play(kind, script, **settings)
         assert played.done.confidence is not None
         assert played.done.confidence < 0.5
-        assert played.done.outcome == "degraded"
+        assert played.ended == ("degraded", "unsure")
 
     @pytest.mark.parametrize(
         ("kind", "settings"),
@@ -289,7 +302,7 @@ class TestFailing:
         models = {**MODELS, "a": model("a", rating=0.7, context_window=1)}
         played = await play(kind, {}, models=models, on_error="fail")
         assert "a" not in played.client.names
-        assert played.done.outcome == "degraded"
+        assert played.ended == ("degraded", "unsuitable")
 
 
 CUT = completion("half a thought", finish="length")

@@ -13,16 +13,16 @@ from looper.run import Run
 from looper.settings import Setting
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
-from looper.wire.events import Outcome
+from looper.wire.events import Lack
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Answers, the one to publish first, and how probably that one is right, where it is known."""
+    """Answers, the one to publish first, how probably that one is right, where it is known, and what they lack."""
 
     results: Sequence[Result]
     confidence: float | None = None
-    outcome: Outcome = "ok"
+    lack: Lack | None = None
 
 
 def voted(vote: Vote, run: Run) -> Ranking:

@@ -10,11 +10,11 @@ from looper.calling.drafts import Draft
 from looper.calling.failures import why_no_answer
 from looper.contract import Contract, Violation
 from looper.errors import ContractViolated
-from looper.patterns.closing.outcome import outcome_of
+from looper.patterns.closing.outcome import lack_of, outcome_of
 from looper.patterns.closing.publish import is_thought, publish, whole
 from looper.run import Run
 from looper.wire.chat import Usage
-from looper.wire.events import Delta, Done, Event, Grounds, Outcome
+from looper.wire.events import Delta, Done, Event, Grounds, Lack
 
 Weigh = Callable[[str], float | None]
 Reject = Callable[[str], bool]
@@ -24,25 +24,27 @@ Finding = Callable[[], Awaitable[Sequence[Result]]]
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends if nothing else goes wrong, and by when.
+    """How a run ends if nothing else goes wrong, and by when: what its answer lacks, and whether its author is another
+    than was meant to write it.
 
     `weigh` says how probably a published text is right, `reject` which texts must not be published as long as there is
     something else; `grounds` are of what `weigh` says. Each may be left out.
     """
 
     until: float
-    outcome: Outcome = "ok"
+    lack: Lack | None = None
     weigh: Weigh | None = None
     reject: Reject | None = None
     grounds: Grounds | None = None
+    by_another: bool = False
 
-    def done(
-        self, events: Sequence[Event], run: Run, final: Usage | None, outcome: Outcome | None = None
-    ) -> Done:
+    def done(self, events: Sequence[Event], run: Run, final: Usage | None) -> Done:
         """The last event behind `events`, which are what is published."""
         confidence = None if self.weigh is None else self.weigh(text_of(events))
         grounds = None if confidence is None else self.grounds
-        return Done(run.ledger.usage, outcome or self.outcome, final, confidence, grounds)
+        outcome = outcome_of(self.lack, by_another=self.by_another)
+        lack = self.lack if outcome == "degraded" else None
+        return Done(run.ledger.usage, outcome, final, confidence, grounds, lack)
 
 
 async def conclude(
@@ -80,7 +82,7 @@ def _turn(ending: Ending, turn: int, turns: int, run: Run) -> Ending:
     """Each that may still be asked has its share of the time; the last one has all that is left."""
     now = run.deadline.now()
     until = now + max(0.0, ending.until - now) / (turns - turn)
-    return replace(ending, until=until, outcome="fallback" if turn else ending.outcome)
+    return replace(ending, until=until, by_another=turn > 0)
 
 
 async def present(
@@ -136,9 +138,11 @@ async def _kept(
     match keeping(held, run.terms.contract):
         case Violation(message):
             kept = await _repaired(text_of(held), message, draft, run, ending.until)
+            run.trace.broke("repaired" if kept else "replaced")
         case events:
             kept = events
             if text_of(kept) != text_of(held):
+                run.trace.broke("mended")
                 run.trace.note(
                     "machinery mended the form of the answer, so that it keeps its contract"
                 )
@@ -169,12 +173,16 @@ def instead(
     for result in evidence:
         kept = keeping(list(events_of(result)), run.terms.contract)
         if not isinstance(kept, Violation):
-            yield from (*kept, ending.done(kept, run, usage_of(result), "fallback"))
+            ending = replace(ending, by_another=True)
+            yield from (*kept, ending.done(kept, run, usage_of(result)))
             return
+        run.trace.broke("replaced")
     run.trace.note("no answer keeps the contract")
     if run.terms.on_violation == "fail":
         raise ContractViolated("No answer had the form that it has to have.")
-    yield from (*held, ending.done(held, run, run.ledger.last_usage, "degraded"))
+    run.trace.broke("published")
+    ending = replace(ending, lack=ending.lack or "contract", by_another=False)
+    yield from (*held, ending.done(held, run, run.ledger.last_usage))
 
 
 def keeping(events: Sequence[Event], contract: Contract[Any] | None) -> list[Event] | Violation:
@@ -220,7 +228,8 @@ async def decline(
     run.trace.note("all who answered have refused: that is the answer")
     for event in events_of(refusing[0]):
         yield event
-    yield Done(run.ledger.usage, outcome_of(asked), usage_of(refusing[0]))
+    lack = lack_of(asked)
+    yield Done(run.ledger.usage, outcome_of(lack), usage_of(refusing[0]), lack=lack)
 
 
 def text_of(events: Sequence[Event], choice: int = 0) -> str:

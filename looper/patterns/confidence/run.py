@@ -12,7 +12,7 @@ from looper.calling.failures import why_no_answer
 from looper.calling.fanout import fan_out, is_failure
 from looper.errors import InvalidField, LooperError
 from looper.patterns.closing.conclude import Ending, conclude, present
-from looper.patterns.closing.outcome import outcome_of
+from looper.patterns.closing.outcome import lack_of, outcome_of
 from looper.patterns.closing.publish import as_asked
 from looper.patterns.confidence.climb import Candidate, Climb, by_score
 from looper.patterns.confidence.deciding import Deciding
@@ -24,7 +24,7 @@ from looper.voting.scoring import ALTERNATIVES
 from looper.voting.votes import value_of
 from looper.wire.chat import ChatRequest
 from looper.wire.deltas import Gathering
-from looper.wire.events import Delta, Done, Event, Progress
+from looper.wire.events import Delta, Done, Event, Lack, Progress
 
 _LAST_SHARE = 0.95
 _ANSWER_SHARE = 0.7
@@ -223,10 +223,10 @@ class Confidence:
         if not climb.request.logprobs:
             results = [each.without_logprobs() for each in results]
         winner, *others = results
-        outcome = outcome_of(climb.latest, enough=climb.accepted is not None)
+        lack = lack_of(climb.latest) or (None if climb.accepted else "unsure")
         ending = Ending(
             run.deadline.share(_LAST_SHARE),
-            outcome,
+            lack,
             lambda _: ranking.confidence,
             grounds=ranking.grounds,
         )
@@ -284,16 +284,14 @@ class Confidence:
         calls = enumerate(run.trace.calls[number:])
         written = next((at for at, call in calls if call.state == "ok"), None)
         if written is None:
-            return replace(done, outcome="degraded")
+            return replace(done, outcome="degraded", lack=done.lack or "unsure")
         draft, number = drafts[written], number + written
         result = Result(draft.model, "candidate", "ok", heard.completion(), number=number)
         each = await self._grading.by_tokens(Candidate(draft, result, value_of(result, None)), run)
         doubted = (
             self._config.token_method_for(run.terms.contract) in ALTERNATIVES and not each.passes
         )
+        lack: Lack | None = "unsure" if doubted else None
         return replace(
-            done,
-            confidence=each.worth,
-            grounds=each.grounds,
-            outcome="degraded" if doubted else "ok",
+            done, confidence=each.worth, grounds=each.grounds, outcome=outcome_of(lack), lack=lack
         )

@@ -12,7 +12,7 @@ from looper.contract.base import visible
 from looper.patterns.workflows.plan import FINAL, Final, Step, seen, verified
 from looper.patterns.workflows.prompts import Shown
 from looper.wire.chat import Choice, Completion, Reply, WireUsage
-from looper.wire.events import Outcome
+from looper.wire.events import Lack
 from looper.wire.model_json import Sentences
 
 Said = Literal["pass", "fail", "unsure"]
@@ -151,12 +151,17 @@ class Board:
         return [agent for agent in self.agents.values() if agent.pending]
 
     @property
-    def outcome(self) -> Outcome:
-        """What an answer is worth that is written now."""
+    def lack(self) -> Lack | None:
+        """What an answer lacks that is written now."""
         agents = self.agents.values()
-        failed = any(agent.state == "failed" for agent in agents)
+        if self.degraded:
+            return "planner"
+        if self.skipped:
+            return "step"
+        if any(agent.state == "failed" for agent in agents):
+            return "failed"
         doubted = any(agent.verdict in ("fail", "unsure") for agent in agents)
-        return "degraded" if self.degraded or self.skipped or failed or doubted else "ok"
+        return "verifier" if doubted else None
 
     def shown_to(self, needs: Sequence[str], sees: Sequence[str] | None) -> list[Shown]:
         """What whoever needs and sees this is shown."""

@@ -11,6 +11,7 @@ from looper.calling.drafts import Draft, json_schema, private, shortened
 from looper.calling.failures import why_no_answer
 from looper.errors import InvalidField, UpstreamFailed
 from looper.patterns.closing.conclude import Ending, conclude, decline, present, refusals
+from looper.patterns.closing.outcome import outcome_of
 from looper.patterns.workflows.board import Agent, Board
 from looper.patterns.workflows.crew import Crew
 from looper.patterns.workflows.plan import FINAL, Final, Planned, Step, in_order, planned_type
@@ -203,7 +204,7 @@ class Workflows:
 
 
 def _ending(board: Board, run: Run) -> Ending:
-    return Ending(run.deadline.share(_FINAL_SHARE), board.outcome)
+    return Ending(run.deadline.share(_FINAL_SHARE), board.lack)
 
 
 async def _hand_over(
@@ -220,7 +221,7 @@ async def _hand_over(
     await _keep(board, request, run, pauses, waiting)
     yield Delta("tool_calls", shown)
     yield Finish("tool_calls")
-    yield Done(run.ledger.usage, board.outcome)
+    yield Done(run.ledger.usage, outcome_of(board.lack), lack=board.lack)
 
 
 async def _keeping(

@@ -524,7 +524,7 @@ class TestPanelFails:
         client = script(alpha=refused(500))
         pattern = fusion(min_successful_responses=minimum, below_quorum="fail")
         if answered:
-            assert done_of(await events_of(client, pattern=pattern)).outcome == "degraded"
+            assert done_of(await events_of(client, pattern=pattern)).lack == "failed"
         else:
             with pytest.raises(LooperError):
                 await events_of(client, pattern=pattern)
@@ -608,7 +608,7 @@ class TestJudgeFails:
         client = script(judge=step)
         events = await events_of(client, stream=stream)
         assert text_of(events) == "the answer"
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "judge"
 
     @timeless
     async def test_a_judge_that_hangs_takes_only_its_share(self) -> None:

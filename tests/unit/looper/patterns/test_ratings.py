@@ -523,7 +523,7 @@ class TestJudge:
         script: dict[str, Step] = {**self.DRAFTS, "judge": in_turn(verdict)}
         played = await play(self.pattern(), script, contract=None)
         assert played.text() in self.DRAFTS.values()
-        assert played.done.outcome == "degraded"
+        assert played.done.lack == "judge"
 
     async def test_a_judge_that_miscounts_is_told(self) -> None:
         """A score too few is asked for once more, as any verdict that cannot be used."""
@@ -634,7 +634,7 @@ class TestFailure:
         """Whom the budget has no room for is not asked, and the others answer."""
         played = await play(ratings(stop="all"), dict.fromkeys(PEERS, "ANSWER: A"), calls=2)
         assert len(played.client.asked) == 2
-        assert played.done.outcome == "degraded"
+        assert played.done.lack == "unpaid"
 
     async def test_the_members_hear_the_contract(self) -> None:
         """A number within a tolerance is the same number."""

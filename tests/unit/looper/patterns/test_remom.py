@@ -408,7 +408,7 @@ class TestSelection:
         script = {**FREE, "w": choice}
         said = await answer(script, breadth_schedule=[3], reference_selection=True)
         assert said.text in ("from a", "from b", "from c")
-        assert said.done.outcome == "degraded"
+        assert said.done.lack == "judge"
 
     async def test_a_contract_of_a_reference_is_the_same(self) -> None:
         """`contract: {type: reference}` has the writer choose, and is no rule for the texts themselves."""

@@ -260,7 +260,7 @@ class TestScores:
             max_accepted_error=0.1,
         )
         played = await play(pattern, {"small": sure("no", 0.5), "large": sure("yes", 1.0)})
-        assert played.done.outcome == "degraded"
+        assert played.done.lack == "unsure"
         assert [verdict for _, _, verdict in played.verdicts] == ["never enough"] * 2
         assert played.done.grounds == Grounds("avg_logprob", None)
 

@@ -366,7 +366,7 @@ async def test_an_answer_that_is_one_turn_away_is_waited_for() -> None:
     _, second = await team.answer(dict(ASKED), first)
 
     assert second.message["content"] == "by a"
-    assert second.events[-1] == Done(Usage(10, 5), "degraded", Usage(10, 5))
+    assert second.events[-1] == Done(Usage(10, 5), "degraded", Usage(10, 5), lack="step")
     assert team.client.names == ["a", "b", "a"]
 
 
@@ -495,7 +495,7 @@ async def test_what_names_no_tool_is_no_call() -> None:
     turn = await agentic(config(step("one", "a", "b")), a=said).turn(ASKED)
 
     assert turn.ids == []
-    assert turn.events[-1] == Done(Usage(30, 15), "degraded", Usage(10, 5))
+    assert turn.events[-1] == Done(Usage(30, 15), "degraded", Usage(10, 5), lack="failed")
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ class TestStaticPlan:
 
         assert asyncio.get_running_loop().time() - began == pytest.approx(5)
         assert [asked.deadline - began for asked in client.asked[:2]] == [2, 5]
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "failed"
 
     @pytest.mark.parametrize(
         ("steps", "heard"),
@@ -299,7 +299,7 @@ class TestFailures:
         events = await events_of(client, config)
 
         assert text_of(events) == "said by b"
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "step"
         assert client.names == ["a", "b", "c"]
 
     async def test_without_any_answer_the_error_says_why(self) -> None:
@@ -519,7 +519,7 @@ class TestVerifiers:
 
         assert client.names == ["a", "v", "a", "v", "f"]
         assert "the sign is wrong" in client.role("final").prompt
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "verifier"
 
     async def test_a_revision_that_fails_leaves_the_answer(self) -> None:
         """The answer that was there stays, and is not verified again."""
@@ -604,7 +604,7 @@ class TestVerifiers:
         events = await events_of(client, static(step("one", "a"), verifier("check", "one")))
 
         assert client.names == ["a", "v", "f"]
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "verifier"
 
     async def test_one_reason_is_a_list_of_one(self) -> None:
         """A verifier that has one thing to say need not make a list of it."""
@@ -694,7 +694,7 @@ class TestPlanner:
         workers = [asked.name for asked in client.asked if asked.role == "worker"]
         assert workers == ["a", "b", "c"]
         assert text_of(events) == "the answer"
-        assert done_of(events).outcome == "degraded"
+        assert done_of(events).lack == "planner"
 
     async def test_a_budget_smaller_than_all_that_a_plan_may_be_has_room_to_ask_again(self) -> None:
         """What a plan takes is known when there is one; before that, room is kept for doing without."""
