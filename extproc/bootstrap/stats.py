@@ -1,6 +1,13 @@
-"""What Envoy counts: access loggers that turn the processor's metadata and the egress calls into statistics."""
+"""What Envoy counts: access loggers that turn the processor's metadata and the egress calls into statistics.
+
+Names, labels and bounds are those of `extproc.statistics`; where the values come from stands here.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from envoy_data_plane.envoy.config.accesslog import v3 as accesslog
+from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.metrics import v3 as metrics
 from envoy_data_plane.envoy.extensions.access_loggers.stats import v3 as stats
 from envoy_data_plane.envoy.type import v3 as types
@@ -9,53 +16,65 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from extproc.bootstrap.messages import pack
 from extproc.config import Config
 from extproc.decisions.engine import SHADOW, needs, reachable, told_as
+from extproc.statistics import series
+from extproc.statistics.series import Kind, Series
 
-_INGRESS = "looper"
-_EGRESS = "looper_egress"
+_PREFIXES = {"ingress": "looper", "egress": "looper_egress"}
 _BUCKETS_MS = [
-    1,
-    5,
-    10,
-    25,
-    50,
-    100,
-    250,
-    500,
-    1000,
-    2500,
-    5000,
-    10000,
-    30000,
-    60000,
-    120000,
-    300000,
+    *(10, 25, 50, 100, 250, 500),
+    *(1_000, 2_500, 5_000, 10_000, 20_000, 30_000),
+    *(60_000, 120_000, 300_000, 600_000),
 ]
-_REPORTED = ("prompt_tokens", "completion_tokens", "estimated_tokens", "calls", "cost_microusd")
-_CONFIDENCE = "confidence_permille"
+"""From what hardly counts to the longest that anybody lets a team think."""
+
+_REPORTED = {
+    "prompt_tokens": series.PROMPT_TOKENS,
+    "completion_tokens": series.COMPLETION_TOKENS,
+    "estimated_tokens": series.ESTIMATED_TOKENS,
+    "calls": series.CALLS,
+    "cost_microusd": series.COST_MICROUSD,
+}
+"""Numbers that are known of requests, and where they are added up."""
+
 _PLAUSIBLE = 1e12
 """What is above this, or negative, is no usage: a counter never recovers from one such number."""
 
-Tags = dict[str, str]
+_TRIES = "%UPSTREAM_REQUEST_ATTEMPT_COUNT%"
+
+Values = dict[str, str]
+"""Of labels. They come from the configuration, or from a closed set: never from a client's request."""
 
 
 def _known(key: str) -> str:
     return f"%DYNAMIC_METADATA(looper:{key})%"
 
 
-# Values of labels come from the configuration, or from a closed set: never from a client's request.
-_DECIDED: Tags = {key: _known(key) for key in ("decision", "algorithm", "model")}
+_TOLD = ("decision", "algorithm", "model", "outcome", "recipe", "error")
+_INGRESS: Values = {
+    **{label: _known(label) for label in _TOLD},
+    "reason": _known("degraded_by"),
+    "end": _known("contract_breach"),
+    "code": "%RESPONSE_CODE%",
+}
+_EGRESS: Values = {
+    "model": "%ROUTE_NAME%",
+    "role": _known("role"),
+    "code": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+}
 
 
 def config() -> metrics.StatsConfig:
     """Buckets that fit the time a model takes; those of confidence are tenths."""
+    confidence = f"{_PREFIXES['ingress']}.{_own_name(series.CONFIDENCE_PERMILLE)}"
     return metrics.StatsConfig(
         histogram_bucket_settings=[
             metrics.HistogramBucketSettings(
-                match=matcher.StringMatcher(prefix=f"{_INGRESS}.{_CONFIDENCE}"),
+                match=matcher.StringMatcher(prefix=confidence),
                 buckets=[100.0 * tenth for tenth in range(1, 11)],
             ),
             metrics.HistogramBucketSettings(
-                match=matcher.StringMatcher(prefix=_INGRESS),
+                match=matcher.StringMatcher(prefix=_PREFIXES["ingress"]),
                 buckets=[float(bucket) for bucket in _BUCKETS_MS],
             ),
         ]
@@ -63,37 +82,93 @@ def config() -> metrics.StatsConfig:
 
 
 def ingress(config: Config) -> list[accesslog.AccessLog]:
-    """Requests, how long they took, and what they used if that is known; metered, also if it could not be.
+    """Requests, how long they took, what they used, what became of them, and what was found on the way.
 
-    Beside that, what each projection found, and which decisions on trial would have answered. How many requests are
-    open, Envoy counts by itself: `http.ingress.downstream_rq_active`.
+    How many are open, Envoy counts by itself. What not every request has is counted only where it is known: without
+    a number Envoy would log an error each time.
     """
-    metered = config.envoy.profile == "metered"
-    reported = (*_REPORTED, "unmetered") if metered else _REPORTED
-    tags = _DECIDED | {"outcome": _known("outcome"), "code": "%RESPONSE_CODE%"}
-    requests = stats.Config(
-        stats_scope=_scope(_INGRESS, counters=5000, histograms=500),
-        counters=[_count("requests_total", tags)],
-        histograms=[_milliseconds("request_ms", {"decision": _known("decision")})],
-    )
+    reported = dict(_REPORTED)
+    if config.envoy.profile == "metered":
+        reported["unmetered"] = series.UNMETERED
     return [
-        _logger("requests", requests),
-        *(_logger(key, _sum(key), _is_reported(key)) for key in reported),
+        _logger(
+            _count(series.REQUESTS, _INGRESS),
+            _milliseconds(series.REQUEST_MS, _INGRESS, "%DURATION%"),
+        ),
+        *_first_token(),
+        *(
+            _logger(_count(each, _INGRESS, _known(key)), only=_is_number(key))
+            for key, each in reported.items()
+        ),
+        *(_tokens(role) for role in _roles(config)),
+        _logger(_count(series.ATTEMPTS, _INGRESS, _TRIES), only=_is_known("model")),
+        _logger(_count(series.DEGRADATIONS, _INGRESS), only=_is_known("degraded_by")),
+        _logger(_count(series.CONTRACT_VIOLATIONS, _INGRESS), only=_is_known("contract_breach")),
+        _logger(_count(series.ERRORS, _INGRESS), only=_is_known("error")),
         _confidence(),
         *(_projection(key, name) for key, name in _projections(config)),
         *(_shadow(name) for name in _shadows(config)),
     ]
 
 
+def egress() -> list[accesslog.AccessLog]:
+    """Calls by model and role, which are both the processor's word, how often Envoy tried, and how long they took."""
+    return [
+        _logger(
+            _count(series.EGRESS_CALLS, _EGRESS),
+            _count(series.EGRESS_ATTEMPTS, _EGRESS, _TRIES),
+            _milliseconds(series.EGRESS_CALL_MS, _EGRESS, "%DURATION%"),
+        )
+    ]
+
+
+# What is known of some requests only...
+
+
+def _first_token() -> Iterator[accesslog.AccessLog]:
+    """Of a team's answer the processor tells when it began; of a routed one Envoy sees its first byte."""
+    key, first_byte = "first_token_ms", "%COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:ms)%"
+    answered = accesslog.AccessLogFilter(
+        status_code_filter=accesslog.StatusCodeFilter(
+            comparison=accesslog.ComparisonFilter(
+                op=accesslog.ComparisonFilterOp.EQ,
+                value=core.RuntimeUInt32(default_value=200, runtime_key="looper.answered"),
+            )
+        )
+    )
+    streamed = accesslog.AndFilter(filters=[_is_number("streamed"), answered])
+    for value, only in (
+        (_known(key), _is_number(key)),
+        (first_byte, accesslog.AccessLogFilter(and_filter=streamed)),
+    ):
+        yield _logger(_milliseconds(series.FIRST_TOKEN_MS, _INGRESS, value), only=only)
+
+
+def _tokens(role: str) -> accesslog.AccessLog:
+    """A team's calls are of several roles, and a logger has one value for each label of a request."""
+    counters = [
+        _count(
+            series.ROLE_TOKENS,
+            {**_INGRESS, "role": role, "kind": kind},
+            _known(f"{kind}_tokens.{role}"),
+        )
+        for kind in ("prompt", "completion")
+    ]
+    return _logger(*counters, only=_is_number(f"prompt_tokens.{role}"))
+
+
+def _roles(config: Config) -> list[str]:
+    """What teams' calls can be for. A client may bring a contract of its own, and that a repair."""
+    decisions = [each for recipe in config.recipes.values() for each in recipe.decisions]
+    planned = {call.role for each in decisions if each.loop for call in each.planned()}
+    return sorted({*planned, "repair"} if planned else ())
+
+
 def _confidence() -> accesslog.AccessLog:
     """How sure teams are of their answers, where they can say."""
-    histogram = stats.ConfigHistogram(
-        stat=_stat(_CONFIDENCE, {"decision": _known("decision")}), value_format=_known(_CONFIDENCE)
-    )
-    of_teams = stats.Config(
-        stats_scope=_scope(_INGRESS, counters=1, histograms=500), histograms=[histogram]
-    )
-    return _logger(_CONFIDENCE, of_teams, _is_reported(_CONFIDENCE))
+    each, key = series.CONFIDENCE_PERMILLE, "confidence_permille"
+    histogram = stats.ConfigHistogram(stat=_stat(each, _INGRESS), value_format=_known(key))
+    return _logger(Measure(each, histogram), only=_is_number(key))
 
 
 def _projections(config: Config) -> list[tuple[str, str]]:
@@ -102,88 +177,97 @@ def _projections(config: Config) -> list[tuple[str, str]]:
     return list(dict.fromkeys((told_as(step), step.name) for step in steps))
 
 
+def _projection(key: str, name: str) -> accesslog.AccessLog:
+    values = {**_INGRESS, "projection": name, "found": _known(key)}
+    return _logger(_count(series.PROJECTIONS, values), only=_is_known(key))
+
+
 def _shadows(config: Config) -> list[str]:
     decisions = (each for recipe in config.recipes.values() for each in reachable(recipe))
     return list(dict.fromkeys(decision.name for decision in decisions if decision.shadow))
 
 
-def _projection(key: str, name: str) -> accesslog.AccessLog:
-    tags = {"recipe": _known("recipe"), "projection": name, "found": _known(key)}
-    counter = stats.Config(
-        stats_scope=_scope(_INGRESS, counters=2000), counters=[_count("projections_total", tags)]
-    )
-    return _logger(key, counter, _is_known(key, matcher.ValueMatcher(present_match=True)))
-
-
 def _shadow(name: str) -> accesslog.AccessLog:
-    key = f"{SHADOW}.{name}"
-    tags = {"recipe": _known("recipe"), "decision": name}
-    counter = stats.Config(
-        stats_scope=_scope(_INGRESS, counters=2000), counters=[_count("shadow_total", tags)]
-    )
-    return _logger(key, counter, _is_reported(key))
+    values = {**_INGRESS, "decision": name}
+    return _logger(_count(series.SHADOW, values), only=_is_number(f"{SHADOW}.{name}"))
 
 
-def egress() -> list[accesslog.AccessLog]:
-    """Calls by model and role, which are both the processor's word, and how long they took."""
-    model = {"model": "%ROUTE_NAME%"}
-    tags = model | {
-        "role": _known("role"),
-        "code": "%RESPONSE_CODE%",
-        "flags": "%RESPONSE_FLAGS%",
-    }
-    calls = stats.Config(
-        stats_scope=_scope(_EGRESS, counters=5000, histograms=500),
-        counters=[_count("calls_total", tags)],
-        histograms=[_milliseconds("call_ms", model)],
-    )
-    return [_logger("calls", calls)]
+# ... and how all of it is counted.
 
 
-def _sum(key: str) -> stats.Config:
-    counter = stats.ConfigCounter(stat=_stat(f"{key}_total", _DECIDED), value_format=_known(key))
-    return stats.Config(stats_scope=_scope(_INGRESS, counters=2000), counters=[counter])
+class Measure(NamedTuple):
+    """A series, and how Envoy is told to count it."""
+
+    series: Series
+    message: stats.ConfigCounter | stats.ConfigHistogram
 
 
-def _scope(prefix: str, *, counters: int, histograms: int = 0) -> types.Scope:
-    """A bound on series, should labels ever multiply; those unused since the last eviction make room."""
-    return types.Scope(
-        prefix=prefix, max_counters=counters, max_histograms=histograms, enable_eviction=True
-    )
+def _count(each: Series, values: Values, value: str | None = None) -> Measure:
+    """Adds a value, or one."""
+    stat = _stat(each, values)
+    if value is None:
+        return Measure(each, stats.ConfigCounter(stat=stat, value_fixed=1))
+    return Measure(each, stats.ConfigCounter(stat=stat, value_format=value))
 
 
-def _count(name: str, tags: Tags) -> stats.ConfigCounter:
-    return stats.ConfigCounter(stat=_stat(name, tags), value_fixed=1)
+def _milliseconds(each: Series, values: Values, value: str) -> Measure:
+    unit = stats.ConfigHistogramUnit.Milliseconds
+    histogram = stats.ConfigHistogram(stat=_stat(each, values), unit=unit, value_format=value)
+    return Measure(each, histogram)
 
 
-def _milliseconds(name: str, tags: Tags) -> stats.ConfigHistogram:
-    return stats.ConfigHistogram(
-        stat=_stat(name, tags),
-        unit=stats.ConfigHistogramUnit.Milliseconds,
-        value_format="%DURATION%",
-    )
-
-
-def _stat(name: str, tags: Tags) -> stats.ConfigStat:
+def _stat(each: Series, values: Values) -> stats.ConfigStat:
     return stats.ConfigStat(
-        name=name,
-        tags=[stats.ConfigTag(name=tag, value_format=value) for tag, value in tags.items()],
+        name=_own_name(each),
+        tags=[stats.ConfigTag(name=label, value_format=values[label]) for label in each.labels],
     )
+
+
+def _own_name(each: Series) -> str:
+    """The name among its listener's."""
+    return each.name.removeprefix(f"envoy_{_PREFIXES[each.origin]}_")
 
 
 def _logger(
-    name: str, config: stats.Config, only: accesslog.AccessLogFilter | None = None
+    *measures: Measure, only: accesslog.AccessLogFilter | None = None
 ) -> accesslog.AccessLog:
-    return accesslog.AccessLog(name=f"looper.{name}", filter=only, typed_config=pack(config))
+    """Counts these of each request, or only of some.
+
+    There is a bound on its series, should labels ever multiply; those unused since the last eviction make room.
+    """
+    first = measures[0].series
+    messages = [each.message for each in measures]
+    config = stats.Config(
+        stats_scope=types.Scope(
+            prefix=_PREFIXES[first.origin],
+            max_counters=_most(measures, "counter"),
+            max_histograms=_most(measures, "histogram"),
+            enable_eviction=True,
+        ),
+        counters=[each for each in messages if isinstance(each, stats.ConfigCounter)],
+        histograms=[each for each in messages if isinstance(each, stats.ConfigHistogram)],
+    )
+    name = f"looper.{_own_name(first).removesuffix('_total')}"
+    return accesslog.AccessLog(name=name, filter=only, typed_config=pack(config))
 
 
-def _is_reported(key: str) -> accesslog.AccessLogFilter:
+def _most(measures: Sequence[Measure], kind: Kind) -> int | None:
+    """How many series of a kind there may come to be."""
+    counted = {each.series for each in measures if each.series.kind == kind}
+    return sum(each.most or 0 for each in counted) or None
+
+
+def _is_number(key: str) -> accesslog.AccessLogFilter:
     """Without this, Envoy logs an error for each request that has no such number, and -1 becomes 2^64-1."""
     number = matcher.DoubleMatcher(range=types.DoubleRange(start=0, end=_PLAUSIBLE))
-    return _is_known(key, matcher.ValueMatcher(double_match=number))
+    return _told(key, matcher.ValueMatcher(double_match=number))
 
 
-def _is_known(key: str, value: matcher.ValueMatcher) -> accesslog.AccessLogFilter:
+def _is_known(key: str) -> accesslog.AccessLogFilter:
+    return _told(key, matcher.ValueMatcher(present_match=True))
+
+
+def _told(key: str, value: matcher.ValueMatcher) -> accesslog.AccessLogFilter:
     return accesslog.AccessLogFilter(
         metadata_filter=accesslog.MetadataFilter(
             matcher=matcher.MetadataMatcher(

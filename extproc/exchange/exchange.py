@@ -65,7 +65,9 @@ class Exchange:
         self._channel = channel
         self._opening = opening
         self._recipe = recipe
+        self._began = time.monotonic()
         self._facts: dict[str, str | int] = {}
+        self._decided: Metadata = {}
         self._end = "answered"
         self._is_told = False
         self._outlet = Outlet(channel, self._broken_off)
@@ -75,7 +77,6 @@ class Exchange:
 
     async def run(self) -> None:
         """See the exchange through. Ends, with everything under way, when it is cancelled."""
-        started = time.perf_counter()
         try:
             async with self._outlet:
                 await self._see_through()
@@ -90,7 +91,7 @@ class Exchange:
             # Only now has Envoy nothing of the answer left for a slow client.
             if self._team is not None:
                 self._team.release()
-            milliseconds = round((time.perf_counter() - started) * 1000, 3)
+            milliseconds = round((time.monotonic() - self._began) * 1000, 3)
             path, end = self._known_path(), self._how_it_ended()
             told = {**trail(self._opening.headers), **self._facts}
             _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **told)
@@ -155,7 +156,8 @@ class Exchange:
             self._runtime.process.correction.factor,
         )
         decided = await policy.decide(subject)
-        decision, facts = decided.decision, decided.facts
+        decision, self._decided = decided.decision, decided.facts
+        facts = self._decided
         asked, request = request, decision.parameters.applied(request)
         match decision.action:
             case Canned() as canned:
@@ -228,12 +230,16 @@ class Exchange:
         self._facts |= metadata
         self._routed = Routed(self._runtime, request, model, metered=self._opening.metered)
         trailers = self._incoming.trailers
+        if request.streams:
+            metadata = {**metadata, "streamed": 1}
         await self._outlet.send(self._routed.rewrite(decision, metadata, trailers=trailers))
 
     # ... or a team, whose answer we write in Envoy's place.
 
     def _begin_team(self) -> Team:
-        self._team = Team(self._runtime, self._outlet, self._opening, self._facts, self._route)
+        self._team = Team(
+            self._runtime, self._outlet, self._opening, self._facts, self._route, self._began
+        )
         return self._team
 
     # The answer does not come by here, unless it is metered: then Envoy holds each piece of it until we have replied.
@@ -273,7 +279,8 @@ class Exchange:
         self._end = "refused"
         self._facts |= error_facts(error)
         if self._team is None or not await self._team.fail(error):
-            await self._outlet.send(error_reply(error, error.retry, (), {}))
+            metadata = {**self._decided, "error": error.code}
+            await self._outlet.send(error_reply(error, error.retry, (), metadata))
 
     def _broken_off(self, why: str) -> None:
         """The stream was aborted: say where its team stands, as long as that stands there."""

@@ -1,5 +1,6 @@
 """How a team's answer reaches the client: live, as Envoy's streamed local reply, or whole."""
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from extproc.protocol.actions import (
 from looper.errors import AnswerTooLarge, InternalError, LooperError
 from looper.run import Heartbeat, Run
 from looper.wire.answer import Chunks, Whole
-from looper.wire.chat import ChatRequest
+from looper.wire.chat import ChatRequest, Usage
 from looper.wire.events import Delta, Done, Event, Progress
 
 _JSON: Headers = (("content-type", "application/json"),)
@@ -45,6 +46,8 @@ class Answering:
     trail: Mapping[str, str] = field(default_factory=dict)
     """By what others know the request."""
     debug: bool = False
+    began: float = field(default_factory=time.monotonic)
+    """When the request came."""
     written: int = 0
 
     def count(self, data: bytes) -> bytes:
@@ -68,13 +71,26 @@ class Answering:
         # A run that is cut short never says more than this: "started" is what statistics then count.
         return {**self.facts, "outcome": "started"}
 
-    def closing(self, done: Done | None) -> Metadata:
-        """What is known of a run in the end. `done` is its last event; None: it has failed."""
-        metadata = self._ended("failed" if done is None else done.outcome)
-        if done is not None and done.confidence is not None:
-            metadata |= {"confidence_permille": round(1000 * done.confidence), **_grounds(done)}
-        self.log |= metadata
-        return metadata
+    def closing(self, end: Done | LooperError) -> Metadata:
+        """What is known of a run in the end: it has answered, or failed. Envoy's statistics are told some things more
+        than the log.
+        """
+        breach, by_role = self.run.trace.breach, _by_role(self.run.trace.tokens)
+        if isinstance(end, Done):
+            told = {**self._ended(end.outcome), **_sureness(end), **_breach(breach)}
+            self.log |= told
+            return {**told, **self._first_token(), **by_role}
+        told = {**self._ended("failed"), **_breach(breach and "failed")}
+        self.log |= told
+        return {**told, "error": end.code, **by_role}
+
+    def _first_token(self) -> Metadata:
+        """The milliseconds from a request to the first word of its answer, if that is streamed."""
+        trace = self.run.trace
+        if not self.request.stream or trace.first_word is None:
+            return {}
+        spoke = trace.began + trace.first_word
+        return {"first_token_ms": max(0, round(1000 * (spoke - self.began)))}
 
     def end(self, *, failed: bool) -> None:
         """Note what became of a run that has not answered: it failed, or nobody is left to hear of it."""
@@ -99,7 +115,7 @@ class Answering:
         # What was paid for once would be paid for again, whatever the error is.
         retry = False if self.run.ledger.calls > 0 else error.retry
         body = error.to_json(self.run.trace.attempts())
-        return error_reply(error, retry, self.headers(), self.closing(None), body)
+        return error_reply(error, retry, self.headers(), self.closing(error), body)
 
     def debug_facts(self, done: Done) -> dict[str, Any]:
         ledger = self.run.ledger
@@ -133,6 +149,30 @@ class Answering:
             ("x-looper-cost-microusd", str(self.run.ledger.cost)),
             ("x-looper-stages", ", ".join(stages)),
         )
+
+
+def _sureness(done: Done) -> Metadata:
+    """How sure a team is of its answer, and what that lacks."""
+    told: dict[str, str | int] = {}
+    if done.lack is not None:
+        told["degraded_by"] = done.lack
+    if done.confidence is not None:
+        told |= {"confidence_permille": round(1000 * done.confidence), **_grounds(done)}
+    return told
+
+
+def _breach(end: str | None) -> Metadata:
+    """What became of an answer that broke its contract at first."""
+    return {} if end is None else {"contract_breach": end}
+
+
+def _by_role(tokens: Mapping[str, Usage]) -> Metadata:
+    """The tokens of calls by what these were for."""
+    told: dict[str, str | int] = {}
+    for role, usage in tokens.items():
+        told[f"prompt_tokens.{role}"] = usage.prompt_tokens
+        told[f"completion_tokens.{role}"] = usage.completion_tokens
+    return told
 
 
 def _grounds(done: Done) -> Metadata:
@@ -197,14 +237,14 @@ class LiveReply:
         self._open = True
         return (OpenStream((*_SSE, *answering.headers()), answering.opening()), first)
 
-    def _close(self, frames: bytes, done: Done | None) -> Sequence[Action]:
+    def _close(self, frames: bytes, end: Done | LooperError) -> Sequence[Action]:
         opening = () if self._open else self._say(b"")
-        return (*opening, CloseStream(frames, self._answering.closing(done)))
+        return (*opening, CloseStream(frames, self._answering.closing(end)))
 
     def fail(self, error: LooperError) -> Sequence[Action]:
         if not self._open:
             return (self._answering.error(error),)
-        return self._close(self._chunks.failed(error, self._answering.run.trace.attempts()), None)
+        return self._close(self._chunks.failed(error, self._answering.run.trace.attempts()), error)
 
 
 class WholeReply:
@@ -271,13 +311,13 @@ class PatientReply:
         self._open = True
         return (OpenStream((*_JSON_IN_BITS, *answering.headers()), answering.opening()), blank)
 
-    def _close(self, body: bytes, done: Done | None) -> Sequence[Action]:
-        return (CloseStream(body, self._answering.closing(done)),)
+    def _close(self, body: bytes, end: Done | LooperError) -> Sequence[Action]:
+        return (CloseStream(body, self._answering.closing(end)),)
 
     def fail(self, error: LooperError) -> Sequence[Action]:
         if not self._open:
             return self._whole.fail(error)
-        return self._close(error.to_json(self._answering.run.trace.attempts()), None)
+        return self._close(error.to_json(self._answering.run.trace.attempts()), error)
 
 
 def reply_for(answering: Answering, *, live: bool) -> Reply:

@@ -56,12 +56,14 @@ class Team:
         opening: RequestHeaders,
         log: dict[str, str | int],
         route: Route,
+        began: float,
     ) -> None:
         self._runtime = runtime
         self._outlet = outlet
         self._opening = opening
         self._log = log
         self._route = route
+        self._began = began
         self._reply: Reply | None = None
         self._answering: Answering | None = None
         self._pause: Pause | None = None
@@ -192,6 +194,7 @@ class Team:
             outflow=runtime.outflow,
             max_bytes=runtime.config.limits.max_answer_bytes,
             debug=runtime.config.debug and self._opening.headers.get("looper-debug") == "1",
+            began=self._began,
         )
 
     def _opened(self, answering: Answering, work: Work, queued: float) -> Opened:

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from looper.calling.calls import State
+from looper.calling.trace import Breach
+from looper.wire.events import Lack
 
 Seconds = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -200,6 +202,15 @@ class RunRecord(BaseModel):
     outcome: str | None = Field(
         default=None,
         description="ok, degraded, fallback, waiting…; failed; abandoned: nobody was left to answer",
+    )
+    degraded_by: Lack | None = Field(
+        default=None,
+        description="what an answer lacks that is degraded, the first thing of several",
+    )
+    contract_breach: Breach | Literal["failed"] | None = Field(
+        default=None,
+        description="what became of an answer that broke its contract at first: mended by machinery, repaired by its "
+        "model, replaced by another one, published all the same; failed: the client got an error",
     )
     status: int | None = Field(default=None, description="of an error")
     code: str | None = Field(default=None, description="of an error")

@@ -116,6 +116,6 @@ async def test_every_run_says_what_became_of_it() -> None:
     assert all("code" not in record for record in records[:2])
     for record in records[:2]:
         assert [call["state"] for call in record["calls"]] == ["cancelled"] * 3
-    labels = 'recipe="general",decision="panel",algorithm="fusion"'
-    assert f'looper_runs_total{{{labels},outcome="failed"}} 1' in metrics
-    assert f'looper_runs_total{{{labels},outcome="abandoned"}} 2' in metrics
+    labels = 'algorithm="fusion",decision="panel",outcome="{}",recipe="general"'
+    for outcome, count in (("failed", 1), ("abandoned", 2)):
+        assert f"looper_runs_total{{{labels.format(outcome)}}} {count}.0" in metrics

@@ -152,8 +152,9 @@ async def _config(request: web.Request) -> web.Response:
 async def _metrics(request: web.Request) -> web.Response:
     """The same and more for Prometheus."""
     facts = request.app[FACTS]
-    text = metrics.render(facts.versions, facts.reloads, facts.lag)
-    return web.Response(body=text.encode(), headers={"content-type": metrics.CONTENT_TYPE})
+    found = metrics.facts(facts.versions, facts.reloads, facts.lag)
+    page = await asyncio.to_thread(metrics.render, found)
+    return web.Response(body=page, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 async def _runs(request: web.Request) -> web.Response:

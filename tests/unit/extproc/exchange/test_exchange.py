@@ -624,7 +624,11 @@ class TestLoop:
         assert {**last.metadata, "run": ""} == {
             "decision": "panel", "recipe": "auto", "algorithm": "fusion", "run": "", "outcome": "ok",
             "calls": 4, "prompt_tokens": 40, "completion_tokens": 20, "cost_microusd": 10 + 10 + 2 * (100 + 100),
+            "prompt_tokens.panel": 20, "completion_tokens.panel": 10, "prompt_tokens.judge": 10,
+            "completion_tokens.judge": 5, "prompt_tokens.final": 10, "completion_tokens.final": 5,
+            **({"first_token_ms": last.metadata["first_token_ms"]} if stream else {}),
         }  # fmt: skip
+        assert 0 <= int(last.metadata.get("first_token_ms", 0)) < 5000
 
     async def test_the_clients_tracing_headers_go_with_each_call(self) -> None:
         """A trace is continued; credentials and anything else of the client's stay here."""

@@ -15,7 +15,7 @@ from extproc.errors import ConfigError
 from extproc.process.process import Process
 from extproc.process.tally import Tally
 from extproc.serving.lag import Lag
-from extproc.serving.metrics import render
+from extproc.serving.metrics import facts, render
 from extproc.serving.reload import Reloads
 from extproc.serving.versions import Versions, at_work
 from looper.calling.budget import Budget, Grant, Ledger
@@ -140,7 +140,8 @@ async def test_a_bad_version_changes_nothing_and_is_told(path: Path) -> None:
         await until(lambda: not reloads.is_valid)
         assert versions.newest is before
         assert reloads.problems == (f"{path}:3: debgu: unknown key; did you mean 'debug'?",)
-        assert "looper_config_valid 0\n" in render(versions, reloads, Lag())
+        found = facts(versions, reloads, Lag())
+        assert b"looper_config_valid 0.0\n" in await asyncio.to_thread(render, found)
         edit(path, "debgu: true", "debug: true")
         await until(lambda: reloads.is_valid)
         assert versions.newest.runtime.config.debug
@@ -247,8 +248,6 @@ def test_runs_and_their_cost_are_counted() -> None:
     tally.add(ledger, {**facts, "outcome": "ok"})
     tally.add(ledger, {**facts, "outcome": "abandoned"})
 
-    assert [(dict(labels)["outcome"], count) for labels, count in tally.runs()] == [
-        ("abandoned", 1),
-        ("ok", 2),
-    ]
-    assert list(tally.microusd()) == [(tuple(facts.items()), 45)]
+    names = tuple(facts.values())
+    assert tally.runs == {(*names, "ok"): 2, (*names, "abandoned"): 1}
+    assert tally.microusd == {names: 45}
