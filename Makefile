@@ -35,6 +35,12 @@ check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python proto/generate.py --check
 	$(BIN)/python envoy/generate.py --check
+	@git ls-files -z | xargs -0 $(BIN)/detect-secrets-hook --disable-plugin HexHighEntropyString --disable-plugin KeywordDetector
+
+.PHONY: audit
+audit: $(VENV)/.ready ## Known vulnerabilities of what is installed (needs a network)
+	$(BIN)/python -m pip install --quiet --group audit
+	$(BIN)/pip-audit --skip-editable
 
 .PHONY: test
 test: $(VENV)/.ready ## Every test tier

@@ -38,7 +38,7 @@ def from_file(path: str) -> tls.Secret:
 
 def sds_name(path: str) -> str:
     """The name of the file that tells Envoy of the secret at `path`: two paths never share one."""
-    readable = re.sub("[^A-Za-z0-9]+", "-", PurePosixPath(path).name).strip("-")
+    readable = re.sub("[^A-Za-z0-9]+", "-", PurePosixPath(path).name).strip("-")[:64]
     return f"sds-{readable}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.yaml"
 
 

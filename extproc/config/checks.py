@@ -189,4 +189,5 @@ def _overlap(one: str, other: str) -> bool:
     (host, port), (host_, port_) = parted(one), parted(other)
     if int(port) == 0:  # any that is free
         return False
-    return int(port) == int(port_) and (host == host_ or bool({host, host_} & {"0.0.0.0", "::"}))
+    anywhere = {"0.0.0.0", "::"}  # noqa: S104  # compared, not bound
+    return int(port) == int(port_) and (host == host_ or bool({host, host_} & anywhere))

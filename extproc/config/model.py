@@ -93,7 +93,7 @@ class EnvoySettings(Setting):
         if self.ingress.startswith("unix:"):
             raise ValueError(f"envoy.ingress is {self.ingress}: give a URL")
         host, _, port = self.ingress.rpartition(":")
-        anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}
+        anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}  # noqa: S104  # compared, not bound
         return f"http://{anywhere.get(host, host)}:{port}"
 
 

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from extproc.bootstrap import render
-from extproc.config import Config, load_config
+from extproc.bootstrap.files import as_yaml
+from extproc.config import Config, load_config, parse_config
+from tests.fakes.configurations import written
 from tests.fakes.envoy import envoy_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +48,7 @@ def whole(texts: dict[str, str]) -> str:
         if rds := manager.pop("rds", None):
             name = Path(rds["config_source"]["path_config_source"]["path"]).name
             (manager["route_config"],) = resources(texts, name)
-    return yaml.safe_dump(bootstrap)
+    return as_yaml(bootstrap)
 
 
 def resources(texts: dict[str, str], name: str) -> list[dict[str, Any]]:
@@ -81,6 +83,16 @@ def test_committed_files_are_current() -> None:
 def test_examples_are_valid(name: str, body_mode: str, tmp_path: Path) -> None:
     """What the examples render to is accepted without a warning, in both ways of exchanging bodies."""
     validate(render(example(name, body_mode), directory="/etc/envoy"), tmp_path)
+
+
+def test_names_stay_names(tmp_path: Path) -> None:
+    """Envoy's parser of YAML takes other words for truth values and numbers than the one that writes them."""
+    names = ["n", "Y", "no", "On", "null", "1", "0x1f", "0o17", "010", "1e3", "0.5", "nan", "1_000"]
+    models = [{"name": name, "url": "http://10.0.0.1"} for name in ["m", *names]]
+    validate(
+        render(parse_config(written({"models": models}), "f.yaml"), directory="/etc/envoy"),
+        tmp_path,
+    )
 
 
 def test_a_mistake_in_a_watched_file_is_seen(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class TestUrl:
         "url",
         [
             "", "host", "host:8000/v1", "//host/v1", "ftp://host", "unix:/run/x.sock", "http://", "http:///v1", "http://:80",
-            "http://user@host/v1", "http://user:pass@host/v1", "http://host/v1?key=x", "http://host/v1#x",
+            "http://user@host/v1", "http://host/v1?key=x", "http://host/v1#x",
+            "http://user:pass@host/v1",  # pragma: allowlist secret
             "http://host:port/v1", "http://host:70000/v1", "http://[::1/v1", 5, None,
         ],
         ids=repr,

@@ -65,7 +65,7 @@ def test_any_text_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     "id",
     [
-        "call_abcdefghijklmnopqrstuvwx",  # OpenAI's
+        "call_abcdefghijklmnopqrstuvwx",  # OpenAI's  # pragma: allowlist secret
         "chatcmpl-tool-0123456789abcdef0123456789abcdef",  # vLLM's
         "call_0123456789abcdef0123456789abcdef",  # a UUID's
         "a1b2c3d4e",  # Mistral's
