@@ -22,6 +22,10 @@ class Status(IntEnum):
     UNAVAILABLE = 14
 
 
+CRASHED = "A mistake of the server's."
+"""Said with INTERNAL of a handler's exception, whose own text is for our log alone."""
+
+
 class Call(Protocol):
     """Messages both ways. Its handler is cancelled when the client, or the server, breaks it off."""
 

@@ -7,9 +7,12 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
+import structlog
 
 from extproc.errors import Abandoned
-from extproc.serving.calls import Handler, Status, Tls
+from extproc.serving.calls import CRASHED, Handler, Status, Tls
+
+_log = structlog.get_logger()
 
 _OPTIONS = (
     # A message in body mode BUFFERED holds a whole body; limits.max_body is what bounds it.
@@ -111,9 +114,20 @@ def _generic(path: str, handler: Handler) -> grpc.GenericRpcHandler:
 def _serving(handler: Handler) -> Any:
     async def serve(_: Any, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
         with suppress(Abandoned):
-            await handler(GrpcioCall(context))
+            await _served(handler, GrpcioCall(context))
 
     return serve
+
+
+async def _served(handler: Handler, call: GrpcioCall) -> None:
+    """Left to itself, grpcio sends the text of an exception to the client."""
+    try:
+        await handler(call)
+    except Abandoned:
+        raise
+    except Exception:
+        _log.exception("call.crashed")
+        await call.abort(Status.INTERNAL, CRASHED)
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:

@@ -64,11 +64,9 @@ class Processor:
         self._open += 1
         self._idle.clear()
         try:
-            await self._exchange(channel, call)
+            await self._through(channel, call)
         except Abandoned:
             pass  # before it said what it wants
-        except Overtaken:
-            await wave_through(channel)
         except ProtocolError as error:
             _log.error("protocol", problem=str(error))
             await call.abort(Status.INVALID_ARGUMENT, str(error))
@@ -76,6 +74,12 @@ class Processor:
             self._open -= 1
             if not self._open:
                 self._idle.set()
+
+    async def _through(self, channel: CallChannel, call: Call) -> None:
+        try:
+            await self._exchange(channel, call)
+        except Overtaken:
+            await wave_through(channel)
 
     async def _exchange(self, channel: CallChannel, call: Call) -> None:
         first = await call.read()

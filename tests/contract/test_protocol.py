@@ -619,6 +619,21 @@ async def test_a_message_that_makes_no_sense(
     assert "Error" not in details
 
 
+async def test_nonsense_after_an_answer_that_came_before_its_request(rig: Rig) -> None:
+    """Such an answer is let through, with whatever follows it."""
+    opening = response_body(ProcessingMode.STREAMED)
+    opening.ClearField("request_headers")
+    opening.response_headers.SetInParent()
+    stream = rig.envoy.stream()
+    await stream.send(opening)
+    assert await stream.receive() is not None
+    await stream.send(b"\xff\xff\xff")
+
+    code, details = await stream.status()
+    assert code == grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a ProcessingRequest" in details
+
+
 async def test_a_mistake_of_ours_is_told_without_its_text(logged: list[Any]) -> None:
     """A bug in the middle of a loop is a 500 that says no more than that; its text is in our log alone."""
     async with processing({"small": Crash()}) as rig:

@@ -29,6 +29,10 @@ async def refuse(call: Call) -> None:
     await call.abort(Status.NOT_FOUND, "ñö\n100%")
 
 
+async def crash(_: Call) -> None:
+    raise ValueError("what nobody else is to read")
+
+
 async def count(call: Call) -> None:
     """How long what was sent is, one number for each message."""
     while (message := await call.read()) is not None:
@@ -44,6 +48,7 @@ HANDLERS: Mapping[str, Handler] = {
     "/t/echo": echo,
     "/t/hang": hang,
     "/t/refuse": refuse,
+    "/t/crash": crash,
     "/t/count": count,
     "/t/said": said,
 }
@@ -87,6 +92,7 @@ async def test_every_kind_of_call(transport: Transport, address: str) -> None:
 
 FAILURES = [
     pytest.param("/t/refuse", {}, "NOT_FOUND", "ñö\n100%", id="status"),
+    pytest.param("/t/crash", {}, "INTERNAL", "A mistake of the server's.", id="crash"),
     pytest.param("/t/nobody", {}, "UNIMPLEMENTED", None, id="no-method"),
     pytest.param("/t/hang", {"timeout": 0.05}, "DEADLINE_EXCEEDED", None, id="deadline"),
 ]

@@ -7,7 +7,7 @@ from functools import partial
 import structlog
 
 from extproc.errors import Abandoned
-from extproc.serving.calls import Handler, Status
+from extproc.serving.calls import CRASHED, Handler, Status
 from extproc.serving.http2.call import Call
 
 _log = structlog.get_logger()
@@ -42,7 +42,7 @@ class Handlers:
     @staticmethod
     async def _served(handler: Handler, call: Call) -> None:
         """No text of an exception reaches the client."""
-        status, why = Status.INTERNAL, "a mistake of the server's"
+        status, why = Status.INTERNAL, CRASHED
         try:
             await handler(call)
             status, why = Status.OK, ""
