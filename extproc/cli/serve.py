@@ -60,6 +60,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--grace", default=120.0, show_default=True, help="Seconds that open exchanges may take then."
 )
 @click.option(
+    "--replace", is_flag=True, help="Take sockets over from a process that serves them still."
+)
+@click.option(
     "--reload",
     "interval",
     type=click.FloatRange(min=0.05),
@@ -106,6 +109,7 @@ def command(
     playground: str | None,
     drain: float,
     grace: float,
+    replace: bool,
     interval: float,
     transport: str,
     tls: tuple[Path, Path] | None,
@@ -140,6 +144,7 @@ def command(
         grace,
         _transport(transport, loaded.config.limits.max_body),
         None if tls is None else Tls(*tls, clients),
+        replace,
     )
     try:
         with reporting():

@@ -38,6 +38,7 @@ class Service:
     grace: float
     transport: Transport
     tls: Tls | None = None
+    replace: bool = False
 
 
 async def serve(
@@ -73,6 +74,7 @@ async def serve(
                 service.grace,
                 service.transport,
                 service.tls,
+                replace=service.replace,
             )
         )
         watched = Watched(path, loaded.files)

@@ -26,21 +26,24 @@ async def serving(
     grace: float,
     transport: Transport,
     tls: Tls | None = None,
+    *,
+    replace: bool = False,
 ) -> AsyncIterator[Health]:
     """Listen at every address while the context is open; on leaving, give open exchanges `grace` seconds.
 
-    Health is answered to the very end. Raises OSError for an address that cannot be listened on.
+    Health is answered to the very end. Raises OSError for an address that cannot be listened on, and for a socket
+    that another process serves, unless we are to `replace` that.
     """
     health, processor = Health(), Processor(begin)
     async with AsyncExitStack() as stack:
         if health_address is not None:
             apart = await stack.enter_async_context(transport(health.handlers))
-            await _listen(apart, health_address, None, stack)
+            await _listen(apart, health_address, None, stack, replace=replace)
         server = await stack.enter_async_context(
             transport({METHOD: processor.process, **health.handlers})
         )
         for address in listen:
-            await _listen(server, address, tls, stack)
+            await _listen(server, address, tls, stack, replace=replace)
         health.set_serving(True)
         try:
             yield health
@@ -56,11 +59,13 @@ async def serving(
                 await asyncio.wait_for(processor.idle(), _TIDYING)
 
 
-async def _listen(server: Server, address: str, tls: Tls | None, stack: AsyncExitStack) -> None:
+async def _listen(
+    server: Server, address: str, tls: Tls | None, stack: AsyncExitStack, *, replace: bool
+) -> None:
     """Processes of this machine need no TLS."""
     bound = stack.enter_context(bindable(address))
     try:
         await server.listen(bound, None if address.startswith("unix:") else tls)
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from None
-    publish(address, bound)
+    publish(address, bound, replace=replace)

@@ -1,11 +1,17 @@
 """Unix sockets whose path can be taken over from a predecessor that is still at work."""
 
+import fcntl
+import os
 import secrets
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_CREDENTIALS = struct.Struct("3i")
+"""Process, user and group of a socket's other end, as Linux tells them."""
 
 
 @contextmanager
@@ -32,25 +38,44 @@ def bindable(address: str) -> Iterator[str]:
         own.unlink(missing_ok=True)
 
 
-def publish(address: str, bound: str) -> None:
-    """Have new connections to `address` come to us, who listen at `bound`."""
+def publish(address: str, bound: str, *, replace: bool = False) -> None:
+    """Have new connections to `address` come to us, who listen at `bound`.
+
+    Raises OSError if somebody listens there already, unless we are to `replace` them. They keep what is open.
+    """
     if not address.startswith("unix:"):
         return
     path, own = (Path(each.removeprefix("unix:")) for each in (address, bound))
     own.chmod(0o660)
-    before = path.readlink() if path.is_symlink() else None
-    link = own.with_name(f"{own.name}.link")
-    link.symlink_to(own.name)
-    link.replace(path)
-    if before is not None and not _answers(path.with_name(before.name)):
+    with _alone_in(path.parent):
+        if not replace and (listener := _listener(path)) is not None:
+            raise OSError(f"{address} is served by {listener}: end that first, or use --replace")
+        before = path.readlink() if path.is_symlink() else None
+        link = own.with_name(f"{own.name}.link")
+        link.symlink_to(own.name)
+        link.replace(path)
+    if before is not None and _listener(path.with_name(before.name)) is None:
         path.with_name(before.name).unlink(missing_ok=True)
 
 
-def _answers(path: Path) -> bool:
-    """Whether somebody listens at a socket; one that a killed process left behind refuses."""
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Of several that look who listens and then take the path, one at a time."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _listener(path: Path) -> str | None:
+    """Who listens at a socket; a socket that a killed process left behind refuses."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))
         except OSError:
-            return False
-        return True
+            return None
+        said = probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, _, _ = _CREDENTIALS.unpack(said)
+    return f"process {process}" if process else "a process that cannot be seen from here"

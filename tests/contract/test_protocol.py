@@ -131,6 +131,7 @@ async def processing(
     grace: float = 2.0,
     listen: str | None = None,
     name: str = NAME,
+    replace: bool = False,
 ) -> AsyncIterator[Rig]:
     models = ScriptedClient(script or {})
     runtime = build(parse_config(CONFIG.replace("NAME", name), "test.yaml"), models)
@@ -138,7 +139,14 @@ async def processing(
         address = listen or f"unix:{folder}/p.sock"
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(
-                serving(lambda _: nullcontext(runtime), [address], None, grace, CARRIED.transport)
+                serving(
+                    lambda _: nullcontext(runtime),
+                    [address],
+                    None,
+                    grace,
+                    CARRIED.transport,
+                    replace=replace,
+                )
             )
             async with connected(address) as envoy:
                 yield Rig(models, envoy, address, stack)
@@ -1191,8 +1199,8 @@ async def test_a_file_that_is_no_socket(folder: Path) -> None:
     assert path.read_text() == "precious"
 
 
-async def test_a_live_socket_is_taken_over(folder: Path) -> None:
-    """Whoever listens on the path keeps its connections; new ones are ours."""
+async def test_a_live_socket_is_taken_over_if_that_is_meant(folder: Path) -> None:
+    """If we are to: whoever listens on the path keeps its connections; new ones are ours."""
     path = folder / "p.sock"
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1201,7 +1209,11 @@ async def test_a_live_socket_is_taken_over(folder: Path) -> None:
 
     async with await asyncio.start_unix_server(echo, path):
         reader, writer = await asyncio.open_unix_connection(path)
-        async with processing(listen=f"unix:{path}") as rig:
+        with pytest.raises(OSError, match=f"is served by process {os.getpid()}"):
+            async with processing(listen=f"unix:{path}"):
+                pass
+        assert not path.is_symlink()
+        async with processing(listen=f"unix:{path}", replace=True) as rig:
             assert await models_of(rig.address) == [NAME]
             writer.write(b"still here\n")
             assert await reader.readline() == b"still here\n"
@@ -1226,7 +1238,7 @@ async def test_a_successor_takes_over(folder: Path, how: signal.Signals) -> None
             await stream.receive_kinds("headers")
             assert await models_of(f"unix:{path}") == ["looper/old"]
 
-            async with processing(listen=f"unix:{path}", name="looper/new"):
+            async with processing(listen=f"unix:{path}", name="looper/new", replace=True):
                 assert await models_of(f"unix:{path}") == ["looper/new"]
                 await stream.send(piece(b"x", end=True))
                 assert (await stream.told()).body == b"x"
@@ -1244,11 +1256,33 @@ async def test_a_successor_with_the_same_process_id(folder: Path) -> None:
     address = f"unix:{folder}/p.sock"
     async with processing(listen=address, name="looper/old") as old:
         assert await models_of(address) == ["looper/old"]
-        async with processing(listen=address, name="looper/new"):
+        async with processing(listen=address, name="looper/new", replace=True):
             assert await models_of(address) == ["looper/new"]
             await old.stop()
 
             assert await models_of(address) == ["looper/new"]
+
+
+async def test_a_second_process_does_not_push_in(folder: Path) -> None:
+    """It ends, saying who is there; the first one goes on, and so do links and sockets."""
+    config = folder / "old.yaml"
+    config.write_text(CONFIG.replace("NAME", "looper/old"))
+    first, second = (
+        Processor(config, folder / "p.sock", folder / f"{each}.log") for each in ("first", "second")
+    )
+    await first.start()
+    try:
+        before = {each.name for each in folder.iterdir()} | {"second.log"}
+        await second.start()
+        assert first.process is not None
+        assert second.process is not None
+        assert await second.process.wait() == 1
+        assert f"is served by process {first.process.pid}: " in second.log.read_text()
+        assert {each.name for each in folder.iterdir()} == before
+        assert await models_of(f"unix:{folder}/p.sock") == ["looper/old"]
+    finally:
+        await second.stop(signal.SIGKILL)
+        await first.stop()
 
 
 async def test_an_address_that_is_taken() -> None:
