@@ -13,9 +13,9 @@ import msgspec
 
 from looper.calling.trace import Trace
 from looper.errors import InvalidField
-from looper.patterns.workflows.ids import is_ours
+from looper.patterns.workflows.pauses.ids import is_ours
+from looper.patterns.workflows.pauses.white_space import read, written
 from looper.patterns.workflows.tools import ONLY_ONE
-from looper.patterns.workflows.white_space import read, written
 from looper.run import Emit, Heartbeat
 from looper.wire.chat import ChatRequest, Message, explain, says
 from looper.wire.events import Delta, Event, Finish

@@ -8,7 +8,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from extproc import headers
 from extproc.config import Config
 from extproc.signals import AttributeConfig, HeaderConfig, SignalConfig
-from looper.patterns.workflows.state import Identity
+from looper.patterns.workflows.pauses.state import Identity
 
 _OWN = (":method", ":path", "content-encoding", "looper-debug", "x-request-id", headers.HOP)
 GROWTH = "x-envoy-decompressor-"

@@ -13,7 +13,7 @@ from extproc.errors import unknown
 from looper.algorithms import AlgorithmConfig, named_bands, problems
 from looper.contract import ContractConfig
 from looper.patterns.workflows import WorkflowsConfig
-from looper.patterns.workflows.state import MemoryState
+from looper.patterns.workflows.pauses.state import MemoryState
 
 
 def check(config: Config) -> Iterator[tuple[YamlPath, str]]:

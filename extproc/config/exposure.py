@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from extproc.config.addresses import is_local, parted
 from extproc.config.model import Config
 from extproc.config.yaml_source import Path as YamlPath
-from looper.patterns.workflows.state import RedisState
+from looper.patterns.workflows.pauses.state import RedisState
 
 _SHORT = timedelta(milliseconds=100)
 

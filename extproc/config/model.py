@@ -12,7 +12,7 @@ from extproc.headers import check_droppable, check_forwardable
 from looper.calling.budget import Ceiling
 from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED
-from looper.patterns.workflows.state import AnyState, MemoryState
+from looper.patterns.workflows.pauses.state import AnyState, MemoryState
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
 
 ForwardedHeader = Annotated[

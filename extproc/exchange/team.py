@@ -30,7 +30,7 @@ from looper.calling.trace import Trace
 from looper.errors import IdentityMissing, LooperError, Overloaded
 from looper.functions import for_client, goes_on, with_tools
 from looper.patterns.workflows import WorkflowsConfig
-from looper.patterns.workflows.pausing import Origin, Pause, Spent, answers_ours, digest
+from looper.patterns.workflows.pauses.pausing import Origin, Pause, Spent, answers_ours, digest
 from looper.patterns.workflows.saved import ToolResult, load, tool_results
 from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest

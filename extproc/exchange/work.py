@@ -7,7 +7,7 @@ from extproc.decisions.explain import Explanation
 from extproc.decisions.recipe import Decision
 from extproc.protocol.actions import Metadata
 from looper.patterns.workflows import WorkflowsConfig
-from looper.patterns.workflows.pausing import Origin, Paused, Spent
+from looper.patterns.workflows.pauses.pausing import Origin, Paused, Spent
 from looper.run import Pattern
 
 _LEAST = 0.1

@@ -10,7 +10,7 @@ from extproc.process.tally import Tally
 from extproc.signals.tally import SignalTally
 from looper.admission import Admission
 from looper.calling.budget import Purse
-from looper.patterns.workflows.pausing import States
+from looper.patterns.workflows.pauses.pausing import States
 from looper.wire.tokens import Correction
 
 

@@ -24,7 +24,7 @@ from looper.calling.models import Model
 from looper.contract import Terms, from_response_format
 from looper.errors import ModelNotFound, StateOutdated
 from looper.patterns.workflows import Workflows
-from looper.patterns.workflows.pausing import Origin, States
+from looper.patterns.workflows.pauses.pausing import Origin, States
 from looper.patterns.workflows.saved import Saved
 from looper.run import Client, Pattern
 from looper.wire.chat import ChatRequest

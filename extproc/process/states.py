@@ -7,8 +7,14 @@ from pathlib import Path
 from extproc.errors import ConfigError
 from extproc.protocol.events import METADATA, RequestHeaders
 from looper.errors import IdentityMissing
-from looper.patterns.workflows.pausing import States
-from looper.patterns.workflows.state import AnyState, Identity, MemoryState, MemoryStore, RedisState
+from looper.patterns.workflows.pauses.pausing import States
+from looper.patterns.workflows.pauses.state import (
+    AnyState,
+    Identity,
+    MemoryState,
+    MemoryStore,
+    RedisState,
+)
 from looper.settings import SecretReference
 from looper.settings.files import read_text
 
@@ -34,7 +40,7 @@ async def opened(settings: AnyState, environment: Mapping[str, str]) -> AsyncIte
 @asynccontextmanager
 async def _in_redis(settings: RedisState, environment: Mapping[str, str]) -> AsyncIterator[States]:
     try:
-        from looper.patterns.workflows.redis_state import RedisStore, connect
+        from looper.patterns.workflows.pauses.redis_state import RedisStore, connect
     except ModuleNotFoundError as error:
         raise ConfigError(
             [f"state: {error.name} is missing: pip install 'envoy-looper[redis]'"]

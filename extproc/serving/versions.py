@@ -18,7 +18,7 @@ from extproc.process.generation import Reach, fingerprint, generation, heard, re
 from extproc.process.process import Process
 from extproc.process.runtime import Runtime, build
 from looper.calling.client import EgressClient
-from looper.patterns.workflows.pausing import States
+from looper.patterns.workflows.pauses.pausing import States
 
 _log = structlog.get_logger()
 

@@ -11,8 +11,8 @@ import openai
 import pytest
 import pytest_asyncio
 
+from looper.patterns.workflows.pauses.white_space import read, written
 from looper.patterns.workflows.tools import ONLY_ONE
-from looper.patterns.workflows.white_space import read, written
 from looper.simulate.server import FunctionCall, SimulatedModel, Simulator
 from tests.fakes.stack import Stack, run_stack
 

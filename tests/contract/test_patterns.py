@@ -20,8 +20,8 @@ from looper.calling.models import Model
 from looper.contract import NO_TERMS, ExactConfig, Terms
 from looper.errors import ContractViolated, LooperError
 from looper.functions import for_client, with_tools
-from looper.patterns.workflows.pausing import Origin, Spent, States
-from looper.patterns.workflows.state import MemoryState, MemoryStore
+from looper.patterns.workflows.pauses.pausing import Origin, Spent, States
+from looper.patterns.workflows.pauses.state import MemoryState, MemoryStore
 from looper.run import Deadline, Pattern, Run, drive, seeded
 from looper.simulate.server import (
     MODELS,

@@ -23,8 +23,8 @@ from extproc.serving.health import SERVICES
 from looper.calling.budget import Budget, Ledger
 from looper.errors import StateUnavailable
 from looper.patterns.workflows import WorkflowsConfig
-from looper.patterns.workflows.pausing import Origin, Spent
-from looper.patterns.workflows.state import RedisState
+from looper.patterns.workflows.pauses.pausing import Origin, Spent
+from looper.patterns.workflows.pauses.state import RedisState
 from looper.run import Deadline
 from tests.fakes.certificates import certify
 from tests.fakes.envoy import free_port

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from looper.calling.trace import Trace
 from looper.errors import InvalidRequest
 from looper.functions import for_client, goes_on, with_tools
-from looper.patterns.workflows.ids import Ids
+from looper.patterns.workflows.pauses.ids import Ids
+from looper.patterns.workflows.pauses.white_space import read, written
 from looper.patterns.workflows.tools import ONLY_ONE
-from looper.patterns.workflows.white_space import read, written
 from looper.run import Heartbeat
 from looper.wire.answer import Chunks, Whole
 from looper.wire.chat import ChatRequest

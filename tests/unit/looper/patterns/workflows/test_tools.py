@@ -20,10 +20,10 @@ from looper.errors import (
     StateUnavailable,
 )
 from looper.patterns.workflows import WorkflowsConfig
-from looper.patterns.workflows.pausing import Origin as From
-from looper.patterns.workflows.pausing import Pause, Spent, States, answers_ours
+from looper.patterns.workflows.pauses.pausing import Origin as From
+from looper.patterns.workflows.pauses.pausing import Pause, Spent, States, answers_ours
+from looper.patterns.workflows.pauses.state import Claim, MemoryState, MemoryStore
 from looper.patterns.workflows.saved import load, tool_results
-from looper.patterns.workflows.state import Claim, MemoryState, MemoryStore
 from looper.patterns.workflows.tools import ONLY_ONE, relaxed
 from looper.run import Deadline, Heartbeat, Pattern, Run, drive
 from looper.wire.answer import Whole

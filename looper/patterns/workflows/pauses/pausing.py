@@ -19,8 +19,8 @@ from looper.errors import (
     StateOutdated,
     StateUnavailable,
 )
-from looper.patterns.workflows.ids import Forged, Ids, is_ours
-from looper.patterns.workflows.state import Identity, StateSettings, Store
+from looper.patterns.workflows.pauses.ids import Forged, Ids, is_ours
+from looper.patterns.workflows.pauses.state import Identity, StateSettings, Store
 from looper.run import Deadline
 
 

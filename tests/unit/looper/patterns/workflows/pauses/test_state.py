@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from looper.errors import StateUnavailable
-from looper.patterns.workflows.redis_state import RedisStore, connect
-from looper.patterns.workflows.sealing import Seal, Unreadable
-from looper.patterns.workflows.state import AnyState, MemoryState, MemoryStore, RedisState, Store
+from looper.patterns.workflows.pauses.redis_state import RedisStore, connect
+from looper.patterns.workflows.pauses.sealing import Seal, Unreadable
+from looper.patterns.workflows.pauses.state import (
+    AnyState,
+    MemoryState,
+    MemoryStore,
+    RedisState,
+    Store,
+)
 from tests.fakes.clock import timeless
 from tests.fakes.redis import RedisServer, run_redis, run_redis_tls
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from looper.patterns.workflows.ids import Ids, is_ours
-from looper.patterns.workflows.white_space import read, written
+from looper.patterns.workflows.pauses.ids import Ids, is_ours
+from looper.patterns.workflows.pauses.white_space import read, written
 
 IDS = Ids([b"k" * 32])
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"

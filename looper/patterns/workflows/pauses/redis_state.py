@@ -11,8 +11,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Disconnected
 
 from looper.errors import StateUnavailable
-from looper.patterns.workflows.sealing import Seal, Unreadable
-from looper.patterns.workflows.state import Claim, RedisState
+from looper.patterns.workflows.pauses.sealing import Seal, Unreadable
+from looper.patterns.workflows.pauses.state import Claim, RedisState
 
 # A state and its lease have the same hash tag, so that a cluster keeps them in one place.
 _CLAIM = """

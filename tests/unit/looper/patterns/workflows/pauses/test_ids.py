@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.patterns.workflows.ids import Forged, Ids, is_ours
+from looper.patterns.workflows.pauses.ids import Forged, Ids, is_ours
 
 KEY, OTHER = b"k" * 32, b"o" * 32
 BASE62 = string.ascii_letters + string.digits

@@ -9,7 +9,7 @@ import hashlib
 import re
 from itertools import product
 
-from looper.patterns.workflows.ids import DIGITS, LETTERS, PREFIX, base62, is_ours
+from looper.patterns.workflows.pauses.ids import DIGITS, LETTERS, PREFIX, base62, is_ours
 
 _CODES = dict(zip(DIGITS, map("".join, product(" \t\n\r", repeat=3)), strict=False))
 _LETTERS = {code: letter for letter, code in _CODES.items()}
