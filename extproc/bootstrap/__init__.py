@@ -3,7 +3,7 @@
 The one room that knows Envoy's complete API, the extra `envoy`. May import `process` and below; no request needs it.
 """
 
-from extproc.bootstrap.files import render, write
+from extproc.bootstrap.files import left_out, render, write
 from extproc.bootstrap.watch import Follower, watch
 
-__all__ = ["Follower", "render", "watch", "write"]
+__all__ = ["Follower", "left_out", "render", "watch", "write"]

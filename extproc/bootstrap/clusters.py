@@ -8,6 +8,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.v3 import Percent
 
+from extproc.bootstrap.certificates import Pair
 from extproc.bootstrap.credentials import injector
 from extproc.bootstrap.messages import endpoints, is_ip, pack, seconds, socket
 from extproc.bootstrap.processors import PROTOCOL
@@ -20,7 +21,7 @@ _KEEP_PLAIN = seconds(4)
 _KEEP_TLS = seconds(60)
 
 
-def model_cluster(model: Model, directory: str) -> cluster.Cluster:
+def model_cluster(model: Model, directory: str | None) -> cluster.Cluster:
     upstream = Upstream.of(model)
     kind = cluster.ClusterDiscoveryType
     name = cluster_name(model)
@@ -35,7 +36,7 @@ def model_cluster(model: Model, directory: str) -> cluster.Cluster:
         circuit_breakers=cluster.CircuitBreakers(thresholds=[_thresholds(model.breaker)]),
         outlier_detection=_outliers(),
         typed_extension_protocol_options={PROTOCOL: pack(_protocol(model, upstream, directory))},
-        transport_socket=_tls(model, upstream) if upstream.tls else None,
+        transport_socket=_tls(model, upstream, directory) if upstream.tls else None,
     )
 
 
@@ -72,7 +73,9 @@ def _outliers() -> cluster.OutlierDetection:
     )
 
 
-def _protocol(model: Model, upstream: Upstream, directory: str) -> upstreams.HttpProtocolOptions:
+def _protocol(
+    model: Model, upstream: Upstream, directory: str | None
+) -> upstreams.HttpProtocolOptions:
     filters = _filters(model, directory)
     if upstream.tls:
         return upstreams.HttpProtocolOptions(
@@ -89,11 +92,11 @@ def _protocol(model: Model, upstream: Upstream, directory: str) -> upstreams.Htt
     )
 
 
-def _filters(model: Model, directory: str) -> list[HttpFilter]:
+def _filters(model: Model, directory: str | None) -> list[HttpFilter]:
     return injector(model.api_key, directory) if model.api_key is not None else []
 
 
-def _tls(model: Model, upstream: Upstream) -> core.TransportSocket:
+def _tls(model: Model, upstream: Upstream, directory: str | None) -> core.TransportSocket:
     """The certificate must be signed by a trusted root and be made out to the name that we meant to call."""
     name = model.tls.server_name or upstream.host
     san = tls.SubjectAltNameMatcherSanType
@@ -101,13 +104,15 @@ def _tls(model: Model, upstream: Upstream) -> core.TransportSocket:
         san_type=san.IP_ADDRESS if is_ip(name) else san.DNS,
         matcher=matcher.StringMatcher(exact=name),
     )
+    ours = Pair.of(model.tls)
     context = tls.UpstreamTlsContext(
         sni="" if is_ip(name) else name,  # the protocol has no SNI for addresses
         common_tls_context=tls.CommonTlsContext(
+            tls_certificate_sds_secret_configs=[] if ours is None else [ours.reference(directory)],
             validation_context=tls.CertificateValidationContext(
                 trusted_ca=core.DataSource(filename=model.tls.ca),
                 match_typed_subject_alt_names=[expected],
-            )
+            ),
         ),
     )
     return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))

@@ -36,13 +36,14 @@ def from_file(path: str) -> tls.Secret:
     return _secret(f"file:{path}", core.DataSource(filename=path))
 
 
-def sds_name(path: str) -> str:
-    """The name of the file that tells Envoy of the secret at `path`: two paths never share one."""
+def sds_name(path: str, *beside: str) -> str:
+    """The name of the file that tells Envoy of the secret at `path`, and `beside` it: no other secret shares it."""
     readable = re.sub("[^A-Za-z0-9]+", "-", PurePosixPath(path).name).strip("-")[:64]
-    return f"sds-{readable}-{hashlib.sha256(path.encode()).hexdigest()[:8]}.yaml"
+    whole = chr(0).join((path, *beside))
+    return f"sds-{readable}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}.yaml"
 
 
-def injector(key: ApiKey, directory: str) -> list[HttpFilter]:
+def injector(key: ApiKey, directory: str | None) -> list[HttpFilter]:
     """The upstream filters that put a key into each attempt, over whatever may stand there."""
     generic = Generic(
         credential=_reference(key, directory),
@@ -66,9 +67,11 @@ def _secret(name: str, source: core.DataSource) -> tls.Secret:
     return tls.Secret(name=name, generic_secret=tls.GenericSecret(secret=source))
 
 
-def _reference(key: ApiKey, directory: str) -> tls.SdsSecretConfig:
+def _reference(key: ApiKey, directory: str | None) -> tls.SdsSecretConfig:
     if key.file is None:
         return tls.SdsSecretConfig(name=f"env:{key.env}")
+    if directory is None:  # then it is one of Envoy's own secrets, too
+        return tls.SdsSecretConfig(name=f"file:{key.file}")
     # What changes is the key, beside which this watches; the file that names it never does.
     mount = str(PurePosixPath(key.file).parent)
     source = watched_file(directory, sds_name(key.file), watch=mount)

@@ -11,6 +11,7 @@ from envoy_data_plane.envoy.extensions.compression.brotli.decompressor.v3 import
 from envoy_data_plane.envoy.extensions.compression.gzip.decompressor.v3 import Gzip
 from envoy_data_plane.envoy.extensions.compression.zstd.decompressor.v3 import Zstd
 from envoy_data_plane.envoy.extensions.filters.http.buffer.v3 import Buffer
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors
 from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
 from envoy_data_plane.envoy.extensions.filters.http.decompressor import v3 as decompressor
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
@@ -23,7 +24,7 @@ from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc import headers
-from extproc.bootstrap import forwarding, local_replies, stats
+from extproc.bootstrap import certificates, forwarding, local_replies, stats
 from extproc.bootstrap.messages import (
     address,
     extension,
@@ -34,7 +35,7 @@ from extproc.bootstrap.messages import (
     watched_file,
 )
 from extproc.bootstrap.processors import CLUSTER, FILTER
-from extproc.bootstrap.routes import DECOMPRESSORS, HEADERS, REFUSALS
+from extproc.bootstrap.routes import CORS, DECOMPRESSORS, HEADERS, REFUSALS
 from extproc.config import Config
 
 PREFIX = "x-looper-"
@@ -62,11 +63,13 @@ _GRACE = seconds(5)
 
 
 def ingress(config: Config, directory: str) -> listener.Listener:
+    tls = config.envoy.tls
     return http_listener(
         "ingress",
         address(config.envoy.ingress),
-        _manager(config, directory),
+        manager(config, directory),
         buffer_bytes=_READ_AT_ONCE,
+        transport_socket=None if tls is None else certificates.downstream(tls, directory),
     )
 
 
@@ -90,7 +93,7 @@ def idle_timeout(config: Config) -> timedelta:
     return max(config.envoy.stream_idle_timeout, longest_deadline(config))
 
 
-def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
+def manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
     return hcm.HttpConnectionManager(
         stat_prefix="ingress",
         rds=hcm.Rds(
@@ -100,6 +103,7 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         # there is no `internal_address_config`, for even an empty one makes Envoy trust private addresses.
         use_remote_address=True,
         generate_request_id=True,
+        always_set_request_id_in_response=config.envoy.request_id_in_response,
         preserve_external_request_id=config.envoy.preserve_external_request_id,
         # What nginx speaks to those behind it unless told otherwise.
         http_protocol_options=core.Http1ProtocolOptions(
@@ -140,7 +144,10 @@ def _without_own_headers() -> core.TypedExtensionConfig:
 def _filters(config: Config) -> list[hcm.HttpFilter]:
     # Where the processor sees the answers, it is the one to say what they used.
     usage = [http_filter("envoy.filters.http.json_to_metadata", _usage())]
+    # First of all, so that what other filters refuse can be read by pages, too. Routes have the policy.
+    cors = () if config.envoy.cors is None else (http_filter(CORS, Cors()),)
     return [
+        *cors,
         *_decompressors(),
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
         http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),

@@ -87,6 +87,7 @@ def http_listener(
     *,
     buffer_bytes: int = MIB,
     counts_connections: bool = True,
+    transport_socket: core.TransportSocket | None = None,
 ) -> listener.Listener:
     """A listener that speaks HTTP; those that clients cannot reach are outside the limit on connections."""
     chain = listener.Filter(
@@ -97,7 +98,7 @@ def http_listener(
         address=address,
         per_connection_buffer_limit_bytes=buffer_bytes,
         ignore_global_conn_limit=not counts_connections,
-        filter_chains=[listener.FilterChain(filters=[chain])],
+        filter_chains=[listener.FilterChain(filters=[chain], transport_socket=transport_socket)],
     )
 
 

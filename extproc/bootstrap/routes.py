@@ -1,10 +1,12 @@
 """The two route tables: how a request that names a model in `x-looper-model` gets to that model."""
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy.v3 import (
@@ -24,13 +26,18 @@ from extproc.bootstrap.messages import header, literal, names, pack, seconds
 from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
 from extproc.config import Config
+from extproc.config.overlay import Cors
 from looper.calling.models import Model
 from looper.errors import InvalidRequest, LoopDetected, LooperError, ModelNotFound
 
 DECOMPRESSORS = ("looper.gzip", "looper.zstd", "looper.br")
+CORS = "envoy.filters.http.cors"
 REFUSALS = "looper.refusals"
 HEADERS = "looper.headers"
 """Names of filters that routes refer to."""
+
+FIRST_READ = "(chat/completions)"
+"""The first of the routes that requests have before the processor has spoken; models' routes are before it."""
 
 _API = "/v1/"
 """Where clients see the API; the path of a model's URL stands in its place upstream."""
@@ -70,8 +77,34 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
         response_headers_to_add=[
             header(name, f"%DYNAMIC_METADATA(looper:{key})%") for name, key in _DECIDED
         ],
-        filters={FILTER: pack(_telling(announced))},
+        filters={FILTER: pack(_telling(announced)), **_pages(config.envoy.cors)},
     )
+
+
+def _pages(settings: Cors | None) -> dict[str, Any]:
+    """Which pages of other origins may ask."""
+    if settings is None:
+        return {}
+    policy = CorsPolicy(
+        allow_origin_string_match=[_origin(each) for each in settings.origins],
+        allow_methods=", ".join(settings.methods),
+        allow_headers=", ".join(settings.headers),
+        expose_headers=", ".join(settings.expose),
+        max_age=str(int(settings.max_age.total_seconds())),
+        allow_credentials=settings.credentials,
+    )
+    return {CORS: pack(policy)}
+
+
+def _origin(text: str) -> matcher.StringMatcher:
+    """`*` is any origin, and at the beginning of a host whatever may stand before its first dot."""
+    if text == "*":
+        return matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=".*"))
+    if "*" not in text:
+        return matcher.StringMatcher(exact=text)
+    scheme, _, host = text.partition("*")
+    regex = f"{re.escape(scheme)}[A-Za-z0-9-]+{re.escape(host)}"
+    return matcher.StringMatcher(safe_regex=matcher.RegexMatcher(regex=regex))
 
 
 def _telling(announced: str) -> ext_proc.ExtProcPerRoute:
@@ -130,7 +163,7 @@ def hop_mark(config: Config) -> str:
     """What tells this deployment's routes from any other's: the same in each of its replicas, and after a restart."""
     told = (
         *sorted(config.entrypoints),
-        *sorted(f"{each.name} {each.url}" for each in config.models),
+        *sorted(f"{each.name} {each.place}" for each in config.models),
     )
     return blake2b("\n".join(told).encode(), digest_size=8).hexdigest()
 
@@ -247,6 +280,7 @@ def _to_model(model: Model, *, with_trailers: bool = False) -> route.Route:
             timeout=seconds(0),
             prefix_rewrite="" if rewritten == _API else rewritten,
             host_rewrite_literal=upstream.authority,
+            auto_host_rewrite=True if upstream.authority is None else None,
             retry_policy=None if with_trailers else _retries(model),
         ),
         request_headers_to_add=[

@@ -1,4 +1,4 @@
-"""Where a model's URL leads: host, port, path, and the names of its route and cluster."""
+"""Where a model is: host, port, path, and the names of its route and cluster."""
 
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -11,16 +11,18 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A model's URL, taken apart."""
+    """A model's URL, taken apart. Without one, its cluster knows where it is, and what it is called there."""
 
     tls: bool
     host: str
     port: int
-    authority: str
+    authority: str | None
     path: str
 
     @classmethod
     def of(cls, model: Model) -> "Upstream":
+        if model.url is None:
+            return cls(False, "", 0, None, "/v1")
         url = urlsplit(model.url)
         host = url.hostname or ""
         port = url.port or _DEFAULT_PORTS[url.scheme]
@@ -35,8 +37,8 @@ class Upstream:
 
 
 def cluster_name(model: Model) -> str:
-    """Distinct from every cluster that is not a model, whatever the model is called."""
-    return f"model:{model.name}"
+    """The operator's own, or one distinct from every cluster that is not a model, whatever the model is called."""
+    return model.cluster or f"model:{model.name}"
 
 
 def stat_name(model: Model) -> str:

@@ -39,15 +39,18 @@ class Follower:
         write(self.config, self.out, self.directory)
 
     def change(self, config: Config, now: float) -> bool:
-        """Write the files for another configuration. Whether Envoy has to be restarted for a part of it."""
-        before = self.config
+        """Write the files for another configuration. Whether Envoy has to be restarted for a part of it.
+
+        Raises ConfigError for a file of Envoy's that it names and that is not there; then all stays as it is.
+        """
+        before, after = self.config, _bootstrap(config)
         until = now + longest_deadline(self.config).total_seconds() + self.linger
         self._leaving |= {model.name: (model, until) for model in self.config.upstreams()}
         self.config = config
         for model in config.upstreams():
             self._leaving.pop(model.name, None)
         self._write()
-        return _bootstrap(before) != _bootstrap(config)
+        return _bootstrap(before) != after
 
     def let_go(self, now: float) -> bool:
         """Write the files without models whose time is over. Whether there were any."""
@@ -87,12 +90,20 @@ def step(watched: Watched, follower: Follower) -> Iterator[str]:
             yield from error.problems
         else:
             if config != follower.config:
-                restart = follower.change(config, time.monotonic())
-                yield "written"
-                if restart:
-                    yield "what has changed in bootstrap.yaml takes a restart of Envoy"
+                yield from _follow(config, follower)
     if follower.let_go(time.monotonic()):
         yield "written without models that were taken out"
+
+
+def _follow(config: Config, follower: Follower) -> Iterator[str]:
+    try:
+        restart = follower.change(config, time.monotonic())
+    except ConfigError as error:  # a file of Envoy's that the configuration names is gone
+        yield from error.problems
+        return
+    yield "written"
+    if restart:
+        yield "what has changed in bootstrap.yaml takes a restart of Envoy"
 
 
 def _tried(watched: Watched, follower: Follower) -> Iterator[str]:

@@ -32,6 +32,9 @@ def command(path: Path, output: Path, directory: str | None, watch: bool, linger
         loaded = load(path)
     with needing("envoy"):
         from extproc import bootstrap
+    with reporting():
+        for each in bootstrap.left_out(loaded.config):
+            click.echo(f"left out for Envoy {loaded.config.envoy.version}: {each}", err=True)
     if watch:
         follower = bootstrap.Follower(loaded.config, output, directory, linger)
         say = partial(_say, output)

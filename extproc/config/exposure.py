@@ -37,6 +37,8 @@ def _back(config: Config) -> Iterator[tuple[YamlPath, str]]:
         return
     host, port = parted(config.envoy.ingress)
     for index, model in enumerate(config.models):
+        if model.url is None or model.cluster is not None:
+            continue
         url = urlsplit(model.url)
         there = url.port or (443 if url.scheme == "https" else 80)
         if there == int(port) and (url.hostname == host or is_local(url.hostname or "")):
@@ -58,7 +60,7 @@ def _reached(config: Config) -> Iterator[tuple[YamlPath, str]]:
 
 def _read(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for index, model in enumerate(config.models):
-        if model.api_key is not None and _in_the_clear(model.url, "http"):
+        if model.api_key is not None and model.url and _in_the_clear(model.url, "http"):
             yield ("models", index, "url"), "the key goes to another host in the clear: use https"
     if isinstance(config.state, RedisState) and _in_the_clear(config.state.url, "redis"):
         yield ("state", "url"), "states go to another host in the clear: use rediss://"
@@ -75,14 +77,29 @@ def _in_the_clear(url: str, scheme: str) -> bool:
 
 def absent(config: Config) -> Iterator[tuple[YamlPath, str]]:
     """Files, and folders of sockets."""
-    for index, model in enumerate(config.models):
-        if model.api_key is not None and model.api_key.file is not None:
-            yield from _missing(("models", index, "api_key", "file"), Path(model.api_key.file))
-        if model.url.startswith("https:") and "ca" in model.tls.model_fields_set:
-            yield from _missing(("models", index, "tls", "ca"), Path(model.tls.ca))
+    for path, file in _files(config):
+        yield from _missing(path, Path(file))
     for path, address in _sockets(config):
         if address.startswith("unix:"):
             yield from _missing(path, Path(address.removeprefix("unix:")).parent)
+    for key in ("filters", "access_log", "routes", "clusters"):
+        entries = getattr(config.envoy, key)
+        if entries is not None and entries.content is None:
+            yield ("envoy", key), f"{entries.path} is not there: `looper envoy-config` needs it"
+
+
+def _files(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Files that Envoy reads. Where a default leads is no mistake of the configuration's."""
+    for index, model in enumerate(config.models):
+        if model.api_key is not None and model.api_key.file is not None:
+            yield ("models", index, "api_key", "file"), model.api_key.file
+        if model.url is not None and model.url.startswith("https:"):
+            for key in sorted(model.tls.model_fields_set & {"ca", "certificate", "key"}):
+                yield ("models", index, "tls", key), getattr(model.tls, key)
+    if (tls := config.envoy.tls) is not None:
+        for key in ("certificate", "key", "client_ca"):
+            if (file := getattr(tls, key)) is not None:
+                yield ("envoy", "tls", key), file
 
 
 def _sockets(config: Config) -> Iterator[tuple[YamlPath, str]]:

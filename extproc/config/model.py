@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from extproc.config.addresses import Address, Egress, Listened
+from extproc.config.envoy_versions import NEWEST, EnvoyVersion
 from extproc.config.included import RecipeOrInclude
+from extproc.config.overlay import AccessLogs, Clusters, Cors, DownstreamTls, Filters, Routes
 from extproc.config.trace import TraceSettings
 from extproc.headers import check_droppable, check_forwardable
 from looper.calling.budget import Ceiling
@@ -56,6 +58,9 @@ class Limits(Setting):
 class EnvoySettings(Setting):
     """What `looper envoy-config` needs beyond the models; the processor itself reads none of it."""
 
+    version: EnvoyVersion = Field(
+        default=NEWEST, description="what an older Envoy lacks is left out of its files"
+    )
     ingress: Listened = Field(default="0.0.0.0:8080", description="where clients connect")
     stats: Listened = Field(
         default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
@@ -78,6 +83,23 @@ class EnvoySettings(Setting):
         default=False,
         description="whether a client's own `x-request-id` stays; else Envoy makes one",
     )
+    request_id_in_response: bool = Field(
+        default=False, description="whether answers say their `x-request-id`"
+    )
+    tls: DownstreamTls | None = Field(default=None, description="TLS for clients; default: none")
+    cors: Cors | None = Field(default=None, description="pages of other origins; default: none")
+    filters: Filters | None = Field(
+        default=None, description="file of Envoy's: a list of HTTP filters, to stand before ours"
+    )
+    access_log: AccessLogs | None = Field(
+        default=None, description="file of Envoy's: a list of access loggers"
+    )
+    routes: Routes | None = Field(
+        default=None, description="file of Envoy's: a list of routes, and of virtual hosts"
+    )
+    clusters: Clusters | None = Field(
+        default=None, description="file of Envoy's: a list of clusters"
+    )
     drop_headers: tuple[DroppedHeader, ...] = Field(
         default=(), description="more that no model gets of a client's headers; `x-my-*` for all"
     )
@@ -94,7 +116,8 @@ class EnvoySettings(Setting):
             raise ValueError(f"envoy.ingress is {self.ingress}: give a URL")
         host, _, port = self.ingress.rpartition(":")
         anywhere = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]", "::": "[::1]"}  # noqa: S104  # compared, not bound
-        return f"http://{anywhere.get(host, host)}:{port}"
+        scheme = "http" if self.tls is None else "https"
+        return f"{scheme}://{anywhere.get(host, host)}:{port}"
 
 
 class Config(Setting):

@@ -26,11 +26,11 @@ def generation(config: Config) -> str:
 
 def reach(config: Config) -> Reach:
     """The models of a configuration, and whatever else is called as they are."""
-    return frozenset(fingerprint(each.name, each.url) for each in config.upstreams())
+    return frozenset(fingerprint(each.name, each.place) for each in config.upstreams())
 
 
-def fingerprint(name: str, url: str) -> str:
-    return hashlib.sha256(f"{name} {url}".encode()).hexdigest()[:8]
+def fingerprint(name: str, place: str) -> str:
+    return hashlib.sha256(f"{name} {place}".encode()).hexdigest()[:8]
 
 
 def announcement(generation: str, models: Reach) -> str:

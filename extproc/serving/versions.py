@@ -182,7 +182,7 @@ def without_unknown(config: Config, routed: Reach) -> Config:
     A recipe of which no unconditional decision would be left stays as it is.
     """
     called = config.upstreams()
-    known = {each.name for each in called if fingerprint(each.name, each.url) in routed}
+    known = {each.name for each in called if fingerprint(each.name, each.place) in routed}
     recipes = {}
     for name, recipe in config.recipes.items():
         kept = tuple(

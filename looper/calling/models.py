@@ -2,10 +2,10 @@
 
 import re
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from looper.settings import (
     Duration,
@@ -68,10 +68,14 @@ def _check_value(value: str) -> str:
     return value
 
 
+FilePath = Annotated[str, AfterValidator(_check_file)]
 HeaderName = Annotated[str, AfterValidator(_check_header)]
 HeaderValue = Annotated[str, AfterValidator(_check_value)]
 
 Url = Annotated[str, AfterValidator(_check_url)]
+
+ClusterName = Annotated[str, Field(pattern=r"^[!-~]([ -~]{0,254}[!-~])?$")]
+"""A name in Envoy's configuration, which may be one of Istio's, such as `outbound|8000||vllm.default`."""
 
 
 class ApiKey(SecretReference):
@@ -99,7 +103,7 @@ class Price(Setting):
 class Tls(Setting):
     """How an https upstream is verified. It always is."""
 
-    ca: Annotated[str, AfterValidator(_check_file)] = Field(
+    ca: FilePath = Field(
         default="/etc/ssl/certs/ca-certificates.crt", description="PEM file of trusted roots"
     )
     server_name: str | None = Field(
@@ -107,6 +111,16 @@ class Tls(Setting):
         pattern=r"^[A-Za-z0-9_:]([A-Za-z0-9_.:-]{0,251}[A-Za-z0-9_:])?$",
         description="SNI and certificate name; default: the host",
     )
+    certificate: FilePath | None = Field(
+        default=None, description="PEM file: what Envoy proves itself with to the upstream"
+    )
+    key: FilePath | None = Field(default=None, description="PEM file: its key")
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("`certificate` and `key` need each other")
+        return self
 
 
 class Retry(Setting):
@@ -130,7 +144,12 @@ class Model(Setting):
     upstream_model: str = Field(
         default="", description="the name the upstream knows it by; default: `name`"
     )
-    url: Url
+    url: Url | None = Field(
+        default=None, description="where it is; beside `cluster`, its host and path only"
+    )
+    cluster: ClusterName | None = Field(
+        default=None, description="in place of `url`: a cluster of yours in Envoy's configuration"
+    )
     api_key: ApiKey | None = None
     headers: dict[HeaderName, HeaderValue] = Field(
         default_factory=dict, description="sent with every call"
@@ -163,6 +182,22 @@ class Model(Setting):
     tags: frozenset[Name] = Field(
         default=frozenset(), description="what recipes allow it by, such as who runs it and where"
     )
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> Self:
+        if self.url is None and self.cluster is None:
+            raise ValueError("give `url`, or `cluster` for one of your own Envoy's")
+        if self.cluster is not None:
+            theirs = {"api_key", "tls", "breaker"} & self.model_fields_set
+            for key in sorted(theirs):
+                raise ValueError(f"`{key}` is the business of the cluster {self.cluster!r} itself")
+        return self
+
+    @property
+    def place(self) -> str:
+        """What tells it from the same name at another place."""
+        cluster = "" if self.cluster is None else f"cluster {self.cluster}"
+        return " ".join(filter(None, (cluster, self.url)))
 
     @property
     def upstream(self) -> str:

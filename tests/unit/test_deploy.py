@@ -376,7 +376,7 @@ class TestConfiguration:
     def test_models_are_in_the_cluster(self, config: Config) -> None:
         """The base needs no key: its models are services of the cluster, without credentials."""
         for model in config.models:
-            assert ".svc.cluster.local:8000/v1" in model.url
+            assert ".svc.cluster.local:8000/v1" in str(model.url)
             assert model.api_key is None
 
 
