@@ -42,6 +42,7 @@ FIRST_READ = "(chat/completions)"
 _API = "/v1/"
 """Where clients see the API; the path of a model's URL stands in its place upstream."""
 
+_NOWHERE = "x-looper-nowhere"
 _LENGTH = "%DYNAMIC_METADATA(looper.rewritten:length)%"
 _FROM_CLIENT = (*headers.NOT_FOR_BACKENDS, *headers.OWN)
 _FROM_BACKEND = ("set-cookie", "alt-svc", "openai-organization", "openai-project", *headers.OWN)
@@ -62,7 +63,7 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
     # requests, which the processor marks, have a route of their own without any.
     dropped = Dropped.of(config)
     marked = [_from_client(model, dropped, with_trailers=True) for model in config.models]
-    return _table(
+    table = _table(
         "ingress",
         config,
         [
@@ -79,6 +80,28 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
         ],
         filters={FILTER: pack(_telling(announced)), **_pages(config.envoy.cors)},
     )
+    if config.envoy.cors is not None:
+        for host in table.virtual_hosts:
+            host.routes = [_leading_somewhere(each) for each in host.routes]
+    return table
+
+
+def _leading_somewhere(each: route.Route) -> route.Route:
+    """Envoy's CORS looks at no request whose route answers by itself: those before a decision seem to lead away.
+
+    No request has the header that would name it, and its absence is a 404 as well.
+    """
+    if each.direct_response is None or each.direct_response.status != UnknownPath.status:
+        return each
+    return route.Route(
+        name=each.name,
+        match=each.match,
+        route=route.RouteAction(
+            cluster_header=_NOWHERE,
+            cluster_not_found_response_code=route.RouteActionClusterNotFoundResponseCode.NOT_FOUND,
+        ),
+        typed_per_filter_config=each.typed_per_filter_config,
+    )
 
 
 def _pages(settings: Cors | None) -> dict[str, Any]:
@@ -88,7 +111,8 @@ def _pages(settings: Cors | None) -> dict[str, Any]:
     policy = CorsPolicy(
         allow_origin_string_match=[_origin(each) for each in settings.origins],
         allow_methods=", ".join(settings.methods),
-        allow_headers=", ".join(settings.headers),
+        # By itself, `*` has Envoy repeat what the browser asks for, which goes for `authorization`, too.
+        allow_headers="*" if "*" in settings.headers else ", ".join(settings.headers),
         expose_headers=", ".join(settings.expose),
         max_age=str(int(settings.max_age.total_seconds())),
         allow_credentials=settings.credentials,

@@ -181,8 +181,7 @@ class Cors(Setting):
     )
     methods: tuple[Token, ...] = ("GET", "POST", "OPTIONS")
     headers: tuple[Token, ...] = Field(
-        default=("authorization", "content-type", "*"),
-        description="that pages may send; `*` is any but authorization, unless there are credentials",
+        default=("*",), description="that pages may send; `*` is whatever they ask for"
     )
     expose: tuple[Token, ...] = Field(
         default=(

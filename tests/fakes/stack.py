@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,6 +125,9 @@ async def run_stack(
     processors: int = 1,
     console: bool = False,
     transport: str = "native",
+    files: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -133,6 +137,8 @@ async def run_stack(
     With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
     With `console`, the first processor's interface is at a port, with a playground.
     So many `processors` are processes of their own, behind one cluster of Envoy's.
+    `files` stand beside the configuration; where they lead to the demo's models, they lead to `simulator` here.
+    Its client sends `headers`, and has `tls` where the ingress speaks that.
     With `shipped`, Envoy runs the files in `envoy/` with only addresses and paths replaced.
     """
     async with AsyncExitStack() as stack:
@@ -140,7 +146,7 @@ async def run_stack(
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lo-", dir="/tmp")))
         models = await stack.enter_async_context(simulator.serve())
         names = ("", *(str(number) for number in range(2, processors + 1)))
-        places = {
+        places: dict[str, Any] = {
             "ingress": f"127.0.0.1:{free_port()}",
             "stats": f"127.0.0.1:{free_port()}",
             "processors": [f"unix:{folder}/extproc{name}.sock" for name in names],
@@ -151,8 +157,8 @@ async def run_stack(
         config["envoy"] = {"admin": admin, **config.get("envoy", {}), **places}
         if runs_file:
             config["trace"] = {**config.get("trace", {}), "file": f"{folder}/runs.jsonl"}
-        for model in config["models"]:
-            model["url"] = f"{models.url}/v1"
+        _lead_to(models, config["models"])
+        _write_files(folder, files or {}, models)
         path = folder / "looper.yaml"
         path.write_text(yaml.safe_dump(config))
         parsed = parse_config(path.read_text(), str(path))
@@ -179,19 +185,38 @@ async def run_stack(
             run_envoy(envoy_folder / "bootstrap.yaml", log_level="warning")
         )
         session = await stack.enter_async_context(
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+            aiohttp.ClientSession(
+                timeout=aiohttp.ClientTimeout(total=30),
+                headers=headers,
+                connector=aiohttp.TCPConnector(ssl=tls or True),
+            )
         )
+        port = places["ingress"].rpartition(":")[2]
+        ingress = f"http://{places['ingress']}" if tls is None else f"https://localhost:{port}"
         running = Stack(
             simulator=simulator,
             processors=started,
             envoy=envoy,
-            ingress=f"http://{places['ingress']}",
+            ingress=ingress,
             stats=f"http://{places['stats']}",
             folder=folder,
             session=session,
         )
         await running.until_ready()
         yield running
+
+
+def _lead_to(place: Address, models: Sequence[dict[str, Any]]) -> None:
+    """Models whose address a test has not chosen."""
+    for model in models:
+        if "cluster" not in model and not model.get("url", "").startswith("https:"):
+            model["url"] = f"{place.url}/v1"
+
+
+def _write_files(folder: Path, files: Mapping[str, str], models: Address) -> None:
+    for name, text in files.items():
+        there = text.replace("port_value: 8001", f"port_value: {models.port}")
+        (folder / name).write_text(there)
 
 
 def _install_shipped(folder: Path, config: Mapping[str, Any], models: Address) -> None:

@@ -100,8 +100,14 @@ def localised(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]
     """The configuration with this machine's addresses, checked, and the file it is in."""
     # Errors speak of the file as it was written, and what it includes is put in, which is looked for beside it.
     data: dict[str, Any] = deepcopy(parse(text, name).source.data)
+    beside = Path(name).absolute().parent
     for weighing in _weighing(data):
-        weighing["weights"] = str(Path(name).absolute().parent / weighing["weights"])
+        weighing["weights"] = str(beside / weighing["weights"])
+    theirs = data.get("envoy", {})
+    # Clients of this machine, the tour among them, ask without certificates.
+    theirs.pop("tls", None)
+    for key in theirs.keys() & {"filters", "access_log", "routes", "clusters"}:
+        theirs[key] = str(beside / theirs[key])
     data["egress"] = f"unix:{addresses.folder}/egress.sock"
     data["envoy"] = {
         **data.get("envoy", {}),
@@ -112,6 +118,7 @@ def localised(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]
     }
     if addresses.models is not None:
         for model in data["models"]:
+            model.pop("cluster", None)
             model["url"] = f"{addresses.models}/v1"
     path = addresses.folder / "looper.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
@@ -269,6 +276,7 @@ async def _until_ready(addresses: Addresses, children: Sequence[Child]) -> None:
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
     try:
         async with session.get(url) as response:
-            return response.status == 200
+            # A filter of the operator's may want to know who asks; Envoy alone says that nobody is there.
+            return response.status < 500
     except aiohttp.ClientError:
         return False

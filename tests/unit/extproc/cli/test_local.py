@@ -27,6 +27,27 @@ WEIGHTS = {
 }
 
 
+def test_what_is_laid_over_envoy_comes_along(tmp_path: Path) -> None:
+    """Files are found from elsewhere; TLS is not, as clients of this machine have no certificates."""
+    home, folder = tmp_path / "home", tmp_path / "run"
+    home.mkdir()
+    folder.mkdir()
+    kind = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+    (home / "theirs.yaml").write_text(json.dumps([{"name": "a", "typed_config": {"@type": kind}}]))
+    addresses = Addresses("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", None, folder)
+    laid = "envoy: {filters: theirs.yaml, tls: {certificate: /c, key: /k}}\n"
+    own = TEXT.replace(
+        "{include: own.yaml}", "{decisions: [{name: d, algorithm: {type: single, model: a}}]}"
+    )
+
+    config, path = localised(laid + own, str(home / "looper.yaml"), addresses)
+
+    assert load_config(path) == config
+    assert config.envoy.filters is not None
+    assert config.envoy.filters.content is not None
+    assert config.envoy.tls is None
+
+
 def test_what_stands_beside_it_is_found_from_elsewhere(tmp_path: Path) -> None:
     """Included recipes are put in, and weights are named by their whole path, so that the copy can be read alone."""
     home, folder = tmp_path / "home", tmp_path / "run"
