@@ -20,7 +20,7 @@ from extproc.decisions.projections import (
 from extproc.decisions.recipe import Decision, Recipe
 from extproc.decisions.rules import Truths, holds, names
 from extproc.signals import Egress, Subject
-from extproc.signals.read import Signals, read_signals
+from extproc.signals.read import Guarded, Signals, read_signals
 from looper.algorithms import named_bands
 
 
@@ -105,7 +105,7 @@ class Policy:
         self.projections, needed = needs(recipe)
         self.signals = Signals.build(
             {name: config for name, config in recipe.signals.items() if name in needed},
-            guards=guarding(recipe),
+            guarded=guarding(recipe),
         )
         remote = frozenset(question.name for question in self.signals.remote)
         self._awaited = tuple(Awaited.by(each, recipe, remote) for each in self.decisions)
@@ -186,11 +186,22 @@ def reachable(recipe: Recipe) -> tuple[Decision, ...]:
     return tuple(ranked[: end + 1])
 
 
-def guarding(recipe: Recipe) -> frozenset[str]:
-    """The signals on which decisions hang that answer by themselves, to keep a request from models."""
+def guarding(recipe: Recipe) -> Mapping[str, Guarded]:
+    """The signals on which decisions hang that answer by themselves, to keep a request from models, and how."""
     guards = (each.when for each in recipe.decisions if each.respond is not None)
-    used = [name for rule in guards if rule is not None for _, name in names(rule)]
-    return Namespace(recipe.signals, recipe.projections).build(used)[1]
+    used = [named for rule in guards if rule is not None for named in names(rule)]
+    namespace = Namespace(recipe.signals, recipe.projections)
+    projected = [name for _, name in used if name.partition(".")[0] in recipe.projections]
+    wholly = namespace.build(projected)[1]
+    denied: dict[str, set[str]] = {}
+    for path, name in used:
+        signal, _, label = name.partition(".")
+        if path.count("not") % 2:
+            denied.setdefault(signal, set()).add(label)
+    return {
+        signal: Guarded(frozenset(denied.get(signal, ())), signal in wholly)
+        for signal in namespace.build(name for _, name in used)[1]
+    }
 
 
 def needs(recipe: Recipe) -> tuple[Projections, frozenset[str]]:

@@ -298,13 +298,20 @@ class Projections:
         facts = Facts(readings)
         for name in self._signals:
             reading = readings.get(name)
-            facts.truths[name] = None if reading is None else reading.match
+            facts.truths[name] = _found(reading, reading is not None and reading.match)
         for name, signal, label in self._labels:
             reading = readings.get(signal)
-            facts.truths[name] = None if reading is None else has_label(reading, label)
+            facts.truths[name] = _found(reading, reading is not None and has_label(reading, label))
         for step in self.steps:
             step.add_to(facts)
         return Projected(facts.truths, facts.shapes, facts.levels)
+
+
+def _found(reading: Reading | None, is_found: bool) -> bool | None:
+    """Unknown without a reading, and where it was not found in the part of a text that was read for a guard."""
+    if is_found:
+        return True
+    return None if reading is None or reading.partial else False
 
 
 def has_label(reading: Reading, label: str) -> bool:

@@ -22,7 +22,8 @@ from looper.wire.chat import ChatRequest
 class Reading:
     """A signal's answer. `score` is 0..1; `hits` are words of the configuration, never of the prompt.
 
-    `partial`: something was not looked at that might have changed whether it matches.
+    `partial`: something was not looked at that might have changed whether it matches. `stands`: not so for what was
+    found; only that there is no more of it is not known.
     """
 
     match: bool
@@ -31,6 +32,7 @@ class Reading:
     labels: Mapping[str, float] = field(default_factory=dict)
     hits: tuple[str, ...] = ()
     partial: bool = False
+    stands: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -108,8 +108,7 @@ class ModelSignal:
             if known is None:
                 known = self._reading(await self._ask(text, subject, egress, until))
                 self._known.put(key, known)
-            # A word that it is harmless says nothing of what the model has not read.
-            return known if known.match else replace(known, partial=self._is_cut(text, subject))
+            return replace(known, partial=self._is_cut(text, subject))
 
     @asynccontextmanager
     async def _turn(self, key: bytes) -> AsyncIterator[None]:
@@ -183,6 +182,7 @@ class ModelSignal:
             match=wanted and said.confidence >= self._config.at_least,
             score=said.confidence if wanted else 0.0,
             labels={said.label: said.confidence},
+            stands=True,
         )
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Generic, Self, TypeVar
 
 import structlog
@@ -31,22 +32,37 @@ class NotAllRead(Exception):
     """A text is longer than what is looked at of it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """How decisions hang on a signal that answer by themselves, to keep a request from models.
+
+    `denied`: the labels whose absence they act on, "" for the signal itself. `wholly`: all of it counts for them.
+    """
+
+    denied: frozenset[str] = frozenset()
+    wholly: bool = False
+
+    def is_enough(self, reading: Reading) -> bool:
+        """Whether what was found in a part of a text may be acted on: who asks may have written the rest to hide it."""
+        found = {*reading.labels, *([""] if reading.match else [])}
+        return reading.stands and not self.wholly and not found & self.denied
+
+
 @dataclass(slots=True)
 class Question(Generic[S]):
-    """A signal under its recipe's name for it. `failures` counts how often it had no answer.
-
-    `guards`: a decision hangs on it that answers by itself, to keep a request from models.
-    """
+    """A signal under its recipe's name for it. `failures` counts how often it had no answer."""
 
     name: str
     signal: S
     on_error: OnError = "unknown"
     failures: int = 0
-    guards: bool = False
+    guarded: Guarded | None = None
 
     def checked(self, reading: Reading) -> Reading | None:
         """The reading; where a guard hangs on it, only if nothing was left unread that may change it."""
-        return self.failed(NotAllRead()) if self.guards and reading.partial else reading
+        if self.guarded is None or not reading.partial:
+            return replace(reading, partial=False) if reading.partial else reading
+        return reading if self.guarded.is_enough(reading) else self.failed(NotAllRead())
 
     def failed(self, error: BaseException) -> Reading | None:
         """What stands for the answer that did not come. Nothing else is said of the error: its text may quote."""
@@ -70,17 +86,18 @@ class Signals:
 
     @classmethod
     def build(
-        cls, configs: Mapping[str, SignalConfig], guards: frozenset[str] = frozenset()
+        cls,
+        configs: Mapping[str, SignalConfig],
+        guarded: Mapping[str, Guarded] = MappingProxyType({}),
     ) -> Self:
         local: list[Question[LocalSignal]] = []
         remote: list[Question[RemoteSignal]] = []
         for name, config in configs.items():
+            by = guarded.get(name)
             if isinstance(config, RemoteSetting):
-                remote.append(
-                    Question(name, config.build(), config.on_error, guards=name in guards)
-                )
+                remote.append(Question(name, config.build(), config.on_error, guarded=by))
             else:
-                local.append(Question(name, config.build(), config.on_error, guards=name in guards))
+                local.append(Question(name, config.build(), config.on_error, guarded=by))
         return cls(tuple(local), tuple(remote))
 
     @property
