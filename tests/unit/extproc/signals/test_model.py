@@ -61,7 +61,7 @@ class TestLabels:
     ) -> None:  # fmt: skip
         """With its confidence; labels that are not wanted are named all the same."""
         reading = await read(config(**settings).build(), egress(says))
-        assert reading == Reading(match=match, score=score, labels=labels)
+        assert reading == Reading(match=match, score=score, labels=labels, stands=bool(labels))
 
     @pytest.mark.parametrize(
         "step",
