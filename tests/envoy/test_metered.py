@@ -34,7 +34,7 @@ from looper.simulate.server import (
 from looper.wire.sse import DONE, EventReader
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, body, chat
-from tests.envoy.test_stats import count
+from tests.envoy.series import count
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -488,3 +488,19 @@ async def test_usage_that_nobody_asked_for_is_hidden_whatever_is_beside_it(meter
     assert read
     assert all(chunk["choices"] for chunk in read)
     assert not any(chunk.get("usage") for chunk in read)
+
+
+async def test_the_first_token_of_a_stream_is_timed(metered: Stack) -> None:
+    """As in profile `fast`, and only of what is an answer, and streamed."""
+    metered.simulator.script("small", Status(status=400))
+    before = await metered.series()
+    for stream in (True, False, True):
+        await ask(metered, stream=stream)
+
+    def observed(now: dict[str, float], name: str) -> float:
+        series = f"envoy_looper_{name}_count"
+        return count(now, series, decision="default") - count(before, series, decision="default")
+
+    now = await metered.until_series(lambda now: observed(now, "request_ms") >= 3, timeout=15)
+    assert observed(now, "first_token_ms") == 1
+    assert "non-number" not in metered.envoy.log.read_text()

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from tests.envoy.conftest import quick_models
+from tests.envoy.series import count
 from tests.envoy.test_reload import facts
-from tests.envoy.test_stats import count
 from tests.fakes.stack import Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

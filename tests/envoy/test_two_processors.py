@@ -15,6 +15,7 @@ import yaml
 from redis.asyncio import Redis
 
 from looper.simulate.server import Hang, Simulator
+from tests.envoy.series import count
 from tests.envoy.test_tools import (
     ASKED,
     MODELS,
@@ -401,12 +402,16 @@ async def test_without_redis_only_what_waits_fails(tmp_path: Path) -> None:
                 assert (headers["x-should-retry"], stack.simulator.count()) == ("false", 4)
                 assert "redis" not in str(failed).lower()
                 assert (await ask(stack, {**ASKED, "tools": []}))[0] == 200
+                lost = {"error": "state_unavailable"}
+                await stack.until_series(
+                    lambda now: count(now, "envoy_looper_errors_total", **lost) == 2
+                )
 
                 Path(server.url.removeprefix("unix://")).unlink(missing_ok=True)
                 await server.start()
-                count = stack.simulator.count()
+                calls = stack.simulator.count()
                 status, _, gone = await ask(stack, turn)
                 assert (status, gone["error"]["code"]) == (410, "state_expired")
-                assert stack.simulator.count() == count
+                assert stack.simulator.count() == calls
                 _, _, one = await ask(stack, ASKED)
                 assert (await ask(stack, answered(ASKED, one)))[0] == 200
