@@ -54,6 +54,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Let the console send requests, which cost money, to Envoy. Default: at `envoy.ingress`.",
 )
 @click.option(
+    "--metrics", default=None, help="/metrics, and nothing else, for Prometheus: such as 0.0.0.0:9905."
+)
+@click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
 )
 @click.option(
@@ -107,6 +110,7 @@ def command(
     token_file: Path | None,
     names: tuple[str, ...],
     playground: str | None,
+    metrics: str | None,
     drain: float,
     grace: float,
     replace: bool,
@@ -126,7 +130,7 @@ def command(
     telemetry.set_up(log_level)
     with reporting():
         loaded = load(path)
-        for address in (*listen, health, admin):
+        for address in (*listen, health, admin, metrics):
             if address is not None:
                 check_address(address)
         access = None
@@ -140,6 +144,7 @@ def command(
         listen,
         health,
         access,
+        metrics,
         drain,
         grace,
         _transport(transport, loaded.config.limits.max_body),

@@ -14,7 +14,7 @@ import structlog
 from extproc.config import Loaded, warnings
 from extproc.config.watch import Watched
 from extproc.process.states import opened
-from extproc.serving.admin import Access, Facts, admin
+from extproc.serving.admin import Access, Facts, admin, scraped
 from extproc.serving.calls import Tls, Transport
 from extproc.serving.lag import Lag
 from extproc.serving.reload import Reloads
@@ -34,6 +34,7 @@ class Service:
     listen: Sequence[str]
     health: str | None
     admin: Access | None
+    metrics: str | None
     drain: float
     grace: float
     transport: Transport
@@ -66,6 +67,8 @@ async def serve(
         stack.enter_context(versions.process.runs.writing())
         if service.admin is not None:
             await stack.enter_async_context(admin(facts, service.admin))
+        if service.metrics is not None:
+            await stack.enter_async_context(scraped(facts, service.metrics))
         health = await stack.enter_async_context(
             serving(
                 versions.begin,

@@ -271,7 +271,7 @@ class TestSidecar:
         }
         assert {probe["service"] for probe in probes.values()} <= set(SERVICES)
         assert {probe["port"] for probe in probes.values()} == {int(port)}
-        assert ports(processor) == {"grpc-health": int(port)}
+        assert ports(processor)["grpc-health"] == int(port)
 
     def test_the_kubelet_can_reach_health(self, processor: Yaml) -> None:
         """gRPC health listens beyond loopback, because the kubelet is not in the pod."""
@@ -290,10 +290,15 @@ class TestSidecar:
         assert ports(envoy)["stats"] == port_of(config.envoy.stats)
         assert folder(config.envoy.admin) == "/run/looper"
 
-    def test_prometheus_finds_the_statistics(self, deployment: Yaml, config: Config) -> None:
-        """The scrape annotations name the port of the statistics listener."""
+    def test_prometheus_finds_the_statistics(
+        self, deployment: Yaml, processor: Yaml, config: Config
+    ) -> None:
+        """The scrape annotations name the port of the statistics listener; the processor's page has a named one."""
         annotations = deployment["spec"]["template"]["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == str(port_of(config.envoy.stats))
+        page = serve_options(processor)["metrics"]
+        assert page.startswith("0.0.0.0:")
+        assert ports(processor)["metrics"] == port_of(page)
 
     def test_a_pod_ends_after_its_loops(self, pod: Yaml, envoy: Yaml, config: Config) -> None:
         """Envoy stays for the longest loop's deadline, and the pod's time is enough for both to end."""

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from aiohttp import web
 
@@ -12,12 +11,13 @@ from extproc import __version__, console
 from extproc.decisions.explain import explain
 from extproc.errors import ProtocolError
 from extproc.process.overview import AT_MOST, overview
-from extproc.serving import metrics
 from extproc.serving.admin.facts import FACTS, Facts, as_json, configuration
 from extproc.serving.admin.guard import HEALTH, Guard, guarded, harden, is_local
 from extproc.serving.admin.live import SHOWN, add_live
 from extproc.serving.admin.playground import playing
 from extproc.serving.admin.reading import read
+from extproc.serving.admin.scraped import add_metrics
+from extproc.serving.admin.site import serving
 from extproc.signals import Subject
 from looper.errors import LooperError
 from looper.wire.chat import ChatRequest
@@ -51,20 +51,14 @@ async def admin(facts: Facts, access: Access) -> AsyncIterator[None]:
     app.on_response_prepare.append(harden)
     _add_routes(app)
     add_live(app)
-    async with playing(app, access.playground):
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1, handler_cancellation=True)
-        await runner.setup()
-        try:
-            await _site(runner, access.address).start()
-            yield
-        finally:
-            await runner.cleanup()
+    async with playing(app, access.playground), serving(app, access.address):
+        yield
 
 
 def _add_routes(app: web.Application) -> None:
     app.router.add_get(HEALTH, _health)
     app.router.add_get("/config", _config)
-    app.router.add_get("/metrics", _metrics)
+    add_metrics(app)
     app.router.add_get("/runs", _runs)
     app.router.add_get("/runs/{run}", _run)
     app.router.add_get("/load", _load)
@@ -74,15 +68,6 @@ def _add_routes(app: web.Application) -> None:
     app.router.add_get("/api/overview", _overview)
     for path in app[_FILES]:
         app.router.add_get(path, _file)
-
-
-def _site(runner: web.AppRunner, address: str) -> web.BaseSite:
-    if address.startswith("unix:"):
-        path = Path(address.removeprefix("unix:"))
-        path.unlink(missing_ok=True)
-        return web.UnixSite(runner, str(path))
-    host, _, port = address.rpartition(":")
-    return web.TCPSite(runner, host.strip("[]"), int(port))
 
 
 # The console...
@@ -147,14 +132,6 @@ async def _health(request: web.Request) -> web.Response:
 
 async def _config(request: web.Request) -> web.Response:
     return as_json(configuration(request.app[FACTS]))
-
-
-async def _metrics(request: web.Request) -> web.Response:
-    """The same and more for Prometheus."""
-    facts = request.app[FACTS]
-    found = metrics.facts(facts.versions, facts.reloads, facts.lag)
-    page = await asyncio.to_thread(metrics.render, found)
-    return web.Response(body=page, headers={"content-type": metrics.CONTENT_TYPE})
 
 
 async def _runs(request: web.Request) -> web.Response:

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from extproc.config import load_config
-from extproc.serving.admin import Access, Facts, admin, token_in
+from extproc.serving.admin import Access, Facts, admin, scraped, token_in
 from extproc.serving.lag import Lag
 from extproc.serving.reload import Reloads
 from extproc.serving.versions import at_work
@@ -266,3 +266,16 @@ async def test_the_playground_says_when_envoy_is_not_there(session: aiohttp.Clie
         session.post(f"{url}/api/playground", json={}) as answer,
     ):
         assert answer.status == 502
+
+
+async def test_prometheus_has_a_page_of_its_own(session: aiohttp.ClientSession) -> None:
+    """It is the one of the interface, for whoever asks; there is nothing else at its address."""
+    address = f"127.0.0.1:{free_port()}"
+    async with served(token=TOKEN) as (facts, _), scraped(facts, address):
+        async with session.get(f"http://{address}/metrics", headers={"host": "looper"}) as answer:
+            assert answer.status == 200
+            assert "looper_config_valid 1.0" in await answer.text()
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        for path in ("/", "/runs", "/config", "/load", "/healthz", "/api/about", "/metrics/"):
+            async with session.get(f"http://{address}{path}") as answer:
+                assert answer.status == 404, path
