@@ -64,6 +64,11 @@ test-browser: $(VENV)/.ready ## The console in Chromium, over a real Envoy
 	@tests/browser/axe.sh
 	$(BIN)/python -m pytest tests/browser
 
+.PHONY: test-monitoring
+test-monitoring: $(VENV)/.ready ## Alerts, dashboard and plots, with a real Prometheus that scrapes a real Envoy
+	@tests/system.sh prometheus=prometheus promtool=prometheus kubectl=kubernetes-client chromium=chromium
+	$(BIN)/python -m pytest tests/monitoring
+
 .PHONY: bench
 bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--litellm --cases …")
 	$(BIN)/python -m tests.bench run $(ARGS)

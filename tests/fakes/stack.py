@@ -37,6 +37,8 @@ class Processor:
     """Where its interface is for browsers, in place of a socket."""
     envoy: str | None = None
     """Where the console's playground sends requests."""
+    metrics: str | None = None
+    """Where Prometheus has a page of its own."""
     process: asyncio.subprocess.Process | None = None
 
     @property
@@ -50,6 +52,7 @@ class Processor:
                 *("--listen", f"unix:{self.socket}", "--drain", "0", "--grace", "0.2"),
                 *("--admin", self.console or f"unix:{self.admin}"),
                 *(("--playground", self.envoy) if self.envoy else ()),
+                *(("--metrics", self.metrics) if self.metrics else ()),
                 *("--transport", self.transport),
                 stdout=output,
                 stderr=output,
@@ -128,6 +131,7 @@ async def run_stack(
     files: Mapping[str, str] | None = None,
     headers: Mapping[str, str] | None = None,
     tls: ssl.SSLContext | None = None,
+    metrics: str | None = None,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
 
@@ -136,6 +140,7 @@ async def run_stack(
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
     With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
     With `console`, the first processor's interface is at a port, with a playground.
+    With `metrics`, its page for Prometheus is at this address.
     So many `processors` are processes of their own, behind one cluster of Envoy's.
     `files` stand beside the configuration; where they lead to the demo's models, they lead to `simulator` here.
     Its client sends `headers`, and has `tls` where the ingress speaks that.
@@ -178,6 +183,7 @@ async def run_stack(
         if console:
             started[0].console = f"127.0.0.1:{free_port()}"
             started[0].envoy = f"http://{places['ingress']}"
+        started[0].metrics = metrics
         for processor in started:
             await processor.start()
             stack.push_async_callback(processor.stop)
