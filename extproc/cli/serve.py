@@ -54,7 +54,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Let the console send requests, which cost money, to Envoy. Default: at `envoy.ingress`.",
 )
 @click.option(
-    "--metrics", default=None, help="/metrics, and nothing else, for Prometheus: such as 0.0.0.0:9905."
+    "--metrics",
+    default=None,
+    help="/metrics, and nothing else, for Prometheus: such as 0.0.0.0:9905.",
 )
 @click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."
