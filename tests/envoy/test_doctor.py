@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import yaml
 from looper.simulate.faults import Blank, Hang, Status, Strange
 from looper.simulate.models import SimulatedModel
 from looper.simulate.server import Simulator
+from tests.envoy.configured import Bootstrap, edited, manager_of
 from tests.envoy.conftest import quick_models
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 Findings = dict[tuple[str, str], dict[str, str]]
-Bootstrap = dict[str, Any]
 
 
 async def doctor(stack: Stack, *arguments: str) -> tuple[int, Findings]:
@@ -121,26 +120,6 @@ async def test_no_secret_is_shown(tmp_path: Path) -> None:
 def put(models: Simulator, name: str, **changes: Any) -> None:
     changed: SimulatedModel = models.models[name].model_copy(update=changes)
     models.put(changed)
-
-
-def edited(change: Callable[[Bootstrap], None]) -> Callable[[Path], None]:
-    """Have Envoy start from another bootstrap file than ours."""
-
-    def edit(folder: Path) -> None:
-        path = folder / "bootstrap.yaml"
-        bootstrap = yaml.safe_load(path.read_text())
-        change(bootstrap)
-        path.write_text(yaml.safe_dump(bootstrap))
-
-    return edit
-
-
-def manager_of(bootstrap: Bootstrap, name: str) -> dict[str, Any]:
-    (listener,) = (
-        each for each in bootstrap["static_resources"]["listeners"] if each["name"] == name
-    )
-    manager: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
-    return manager
 
 
 def impatient(bootstrap: Bootstrap) -> None:
