@@ -4,6 +4,7 @@ The one room that knows Envoy's complete API, the extra `envoy`. May import `pro
 """
 
 from extproc.bootstrap.files import left_out, render, write
+from extproc.bootstrap.fragments import FRAGMENTS, fragment
 from extproc.bootstrap.watch import Follower, watch
 
-__all__ = ["Follower", "left_out", "render", "watch", "write"]
+__all__ = ["FRAGMENTS", "Follower", "fragment", "left_out", "render", "watch", "write"]

@@ -37,7 +37,7 @@ Routes of clients come last: they tell the processor that it may call what the o
 """
 
 _MAX_CONNECTIONS = 10000
-_DAY = 86400
+DAY = 86400
 
 
 _REGEX_SIZE = "re2.max_program_size.error_level"
@@ -131,15 +131,9 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
         dynamic_resources=bootstrap.BootstrapDynamicResources(
             cds_config=watched_file(directory, "cds.yaml")
         ),
-        layered_runtime=bootstrap.LayeredRuntime(
-            layers=[
-                bootstrap.RuntimeLayer(
-                    name="looper", static_layer=Struct.from_dict({_REGEX_SIZE: _LARGEST_REGEX})
-                )
-            ]
-        ),
+        layered_runtime=runtime(),
         stats_config=stats.config(),
-        stats_eviction_interval=seconds(_DAY),
+        stats_eviction_interval=seconds(DAY),
         overload_manager=overload.OverloadManager(
             resource_monitors=[
                 overload.ResourceMonitor(
@@ -152,6 +146,14 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
                 )
             ]
         ),
+    )
+
+
+def runtime() -> bootstrap.LayeredRuntime:
+    """What Envoy would refuse our filter without."""
+    size = Struct.from_dict({_REGEX_SIZE: _LARGEST_REGEX})
+    return bootstrap.LayeredRuntime(
+        layers=[bootstrap.RuntimeLayer(name="looper", static_layer=size)]
     )
 
 

@@ -151,7 +151,7 @@ def _filters(config: Config) -> list[hcm.HttpFilter]:
         *_decompressors(),
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
         http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
-        http_filter(FILTER, _processor(config)),
+        processor(config),
         # Both do only what a model's route tells them to.
         http_filter(REFUSALS, CustomResponse()),
         http_filter(HEADERS, HeaderMutation()),
@@ -182,6 +182,10 @@ def _decompressors() -> Iterator[hcm.HttpFilter]:
             ),
         )
         yield hcm.HttpFilter(name=name, typed_config=pack(message), disabled=True)
+
+
+def processor(config: Config) -> hcm.HttpFilter:
+    return http_filter(FILTER, _processor(config))
 
 
 def _processor(config: Config) -> ext_proc.ExternalProcessor:

@@ -29,11 +29,11 @@ def lay(files: Mapping[str, Any], config: Config) -> None:
     resources = files["bootstrap.yaml"]["static_resources"]
     manager = ingress_manager(files["bootstrap.yaml"])
     resources["clusters"] += _content(theirs.clusters)
-    _put_filters(manager["http_filters"], _content(theirs.filters))
+    put_filters(manager["http_filters"], config)
     _put_loggers(manager, _content(theirs.access_log))
     (table,) = files["rds-ingress.yaml"]["resources"]
     chain = [each["name"] for each in manager["http_filters"]]
-    _put_routes(table, _content(theirs.routes), chain)
+    put_routes(table, config, chain)
 
 
 def ingress_manager(bootstrap: Entry) -> Entry:
@@ -53,10 +53,10 @@ def _content(entries: Entries | None) -> list[Entry]:
     return list(entries.content)
 
 
-def _put_filters(chain: list[Entry], theirs: Sequence[Entry]) -> None:
+def put_filters(chain: list[Entry], config: Config) -> None:
     """Before ours, so that nobody is let through to a model whom they refuse; behind CORS, whose pages read why."""
     behind = 1 if chain[0]["name"] == CORS else 0
-    chain[behind:behind] = theirs
+    chain[behind:behind] = _content(config.envoy.filters)
 
 
 def _put_loggers(manager: Entry, theirs: Sequence[Entry]) -> None:
@@ -74,8 +74,9 @@ def _at_the_end(logger: Entry) -> Entry:
     return {**logger, "filter": {"and_filter": {"filters": [end, logger["filter"]]}}}
 
 
-def _put_routes(table: Entry, theirs: Sequence[Entry], chain: Sequence[str]) -> None:
+def put_routes(table: Entry, config: Config, chain: Sequence[str]) -> None:
     """Routes behind those of models, which ask for a header that only the processor sets; hosts beside ours."""
+    theirs = _content(config.envoy.routes)
     (host,) = table["virtual_hosts"]
     names = [each["name"] for each in host["routes"]]
     at = names.index(FIRST_READ)

@@ -2,16 +2,26 @@
 
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from extproc.cli.options import INTERVAL, configured, needing, reporting
 
+if TYPE_CHECKING:
+    from extproc.config import Config
+
 
 @click.command("envoy-config")
 @configured()
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write to."
+    "-o", "--output", default=None, type=click.Path(path_type=Path), help="Folder to write to."
+)
+@click.option(
+    "--fragment",
+    type=click.Choice(["filter", "http-filters", "routes", "clusters", "egress", "stats"]),
+    default=None,
+    help="Print this part alone, with remarks, for a configuration of your own.",
 )
 @click.option(
     "--directory", default=None, help="Where Envoy will see that folder. Default: where it is."
@@ -23,7 +33,14 @@ from extproc.cli.options import INTERVAL, configured, needing, reporting
     show_default=True,
     help="Seconds, beyond deadlines, for which a model that was taken out can be reached.",
 )
-def command(path: Path, output: Path, directory: str | None, watch: bool, linger: float) -> None:
+def command(
+    path: Path,
+    output: Path | None,
+    fragment: str | None,
+    directory: str | None,
+    watch: bool,
+    linger: float,
+) -> None:
     """Write Envoy's bootstrap, clusters and routes for a configuration."""
     from extproc.config import load
     from extproc.config.watch import Watched
@@ -32,6 +49,11 @@ def command(path: Path, output: Path, directory: str | None, watch: bool, linger
         loaded = load(path)
     with needing("envoy"):
         from extproc import bootstrap
+    if fragment is not None:
+        _print(fragment, loaded.config)
+        return
+    if output is None:
+        raise click.UsageError("Where to? Give -o FOLDER, or --fragment for a part.")
     with reporting():
         for each in bootstrap.left_out(loaded.config):
             click.echo(f"left out for Envoy {loaded.config.envoy.version}: {each}", err=True)
@@ -41,6 +63,13 @@ def command(path: Path, output: Path, directory: str | None, watch: bool, linger
         bootstrap.watch(Watched(path, loaded.files), follower, INTERVAL, say)
     bootstrap.write(loaded.config, output, directory)
     _say(output, "written")
+
+
+def _print(name: str, config: "Config") -> None:
+    from extproc.bootstrap import fragment
+
+    with reporting():
+        click.echo(fragment(name, config), nl=False)
 
 
 def _say(path: Path, text: str) -> None:
