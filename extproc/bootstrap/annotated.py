@@ -66,8 +66,14 @@ def _note(path: Path, unsaid: dict[Path, str], margin: str) -> Iterator[str]:
 
 def remark(text: str, margin: str = "") -> list[str]:
     """A text as lines of comment."""
+    before = f"{margin}# "
     return textwrap.wrap(
-        text, _WIDTH, initial_indent=f"{margin}# ", subsequent_indent=f"{margin}# "
+        text,
+        _WIDTH,
+        initial_indent=before,
+        subsequent_indent=before,
+        break_long_words=False,
+        break_on_hyphens=False,
     )
 
 
@@ -85,4 +91,5 @@ def _scalar(value: Any) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    return text.replace("_", "").replace(".", "").replace("-", "").isalnum() and not text.isdigit()
+    """`y` and `n` are texts to us, and booleans to Envoy."""
+    return len(text) > 1 and text.replace("_", "").replace(".", "").replace("-", "").isalnum()
