@@ -12,7 +12,7 @@ from looper.calling.drafts import LIMITS, can_say_effort, say_effort
 from looper.calling.models import Model
 from looper.wire.chat import ChatRequest, Request
 from looper.wire.dialects import Dialect
-from looper.wire.messages import map_ids
+from looper.wire.messages import speak
 
 _EFFORT = ("reasoning_effort", "chat_template_kwargs", "thinking")
 """Members in which one dialect or another says how much to think."""
@@ -73,12 +73,10 @@ def written_for(
 
 
 def _messages(request: ChatRequest, dialect: Dialect) -> dict[str, bytes]:
-    """The conversation, if it has ids of tool calls that have to be others."""
-    if dialect.tool_call_ids == "any":
-        return {}
+    """The conversation, if its roles, its neighbours or its ids of tool calls have to be others."""
     messages = request.members["messages"]
-    mapped = map_ids(messages, dialect.tool_call_ids)
-    return {} if mapped is messages else {"messages": mapped}
+    spoken = speak(messages, dialect)
+    return {} if spoken is messages else {"messages": bytes(spoken)}
 
 
 def _limit(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], list[str]]:

@@ -17,6 +17,7 @@ from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Call, CallFailed, Fail
 from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 from looper.wire.chat import Completion
 from looper.wire.deltas import GatheredAnswer
+from looper.wire.dialects import Dialect
 from looper.wire.reading.answers import AnswerReader, NoAnswer
 from looper.wire.sse import DONE, EventReader, EventTooLarge, ServerSentEvent
 
@@ -88,7 +89,7 @@ class EgressClient:
             with _counting(attempts):
                 if _is_stream(await pieces.beginning(), response.content_type):
                     # It always streams, whatever it was asked for.
-                    return await _gathered(pieces, attempts)
+                    return await _gathered(pieces, attempts, call.model.dialect)
                 return _whole(await pieces.all(), attempts)
 
     async def stream(
@@ -104,7 +105,7 @@ class EgressClient:
                     yield _whole(await pieces.all(), attempts)
                     return
                 reader = AnswerReader()
-                async for chunk in _chunks(pieces, reader):
+                async for chunk in _chunks(pieces, reader, call.model.dialect):
                     yield Answer(chunk, attempts, reader.unread)
 
     async def post(
@@ -184,11 +185,11 @@ def _is_stream(beginning: bytes, content_type: str) -> bool:
     return content_type == _EVENTS or beginning.startswith((b"data:", b"event:", b":"))
 
 
-async def _gathered(pieces: "_Pieces", attempts: int) -> Answer:
+async def _gathered(pieces: "_Pieces", attempts: int, dialect: Dialect) -> Answer:
     """A complete answer that comes as a stream. Raises CallFailed, with what had been said by then."""
     reader, answer = AnswerReader(), GatheredAnswer()
     try:
-        async for chunk in _chunks(pieces, reader):
+        async for chunk in _chunks(pieces, reader, dialect):
             answer.add(chunk)
     except CallFailed as error:
         error.said = answer.completion()
@@ -196,7 +197,9 @@ async def _gathered(pieces: "_Pieces", attempts: int) -> Answer:
     return Answer(answer.completion(), attempts, reader.unread)
 
 
-async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Completion]:
+async def _chunks(
+    pieces: "_Pieces", reader: AnswerReader, dialect: Dialect
+) -> AsyncGenerator[Completion]:
     """The chunks of a stream. Raises CallFailed, also for one that was cut."""
     stream = _Stream(reader, pieces.most)
     while (events := await stream.next(pieces)) is not None:
@@ -207,8 +210,9 @@ async def _chunks(pieces: "_Pieces", reader: AnswerReader) -> AsyncGenerator[Com
                 break
     if (rest := reader.rest()) is not None:
         yield rest
-    # Some backends leave out [DONE]; one that has not finished was cut.
-    if not (stream.over or stream.finished):
+    # Some backends leave out [DONE]; one that has not finished was cut. Servers say [DONE], too, when they are
+    # interrupted, so that it is no end to an answer that has begun.
+    if not (stream.finished or (stream.over and (stream.is_silent or not dialect.finish_reason))):
         raise CallFailed(Failure.BROKEN)
 
 
@@ -227,6 +231,11 @@ class _Stream:
     def finished(self) -> bool:
         """Whether every choice that has begun has said how it ended."""
         return bool(self._closed) and not self._open
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no choice has begun."""
+        return not (self._open or self._closed)
 
     async def next(self, pieces: "_Pieces") -> Sequence[ServerSentEvent] | None:
         """The events that the next piece completes; None at the end. Raises CallFailed."""

@@ -15,7 +15,7 @@ from looper.calling.models import Model
 from looper.contract import NO_TERMS, Terms
 from looper.wire.chat import Capability, ChatRequest
 from looper.wire.dialects import STANDARD, Effort
-from looper.wire.messages import plain, speak
+from looper.wire.messages import message, plain, speak, with_ours
 from looper.wire.tokens import at_most, estimate
 
 # Members that the runtime sets for itself, whatever the client asked for.
@@ -43,6 +43,8 @@ class Draft:
     role: Role
     members: Mapping[str, Any]
     input_tokens: int
+    ours: tuple[msgspec.Raw, ...] = ()
+    """Messages that stand behind the client's: ours, and what was said to them."""
     needs: frozenset[Capability] = frozenset()
     wanted_output: int | None = None
     stream: bool = False
@@ -70,12 +72,11 @@ class Draft:
 
     def again(self, said: str, why: str) -> "Draft":
         """The same once more, after what the model said and what is wrong with it: an extra call."""
-        messages, shorter = self.members["messages"], self.shorter
-        if said:
-            messages = append_message(messages, said, "assistant")
+        answered = (message("assistant", said),) if said else ()
+        shorter = self.shorter
         return replace(
             self,
-            members={**self.members, "messages": append_message(messages, why)},
+            ours=(*self.ours, *answered, message("user", why)),
             input_tokens=self.input_tokens + estimate(said) + estimate(why),
             extra=True,
             shorter=shorter and (lambda: shorter().again(said, why)),
@@ -92,6 +93,7 @@ class Draft:
         return replace(
             self,
             members=short.members,
+            ours=short.ours,
             input_tokens=short.input_tokens,
             wanted_output=self.wanted_output if limit is None else max(MIN_OUTPUT, limit // 4),
             extra=True,
@@ -120,6 +122,11 @@ class Draft:
         """Why the model cannot take this; None if it can, as far as is known."""
         return self.model.lacks(self.needs, self.input_tokens)
 
+    @property
+    def messages(self) -> Any:
+        """The conversation with our words behind it, as the model is to read them, in no dialect yet."""
+        return with_ours(self.members["messages"], self.ours, apart=self.model.dialect.apart)
+
     def call(self, max_tokens: int | None, retries: int = 0) -> Call:
         """The call, in the model's dialect and with this limit on its output."""
         dialect = self.model.dialect
@@ -131,7 +138,7 @@ class Draft:
             and (dialect.open or name in STANDARD)
         }
         members["model"] = self.model.upstream
-        members["messages"] = speak(self.members["messages"], dialect)
+        members["messages"] = speak(self.messages, dialect)
         if max_tokens is not None:
             members[dialect.max_tokens] = max_tokens
         say_effort(members, dialect.effort)
@@ -172,12 +179,11 @@ def answering(
 ) -> Draft:
     """A call whose answer may be published: the client's wishes hold, and its members go on byte for byte.
 
-    `instruction`, and what `terms` have models told of the contract, are appended to the conversation as a message of
-    their own. Without `tools` the client's tools are taken out; where the conversation already holds calls of tools
-    they stay, as backends want to see them, but may not be called. With `choices` the client's `n` holds, with
-    `logprobs` its wish for probabilities; with `alternatives` we want them ourselves, and so many beside each token,
-    from every model that may have them. Samples after the first have seeds of their own.
-    `temperature` takes the place of the client's.
+    `instruction`, and what `terms` have models told of the contract, are told behind the conversation. Without
+    `tools` the client's tools are taken out; where the conversation already holds calls of tools they stay, as
+    backends want to see them, but may not be called. With `choices` the client's `n` holds, with `logprobs` its wish
+    for probabilities; with `alternatives` we want them ourselves, and so many beside each token, from every model that
+    may have them. Samples after the first have seeds of their own. `temperature` takes the place of the client's.
     """
     members: Members = {name: value for name, value in request.members.items() if name not in _OWN}
     _settle_tools(request, members, armed=tools)
@@ -190,8 +196,6 @@ def answering(
     if choices and "n" in request.members:
         members["n"] = request.members["n"]
     appended = "\n\n".join(filter(None, (instruction, terms.prompt)))
-    if appended:
-        members["messages"] = append_message(request.members["messages"], appended)
     if temperature is not None:
         members["temperature"] = temperature
     if sample:
@@ -201,6 +205,7 @@ def answering(
         role,
         members,
         input_tokens=request.prompt_tokens + estimate(appended),
+        ours=(message("user", appended),) if appended else (),
         needs=request.needs if tools else request.needs - {"tools"},
         wanted_output=request.output_limit,
         stream=stream,
@@ -220,9 +225,7 @@ def private(
     output: int = PRIVATE_OUTPUT,
 ) -> Draft:
     """A call whose answer is never published: the conversation, our instruction, and nothing else of the client's."""
-    members: Members = {
-        "messages": append_message(request.members["messages"], instruction),
-    }
+    members: Members = {"messages": request.members["messages"]}
     if "seed" in request.members:
         members["seed"] = derived_seed(request, role)
     if _uses_tools(request) and "tools" in request.members:
@@ -238,6 +241,7 @@ def private(
         role,
         members,
         input_tokens=request.prompt_tokens + estimate(instruction),
+        ours=(message("user", instruction),),
         needs=request.needs & {"vision"},
         wanted_output=output,
     )
@@ -246,22 +250,6 @@ def private(
 def shortened(compose: Callable[[bool], Draft]) -> Draft:
     """A draft that can be had shorter: `compose` is told whether to leave some of its evidence out."""
     return replace(compose(False), shorter=lambda: compose(True))
-
-
-def append_message(messages: Any, text: str, role: str = "user") -> msgspec.Raw:
-    """Messages with one more behind them, and every byte of the others as it was."""
-    return append_messages(messages, [message(role, text)])
-
-
-def append_messages(messages: Any, more: Iterable[msgspec.Raw]) -> msgspec.Raw:
-    """Messages with others behind them, and every byte of all of them as it was."""
-    array = bytes(messages).rstrip()
-    return msgspec.Raw(b",".join([array[:-1], *map(bytes, more)]) + b"]")
-
-
-def message(role: str, text: str) -> msgspec.Raw:
-    """A message of ours."""
-    return msgspec.Raw(msgspec.json.encode({"role": role, "content": text}))
 
 
 def derived_seed(request: ChatRequest, salt: str) -> int:

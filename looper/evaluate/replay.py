@@ -1,7 +1,7 @@
 """Models that say again what was recorded of them, in the time and at the price that it took."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -117,17 +117,19 @@ class Replay:
     def _find(self, call: Call) -> Recorded:
         name = self.names.get(call.model.name)
         messages = _body.decode(call.body)["messages"]
-        found = self._search(messages)
-        if name is None or found is None or call.role in _PRIVATE:
+        found = None if call.role in _PRIVATE else self._search(messages)
+        if name is None or found is None:
             raise CallFailed(Failure.UNUSABLE, reason="not recorded", attempts=0)
         row, prompt = found
         return Recorded.of(row, name, prompt)
 
     def _search(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Question, str] | None:
-        """The question that a conversation begins with: ours may stand behind it."""
+        """The question that a conversation begins with: ours may stand behind it, or at its end."""
         for length in range(len(messages), 0, -1):
-            if (found := self._known.get(_key(messages[:length]))) is not None:
-                return found
+            for last in _without_ours(messages[length - 1]):
+                found = self._known.get(_key([*messages[: length - 1], last]))
+                if found is not None:
+                    return found
         return None
 
     async def _wait(self, recorded: Recorded, model: Model, deadline: float) -> None:
@@ -141,6 +143,19 @@ class Replay:
             self.microusd += recorded.microusd(model, passed / max(recorded.seconds, 1e-9))
         if until < began + recorded.seconds:
             raise CallFailed(Failure.TIMEOUT)
+
+
+def _without_ours(last: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """A message as it came, and what it may have been before we wrote something behind it."""
+    yield last
+    content = last.get("content")
+    if last.get("role") == "user" and isinstance(content, list):
+        yield {**last, "content": content[:-1]}
+    elif last.get("role") == "user" and isinstance(content, str):
+        end = content.rfind("\n\n")
+        while end > 0:
+            yield {**last, "content": content[:end]}
+            end = content.rfind("\n\n", 0, end)
 
 
 def _key(messages: Sequence[Mapping[str, Any]]) -> bytes:

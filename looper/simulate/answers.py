@@ -466,8 +466,9 @@ def _worded(voice: Voice, question: KnownQuestion, value: str) -> str:
 
 
 def _echo(voice: Voice, texts: Sequence[str]) -> str:
-    # A prompt that quotes candidates is not the question, it stands behind the question.
-    asked = [text for text in texts if not candidates(text)] or [""]
+    # What quotes candidates stands behind the question: in a message of its own, or in the same one.
+    asked = [text for text in texts if not candidates(text)]
+    asked = asked or [_CANDIDATE.split(text, maxsplit=1)[0] for text in texts]
     head = " ".join(asked[-1][:400].split())[:100]
     return f"This is a simulated answer to: “{head}” {voice.pick(_CLOSINGS, 'closing', head)}"
 

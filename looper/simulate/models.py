@@ -22,6 +22,10 @@ class SimulatedModel(Frozen):
     fault: Fault | None = None
     id_rule: Literal["max40", "alnum9"] | None = None
     """Which ids of tool calls it accepts: 40 characters at most, or exactly nine letters and digits."""
+    roles: tuple[str, ...] | None = None
+    """The roles that its chat template knows; None: any."""
+    alternates: bool = False
+    """Whether its chat template refuses two turns of the user's in a row, or two of the assistant's."""
     rejects: tuple[str, ...] = ()
     """The members of a request that it does not know."""
     context_window: int | None = Field(default=None, ge=1)

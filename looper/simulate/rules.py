@@ -1,8 +1,9 @@
-"""What a simulated model does not accept: unknown members, long prompts, ids of tool calls."""
+"""What a simulated model does not accept: unknown members and roles, long prompts, ids of tool calls."""
 
 import math
 import re
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ class _Called(msgspec.Struct, frozen=True):
 
 
 class _Message(msgspec.Struct, frozen=True):
+    role: str = ""
     tool_calls: tuple[_Called, ...] | None = None
     tool_call_id: str | None = None
 
@@ -46,7 +48,8 @@ class _History(msgspec.Struct, frozen=True):
 
 def objection(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:
     """The refusal of a request that breaks one of the model's rules."""
-    return _unsupported(model, request) or _too_long(model, request) or _wrong_id(model, request)
+    rules = (_unsupported, _wrong_role, _too_long, _wrong_id)
+    return next(filter(None, (rule(model, request) for rule in rules)), None)
 
 
 def _unsupported(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:
@@ -56,6 +59,26 @@ def _unsupported(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery 
     message = f"Unsupported parameter: '{name}' is not supported with this model."
     message += _INSTEAD.get(name, "")
     return http_error(400, "unsupported_parameter", message, param=name)
+
+
+def _wrong_role(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:
+    """In vLLM's words for what a chat template raises."""
+    roles = [message.role for message in msgspec.convert(request, _History).messages]
+    if model.roles is not None and not {*roles} <= {*model.roles}:
+        return _bad_request("Unexpected message role.")
+    turns = [role for role in roles if role in ("user", "assistant")]
+    if model.alternates and any(a == b for a, b in pairwise(turns)):
+        return _bad_request(
+            "After the optional system message, conversation roles must alternate "
+            "user/assistant/user/assistant/..."
+        )
+    return None
+
+
+def _bad_request(message: str) -> Delivery:
+    """In vLLM's shape."""
+    error = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
+    return Delivery((msgspec.json.encode({**error, "param": None}),), status=400)
 
 
 def _too_long(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:
@@ -75,7 +98,7 @@ def _too_long(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | N
 
 
 def _over(window: int, token_length: float, body: ChatBody) -> Delivery | None:
-    """In vLLM's words and shape."""
+    """In vLLM's words."""
     characters = sum(len(text) for text in body.texts)
     count = math.ceil(characters / token_length) + _TEMPLATE * len(body.messages)
     wanted = body.max_completion_tokens or body.max_tokens or 1
@@ -86,8 +109,7 @@ def _over(window: int, token_length: float, body: ChatBody) -> Delivery | None:
         f"tokens ({count} in the messages, {wanted} in the completion). Please reduce the length of the "
         "messages or completion."
     )
-    error = {"object": "error", "message": message, "type": "BadRequestError", "code": 400}
-    return Delivery((msgspec.json.encode({**error, "param": None}),), status=400)
+    return _bad_request(message)
 
 
 def _wrong_id(model: SimulatedModel, request: Mapping[str, Any]) -> Delivery | None:

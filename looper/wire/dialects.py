@@ -33,6 +33,14 @@ class Dialect(Setting):
         default_factory=dict, description="roles that it knows by another name"
     )
     merge: bool = Field(default=False, description="neighbours of the same role become one message")
+    apart: bool = Field(
+        default=False,
+        description="what teams tell it is a message of its own, and no end of the client's last one",
+    )
+    finish_reason: bool = Field(
+        default=True,
+        description="whether its streams say how an answer ended; false: its server never does",
+    )
     tool_call_ids: ToolCallIds = Field(
         default="any", description="max40: at most 40 characters; alnum9: nine letters and digits"
     )

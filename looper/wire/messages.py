@@ -3,13 +3,15 @@
 import hashlib
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Any
 
 import msgspec
 
+from looper.errors import InvalidJson
 from looper.wire.dialects import Dialect, ToolCallIds
+from looper.wire.json_object import JsonObject
 
 _ALPHABET = string.digits + string.ascii_letters
 _ALNUM9 = re.compile(r"[A-Za-z0-9]{9}")
@@ -39,11 +41,73 @@ def map_ids(messages: Any, rule: ToolCallIds) -> Any:
     return speak(messages, Dialect(tool_call_ids=rule))
 
 
+def message(role: str, text: str) -> msgspec.Raw:
+    """A message of ours."""
+    return msgspec.Raw(msgspec.json.encode({"role": role, "content": text}))
+
+
+def with_ours(messages: Any, ours: Sequence[msgspec.Raw], *, apart: bool = False) -> Any:
+    """A conversation with others' messages behind it, and every byte of it as it was.
+
+    What would be a second message of the user's in a row goes on the one before, as many chat templates want roles to
+    alternate; unless it is to stand `apart`.
+    """
+    if not ours:
+        return messages
+    before = bytes(messages).rstrip()[:-1].rstrip()
+    last: msgspec.Raw = _array.decode(messages)[-1]
+    said = [last]
+    for each in ours:
+        joined = None if apart else _joined(said[-1], each)
+        said[-1:] = [said[-1], each] if joined is None else [joined]
+    return msgspec.Raw(before[: -len(bytes(last))] + b",".join(map(bytes, said)) + b"]")
+
+
+def _joined(before: msgspec.Raw, more: msgspec.Raw) -> msgspec.Raw | None:
+    """A user's message with the words of another one behind its own, whatever else it has; None if both are not."""
+    first, second = _Turn.of(before), _Turn.of(more)
+    if first is None or second is None or first.role != "user" or second.role != "user":
+        return None
+    try:
+        object = JsonObject.parse(bytes(before))
+    except InvalidJson:
+        return None
+    both = _longer(bytes(first.content).strip(), bytes(second.content).strip())
+    return msgspec.Raw(object.edited({"content": both}))
+
+
+def _longer(content: bytes, more: bytes) -> bytes:
+    """A content with a text behind it. Texts and parts stay as they came, byte for byte."""
+    if content.startswith(b"["):
+        part = b'{"type":"text","text":' + more + b"}"
+        parts = content[1:-1].strip()
+        return b"[" + (parts + b"," if parts else b"") + part + b"]"
+    if content.startswith(b'"') and content != b'""':
+        return content[:-1] + b"\\n\\n" + more[1:]
+    return more
+
+
+class _Turn(msgspec.Struct, frozen=True):
+    """As much of a message as it takes to write behind it."""
+
+    role: str
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+    @classmethod
+    def of(cls, raw: msgspec.Raw) -> "_Turn | None":
+        try:
+            return _turn.decode(raw)
+        except msgspec.DecodeError:
+            return None
+
+
+_turn = msgspec.json.Decoder(_Turn)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+
 def _rename(message: Message, dialect: Dialect) -> bool:
-    if not dialect.roles:
-        return False
-    role = msgspec.json.decode(message["role"])
-    if role not in dialect.roles:
+    role = plain(message.get("role"))
+    if not isinstance(role, str) or role not in dialect.roles:
         return False
     message["role"] = dialect.roles[role]
     return True
@@ -112,8 +176,8 @@ def _merge(messages: list[Message]) -> list[Message]:
 
 
 def _speaker(message: Message) -> str | None:
-    """The role of a message that says nothing but its words; None for one that says more."""
-    if message.keys() != {"role", "content"}:
+    """The role of a message that says nothing but its words and who says them; None for one that says more."""
+    if message.keys() - {"name"} != {"role", "content"}:
         return None
     role = plain(message["role"])
     return role if role in ("system", "developer", "user", "assistant") else None
@@ -122,13 +186,15 @@ def _speaker(message: Message) -> str | None:
 def _as_one(group: list[Message]) -> Message:
     if len(group) == 1:
         return group[0]
+    names = {bytes(each.get("name", b"null")) for each in group}
+    first = {name: said for name, said in group[0].items() if name != "name" or len(names) == 1}
     said = [_content.decode(message["content"]) for message in group]
     texts = list(takewhile(lambda content: isinstance(content, str), said))
     text = "\n\n".join(map(str, texts))
     if len(texts) < len(said):
         parts = [part for content in (text, *said[len(texts) :]) for part in _parts(content)]
-        return {**group[0], "content": parts}
-    return {**group[0], "content": text}
+        return {**first, "content": parts}
+    return {**first, "content": text}
 
 
 def _parts(content: str | list[msgspec.Raw] | None) -> list[Any]:

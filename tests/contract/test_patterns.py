@@ -316,9 +316,13 @@ TOOL = {
 }
 
 
-@both_ways
 @pytest.mark.parametrize(
-    "habit", [PlainStop(), Ending(kind="without_finish")], ids=["stop", "nothing"]
+    ("habit", "streamed"),
+    [
+        pytest.param(PlainStop(), False, id="stop"),
+        pytest.param(PlainStop(), True, id="stop-streamed"),
+        pytest.param(Ending(kind="without_finish"), False, id="nothing"),
+    ],
 )
 @pytest.mark.parametrize("kind", LOOPS)
 async def test_an_answer_that_calls_tools_ends_in_calls(

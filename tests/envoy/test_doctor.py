@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from looper.simulate.faults import Blank, Hang, Status, Strange
+from looper.simulate.faults import Blank, Ending, Hang, Status, Strange
 from looper.simulate.models import SimulatedModel
 from looper.simulate.server import Simulator
 from tests.envoy.configured import Bootstrap, edited, manager_of
@@ -66,6 +66,8 @@ async def test_a_sound_stack_is_sound() -> None:
             "ingress route",
             "egress route",
             "breaker",
+            "roles",
+            "stream",
             *ALL,
         }
     assert "stream_idle_timeout" in table
@@ -94,6 +96,28 @@ async def test_models_that_misbehave_are_named() -> None:
     assert found["third", "answers"]["found"] == "no answer within 2 s"
     assert found["large", "answers"]["state"] == "fail"
     assert not any(about.startswith("envoy") for about, _ in found)
+
+
+async def test_what_only_trying_shows_is_found() -> None:
+    """What its chat template refuses, and whether its streams say how an answer ended, with what its dialect needs."""
+    models = quick_models()
+    put(models, "small", alternates=True, roles=("system", "user", "assistant"))
+    put(models, "other", alternates=True, roles=("system", "user", "assistant"))
+    put(models, "third", fault=Ending(kind="without_finish"))
+    put(models, "large", fault=Ending(kind="without_finish", times=2))
+    change = able()
+    change["models"][1]["dialect"] = {"roles": {"developer": "system"}, "merge": True}
+    async with run_stack(models, change) as stack:
+        status, found = await doctor(stack, "--only", "models")
+
+    assert status == 1
+    assert found["small", "roles"]["state"] == "warn"
+    assert "`roles: {developer: system}` and `merge: true`" in found["small", "roles"]["advice"]
+    assert found["other", "roles"]["state"] == "ok"
+    assert found["third", "stream"]["state"] == "fail"
+    assert "`finish_reason: false`" in found["third", "stream"]["advice"]
+    assert found["large", "stream"]["state"] == "ok"
+    assert found["small", "stream"]["state"] == "ok"
 
 
 async def test_no_secret_is_shown(tmp_path: Path) -> None:

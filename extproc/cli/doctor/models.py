@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from extproc.cli.doctor.findings import Finding, State
+from extproc.cli.doctor.habits import ends_streams, takes_roles
 from looper.calling.calls import CallFailed, Failure
 from looper.calling.client import Answer
 from looper.calling.drafts import answering
@@ -104,6 +105,9 @@ class Examination:
                 yield Finding(model.name, capability, "skipped", "it does not answer at all")
             else:
                 yield await self._can(model, capability)
+        if answers.state != "fail":
+            yield await takes_roles(self.client, model, self.seconds)
+            yield await ends_streams(self.client, model, self.seconds)
         if unread := self._unread.get(model.name):
             found = f"not understood, and left out: {', '.join(unread)}"
             yield Finding(model.name, "members", "warn", found, _STRANGE)

@@ -10,9 +10,7 @@ from looper.calling.calls import CallFailed, Failure, Result, Role
 from looper.calling.drafts import (
     Draft,
     answering,
-    append_messages,
     json_schema,
-    message,
     private,
     shortened,
 )
@@ -27,6 +25,7 @@ from looper.patterns.workflows.tools import as_said, calls_of
 from looper.run import Run
 from looper.wire.chat import ChatRequest, Completion, Reply
 from looper.wire.events import Progress
+from looper.wire.messages import message, with_ours
 
 
 class Crew:
@@ -163,9 +162,9 @@ class Crew:
         sample: int = 0,
     ) -> Draft:
         """What an agent is to be asked now: the conversation, what it was told, and its own history."""
-        said = [message("user", agent.told if told is None else told), *agent.history]
-        messages = append_messages(self._request.members["messages"], said)
-        request = self._request.with_messages(messages)
+        said = (message("user", agent.told if told is None else told), *agent.history)
+        client = self._request.members["messages"]
+        request = self._request.with_messages(bytes(with_ours(client, said)))
         draft = answering(
             request,
             self._run.models[agent.model],
@@ -177,7 +176,8 @@ class Crew:
         )
         if role == "worker" and len(self._board.steps) > 1:
             draft = _of_a_part(draft)
-        return replace(draft, agent=self._board.name(agent.id))
+        members = {**draft.members, "messages": client}
+        return replace(draft, members=members, ours=said, agent=self._board.name(agent.id))
 
     # ... and verifiers.
 

@@ -566,7 +566,7 @@ class TestMoney:
         """A model without a capability that the request needs is not asked, and nothing is spent."""
         client = ScriptedClient({"m": "yes"})
         run = run_of(client)
-        blind = Draft(model("m", capabilities=[]), "panel", MEMBERS, 1, frozenset({"vision"}))
+        blind = Draft(model("m", capabilities=[]), "panel", MEMBERS, 1, needs=frozenset({"vision"}))
         result = await run.ask(blind, until=FOREVER)
         assert result.state == "not_started"
         assert result.error is not None
@@ -654,9 +654,9 @@ class TestAskingForJson:
         [
             pytest.param("Well, it depends.", ["user", "assistant", "user"], "it is not JSON", id="prose"),
             pytest.param('{"good": 7}', ["user", "assistant", "user"], "good: ", id="wrong-value"),
-            pytest.param("", ["user", "user"], "it has no content", id="blank"),
-            pytest.param("no " * 50_000, ["user", "user"], "it is longer than 131072", id="endless"),
-            pytest.param("<think>{}</think>", ["user", "user"], "it has no content", id="thoughts-only"),
+            pytest.param("", ["user"], "it has no content", id="blank"),
+            pytest.param("no " * 50_000, ["user"], "it is longer than 131072", id="endless"),
+            pytest.param("<think>{}</think>", ["user"], "it has no content", id="thoughts-only"),
         ],
     )  # fmt: skip
     async def test_what_is_no_json_is_asked_for_once_more(

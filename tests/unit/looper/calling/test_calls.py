@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from looper.calling.calls import CallFailed, Failure, Result, successes, usable
 from looper.calling.drafts import Draft, answering, json_schema, private
+from looper.calling.models import Model
 from looper.wire.chat import ChatRequest, Completion
 from tests.fakes.models import completion, model
 
@@ -189,17 +190,40 @@ MESSAGES = [
 class TestInstruction:
     @pytest.mark.parametrize("messages", MESSAGES)
     @pytest.mark.parametrize("kind", ["answering", "private"])
-    def test_is_appended_and_every_byte_before_it_stays(self, messages: str, kind: str) -> None:
-        """Our instruction is a message of its own behind the client's, of which none is touched."""
-        request = request_of(messages=messages)
-        if kind == "answering":
-            call = answering(request, MODEL, "final", instruction='say "é"\n')
-        else:
-            call = private(request, MODEL, "judge", instruction='say "é"\n', schema=None)
-        text = members_of(call)["messages"]
-        assert text.startswith(f"[{messages}")
+    def test_is_a_message_of_its_own_where_that_is_asked_for(
+        self, messages: str, kind: str
+    ) -> None:
+        """Some servers are to be told apart from what the client says, of which no byte is touched."""
+        text = self.told(messages, kind, model("m", dialect={"apart": True}))
+        assert text.startswith(f"[{messages.rstrip()}")
         assert json.loads(text)[-1] == {"role": "user", "content": 'say "é"\n'}
         assert len(json.loads(text)) == len(json.loads(f"[{messages}]")) + 1
+
+    @pytest.mark.parametrize("messages", MESSAGES)
+    @pytest.mark.parametrize("kind", ["answering", "private"])
+    def test_ends_the_users_last_message(self, messages: str, kind: str) -> None:
+        """Many chat templates refuse two messages of the user's in a row. Every byte before ours stays."""
+        text, before = self.told(messages, kind, MODEL), json.loads(f"[{messages}]")
+        *others, last = json.loads(text)
+        if before[-1]["role"] == "user":
+            content = before[-1]["content"]
+            more = (
+                [*content, {"type": "text", "text": 'say "é"\n'}]
+                if isinstance(content, list)
+                else f'{content}\n\nsay "é"\n'
+            )
+            assert [*others, last] == [*before[:-1], {**before[-1], "content": more}]
+            assert text.startswith(f"[{messages}"[: messages.rindex("content")])
+        else:
+            assert (others, last) == (before, {"role": "user", "content": 'say "é"\n'})
+
+    def told(self, messages: str, kind: str, whom: Model) -> str:
+        request = request_of(messages=messages)
+        if kind == "answering":
+            draft = answering(request, whom, "final", instruction='say "é"\n')
+        else:
+            draft = private(request, whom, "judge", instruction='say "é"\n', schema=None)
+        return members_of(draft)["messages"]
 
     @pytest.mark.parametrize("messages", MESSAGES)
     def test_without_one_the_messages_are_the_clients(self, messages: str) -> None:

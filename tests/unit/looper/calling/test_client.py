@@ -7,10 +7,10 @@ import time
 import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -89,10 +89,13 @@ async def heard(
     seconds: float = 100.0,
     retries: int = 0,
     headers: Mapping[str, str] | None = None,
+    dialect: dict[str, Any] | None = None,
 ) -> Heard:
     """Make one call, and gather all of its content."""
     result = Heard()
     call, deadline = a_call(stream=stream, retries=retries), soon(seconds)
+    if dialect is not None:
+        call = replace(call, model=model("m", dialect=dialect))
     try:
         if stream:
             async with aclosing(client.stream(call, headers or {}, deadline=deadline)) as chunks:
@@ -231,7 +234,6 @@ class TestFaults:
             pytest.param(Ending(kind="done_twice"), id="done-twice"),
             pytest.param(Ending(kind="chunks_after_done"), id="chunks-after-done"),
             pytest.param(Ending(kind="without_done"), id="without-done"),
-            pytest.param(Ending(kind="without_finish"), id="without-finish"),
             pytest.param(EmptyFirst(), id="empty-first"),
             pytest.param(UsageHabit(kind="twice"), id="usage-twice"),
             pytest.param(UsageHabit(kind="missing"), id="no-usage"),
@@ -356,11 +358,34 @@ class TestFaults:
             result = await heard(client, stream=True)
         assert (result.failed, result.text) == (None, ANSWER)
 
-    async def test_a_stream_without_any_end_was_cut(self) -> None:
-        """Neither a finish nor [DONE]: nobody knows whether that was all."""
-        async with backend(Ending(kind="without_both")) as (client, _):
-            result = await heard(client, stream=True)
-        assert (result.failure, result.text) == (Failure.BROKEN, ANSWER)
+    @pytest.mark.parametrize(
+        ("kind", "dialect", "failure"),
+        [
+            ("without_finish", {}, Failure.BROKEN),
+            ("without_finish", {"finish_reason": False}, None),
+            ("without_both", {}, Failure.BROKEN),
+            ("without_both", {"finish_reason": False}, Failure.BROKEN),
+            ("without_done", {"finish_reason": False}, None),
+        ],
+    )
+    async def test_a_stream_that_does_not_say_how_it_ended_was_cut(
+        self,
+        kind: Literal["without_finish", "without_both", "without_done"],
+        dialect: dict[str, Any],
+        failure: Failure | None,
+    ) -> None:
+        """A server that is interrupted says [DONE] as well: it is an end only of those that never say another."""
+        async with backend(Ending(kind=kind)) as (client, _):
+            result = await heard(client, stream=True, dialect=dialect)
+        assert (result.failure, result.text) == (failure, ANSWER)
+
+    async def test_nor_is_one_an_answer_that_was_not_asked_for(self) -> None:
+        """What comes as a stream unasked is held to the same."""
+        answered = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+        half = b'data: {"choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\ndata: [DONE]\n\n'
+        async with speaking(answered + half) as (client, _, _):
+            result = await heard(client, stream=False)
+        assert result.failure is Failure.BROKEN
 
     async def test_what_came_before_a_break_was_handed_on(self) -> None:
         """Chunks are not held back: the caller has had those that came before the end."""

@@ -407,12 +407,13 @@ class TestPrompts:
         assert "comparison" not in client.role("final").prompt.split("Write the answer")[0]
 
     async def test_the_conversation_stands_before_the_instruction_untouched(self) -> None:
-        """Every stage sees the client's messages first, and ours behind them."""
+        """Every stage sees the client's words first, and ours behind them, in one message: roles alternate."""
         client = script()
         await events_of(client)
         for asked in client.asked:
-            assert asked.body["messages"][0] == {"role": "user", "content": "why?"}
-            assert len(asked.body["messages"]) == (1 if asked.role == "panel" else 2)
+            (message,) = asked.body["messages"]
+            assert message["role"] == "user"
+            assert message["content"].startswith("why?" if asked.role == "panel" else "why?\n\n")
 
     async def test_only_the_final_model_may_call_the_clients_tools(self) -> None:
         """A panel that called tools would have nobody to run them."""
@@ -1024,7 +1025,7 @@ class TestMembers:
         assert "reasoning_effort" not in alpha.body
         assert other.body["reasoning_effort"] == "low"
         assert other.body["max_tokens"] == 300
-        assert other.prompt == "Be a critic."
+        assert other.prompt == "why?\n\nBe a critic."
 
     async def test_a_model_may_be_asked_several_times(self) -> None:
         """Each sample has a seed of its own."""

@@ -141,7 +141,7 @@ class TestRounds:
         script = {**FREE, "a": in_turn("first a", "second a"), "b": in_turn("first b", "second b")}
         said = await answer(script, models=["a", "b"], breadth_schedule=[2, 2])
         first, second = said.client.asked[:2], said.client.asked[2:4]
-        assert [len(asked.body["messages"]) for asked in (*first, *second)] == [1, 1, 2, 2]
+        assert [asked.prompt == "why?" for asked in (*first, *second)] == [True, True, False, False]
         for asked in second:
             assert sorted(said.references(asked.prompt)) == ["first a", "first b"]
         assert sorted(said.references(said.client.role("synthesis").prompt)) == [
@@ -169,7 +169,11 @@ class TestRounds:
         asked = {
             name: [
                 next(
-                    (style for style, text in STYLES.items() if text and text == call.prompt),
+                    (
+                        style
+                        for style, text in STYLES.items()
+                        if text and call.prompt == f"why?\n\n{text}"
+                    ),
                     "direct",
                 )
                 for call in said.client.calls_of(name)
@@ -383,7 +387,7 @@ class TestSynthesis:
         template = "{count} of them ({fence}):\n{references}\n{{as they are}}"
         said = await answer(FREE, breadth_schedule=[3], synthesis_template=template)
         prompt = said.client.role("synthesis").prompt
-        assert prompt.startswith(f"3 of them ({FENCE}):\n[reference 1 {FENCE}]")
+        assert prompt.startswith(f"why?\n\n3 of them ({FENCE}):\n[reference 1 {FENCE}]")
         assert prompt.endswith("{as they are}")
 
     async def test_the_best_rated_proposer_writes_by_default(self) -> None:

@@ -715,6 +715,27 @@ async def test_a_model_keeps_its_own_rule(backend: Backend, rule: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("roles", "status"),
+    [
+        ("system user", 200),
+        ("user assistant user", 200),
+        ("user assistant tool user", 200),
+        ("user user", 400),
+        ("system user assistant assistant user", 400),
+        ("developer user", 400),
+    ],
+)
+async def test_a_chat_template_may_want_roles_to_alternate(
+    backend: Backend, roles: str, status: int
+) -> None:
+    """What it raises is a refusal, in the words that templates have for it."""
+    known = ("system", "user", "assistant", "tool")
+    backend.simulator.put(SimulatedModel(name="m", alternates=True, roles=known))
+    seen = await backend.ask(messages=[{"role": each, "content": "x"} for each in roles.split()])
+    assert seen.response.status == status
+
+
+@pytest.mark.parametrize(
     ("rejects", "members", "param"),
     [
         pytest.param(["max_tokens"], {"max_tokens": 9}, "max_tokens", id="max-tokens"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from looper.wire.dialects import DIALECTS, Dialect, ToolCallIds
-from looper.wire.messages import map_ids, short_id, speak
+from looper.wire.messages import map_ids, message, short_id, speak, with_ours
 
 LONG = "call_" + "x" * 60
 RULES: dict[ToolCallIds, str] = {"max40": r".{0,40}", "alnum9": r"[A-Za-z0-9]{9}"}
@@ -202,23 +202,86 @@ class TestMerging:
                 id="calls-of-tools",
             ),
             pytest.param(
-                [{"role": "user", "content": "x"}, {"role": "user", "content": "y", "name": "z"}],
-                id="somebody-with-a-name",
-            ),
-            pytest.param(
                 [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}],
                 id="different-roles",
             ),
         ],
     )
     def test_what_says_more_than_its_words_stays_by_itself(self, pair: list[Any]) -> None:
-        """Who calls a tool, answers for one, or has a name is not mixed up with others."""
+        """Who calls a tool, or answers for one, is not mixed up with others."""
         assert spoken(pair, self.MERGING) == pair
+
+    @pytest.mark.parametrize(
+        ("names", "kept"), [(("z", "z"), "z"), (("y", "z"), None), ((None, "z"), None)]
+    )
+    def test_a_name_stays_if_it_is_everybodys(
+        self, names: tuple[str | None, str | None], kept: str | None
+    ) -> None:
+        """Who has a name speaks as the others do: two in a row would be refused."""
+        pair = [
+            {"role": "user", "content": "x", **({"name": each} if each else {})} for each in names
+        ]
+        named = {"name": kept} if kept else {}
+        assert spoken(pair, self.MERGING) == [{"role": "user", "content": "x\n\nx", **named}]
 
     def test_without_it_neighbours_stay(self) -> None:
         """Most upstreams take them as they are."""
         messages = raw([{"role": "user", "content": "a"}] * 2)
         assert speak(messages, DIALECTS["openai"]) is messages
+
+
+class TestOurs:
+    """Our words go on the client's last message where that is the user's."""
+
+    @pytest.mark.parametrize(
+        ("last", "content"),
+        [
+            pytest.param({"content": "why?"}, "why?\n\nours", id="text"),
+            pytest.param({"content": "why?", "name": "z"}, "why?\n\nours", id="name"),
+            pytest.param({"content": "why?", "cache": {"a": 1}}, "why?\n\nours", id="vendors-own"),
+            pytest.param({"content": ""}, "ours", id="empty"),
+            pytest.param({"content": None}, "ours", id="null"),
+            pytest.param({}, "ours", id="absent"),
+            pytest.param(
+                {"content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+                [
+                    {"type": "image_url", "image_url": {"url": "x"}},
+                    {"type": "text", "text": "ours"},
+                ],
+                id="parts",
+            ),
+            pytest.param({"content": []}, [{"type": "text", "text": "ours"}], id="no-parts"),
+        ],
+    )
+    def test_a_users_message_goes_on(self, last: dict[str, Any], content: Any) -> None:
+        """Whatever else it has, it stays one message."""
+        mine = {"role": "user", **last}
+        before = [{"role": "system", "content": "s"}]
+        told = json.loads(bytes(with_ours(raw([*before, mine]), [message("user", "ours")])))
+        assert told == [*before, {**mine, "content": content}]
+
+    @pytest.mark.parametrize("role", ["tool", "assistant", "system", "function"])
+    def test_behind_anybody_else_they_are_a_message(self, role: str) -> None:
+        """They are no tool's words, nor a model's."""
+        before = [{"role": "user", "content": "x"}, {"role": role, "content": "y"}]
+        told = json.loads(bytes(with_ours(raw(before), [message("user", "ours")])))
+        assert told == [*before, {"role": "user", "content": "ours"}]
+
+    def test_ours_do_not_follow_each_other_either(self) -> None:
+        """Who is asked again without having said anything is told in the same message."""
+        ours = [message("user", each) for each in ("one", "two")]
+        told = json.loads(bytes(with_ours(raw([{"role": "user", "content": "x"}]), ours)))
+        assert told == [{"role": "user", "content": "x\n\none\n\ntwo"}]
+
+    def test_no_byte_of_the_clients_changes(self) -> None:
+        """Not even how its text is written."""
+        messages = msgspec.Raw(
+            b'[ {"role":"system","content":"\\u0041"} , {"n":1e400,"content":"\\u00e9","role":"user"} ]'
+        )
+        assert bytes(with_ours(messages, [message("user", "ours")])) == (
+            b'[ {"role":"system","content":"\\u0041"} , '
+            b'{"n":1e400,"content":"\\u00e9\\n\\nours","role":"user"}]'
+        )
 
 
 class TestToolCallIds:

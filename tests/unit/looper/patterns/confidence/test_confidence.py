@@ -522,7 +522,10 @@ class TestAgreement:
         stage = {"models": ["small"], "prompts": ["", "Write a program."]}
         pattern = confidence(stage, "large", confidence_method="agreement")
         played = await play(pattern, {"small": "A"}, contract=CHOICE)
-        assert [asked.prompt for asked in played.client.asked] == ["why?", "Write a program."]
+        assert [asked.prompt for asked in played.client.asked] == [
+            "why?",
+            "why?\n\nWrite a program.",
+        ]
         assert played.done.outcome == "ok"
 
 

@@ -1,0 +1,206 @@
+"""What real models and their servers do, taught to the simulator: every pattern copes with it, through a real Envoy."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from looper.simulate.server import Ending, SimulatedModel, Simulator
+from looper.wire.sse import DONE, EventReader
+from tests.fakes.stack import Stack, run_stack
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+QUESTION = "What is the capital of Canada?"
+STRICT = ("a", "b", "c", "w")
+"""Models whose chat template wants roles to alternate, and knows no developer."""
+
+TEMPLATE: dict[str, Any] = {"roles": {"developer": "system"}, "merge": True}
+MODELS: list[dict[str, Any]] = [
+    *({"name": name, "rating": 0.7} for name in STRICT),
+    {"name": "merging", "dialect": TEMPLATE},
+    {"name": "own", "dialect": {"apart": True}},
+    {"name": "wordless", "dialect": {"finish_reason": False}},
+    {"name": "cut"},
+]
+NOT_SURE: dict[str, Any] = {"confidence_method": "self_verify", "threshold": 0.9}
+PATTERNS: dict[str, dict[str, Any]] = {
+    "ratings": {"models": ["a", "b", "c"], "aggregate": "judge", "judge_model": "w"},
+    "fusion": {"analysis_models": ["a", "b", "c"], "judge_model": "w"},
+    "remom": {"models": ["a", "b"], "breadth_schedule": [2, 2], "synthesis_model": "w"},
+    "confidence": {"stages": ["a", "b"], **NOT_SURE},
+    "workflows": {
+        "steps": [
+            {"id": "solve", "models": ["a", "b"], "prompt": "Solve it."},
+            {"id": "check", "role": "verifier", "models": ["c"], "needs": ["solve"], "prompt": "Check it."},
+        ],
+        "final": {"model": "w"},
+    },
+    "planned": {"mode": "dynamic", "planner": {"model": "c"}, "models": ["a", "b"], "final": {"model": "w"}},
+}  # fmt: skip
+
+
+def decision(contract: dict[str, Any] | None = None, **algorithm: Any) -> dict[str, Any]:
+    told = {"contract": contract, "contract_prompt": "One word."} if contract else {}
+    return {"decisions": [{"name": "only", "algorithm": algorithm, **told}]}
+
+
+RECIPES = {
+    **{
+        name: decision(**{"type": "workflows" if name == "planned" else name, **settings})
+        for name, settings in PATTERNS.items()
+    },
+    "single": decision({"type": "text", "max_chars": 9000}, type="single", model="a"),
+    "apart": decision({"type": "text", "max_chars": 9000}, type="single", model="own"),
+    "routed": decision(type="single", model="merging"),
+    "streaming": decision(type="single", model="cut", fallbacks=["a"]),
+    "endless": decision(type="single", model="wordless", fallbacks=["a"]),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stacks() -> AsyncIterator[Stack]:
+    strict = {"alternates": True, "roles": ("system", "user", "assistant", "tool")}
+    models = [
+        SimulatedModel(name=each["name"], skill=1, **(strict if each["name"] in {*STRICT, "merging"} else {}))
+        for each in MODELS
+    ]  # fmt: skip
+    change = {
+        "models": [{**each, "url": ""} for each in MODELS],
+        "recipes": RECIPES,
+        "entrypoints": {name: name for name in RECIPES},
+        "debug": True,
+    }
+    async with run_stack(Simulator(models), change) as stack:
+        yield stack
+
+
+@pytest.fixture
+def team(stacks: Stack) -> Stack:
+    stacks.simulator.reset()
+    return stacks
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a client got."""
+
+    status: int
+    text: str
+    finish: str | None
+    raw: bytes
+    facts: dict[str, Any]
+
+    @property
+    def outcome(self) -> str | None:
+        return self.facts.get("outcome")
+
+
+async def ask(
+    stack: Stack, model: str, messages: Any = None, *, stream: bool = False, **members: Any
+) -> Answered:
+    conversation = messages or [{"role": "user", "content": QUESTION}]
+    body = {"model": model, "messages": conversation, "stream": stream, **members}
+    async with stack.session.post(
+        f"{stack.base_url}/chat/completions", json=body, headers={"looper-debug": "1"}
+    ) as response:
+        raw = await response.read()
+    if stream and response.status == 200:
+        events = [each.data for each in EventReader().feed(raw) if each.data != DONE]
+        chunks = [json.loads(data) for data in events]
+    else:
+        chunks = [json.loads(raw)]
+    choices = [choice for chunk in chunks for choice in chunk.get("choices", ())]
+    said = [choice.get("delta") or choice.get("message") or {} for choice in choices]
+    return Answered(
+        response.status,
+        "".join(each.get("content") or "" for each in said),
+        next((each["finish_reason"] for each in choices if each.get("finish_reason")), None),
+        raw,
+        next((chunk["looper"] for chunk in chunks if "looper" in chunk), {}),
+    )
+
+
+both_ways = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+
+
+class TestTemplates:
+    """Chat templates that want roles to alternate."""
+
+    @both_ways
+    @pytest.mark.parametrize("name", [*PATTERNS, "single"])
+    @pytest.mark.parametrize(
+        "last",
+        [
+            {"content": QUESTION},
+            {"content": QUESTION, "name": "ann"},
+            {"content": [{"type": "text", "text": QUESTION}]},
+        ],
+        ids=["text", "named", "parts"],
+    )
+    async def test_take_every_stage_of_every_pattern(
+        self, team: Stack, name: str, last: dict[str, Any], stream: bool
+    ) -> None:
+        """What we tell a model ends the client's last message: no call is refused."""
+        before = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi."},
+                  {"role": "assistant", "content": "Hi."}]  # fmt: skip
+        answered = await ask(team, name, [*before, {"role": "user", **last}], stream=stream)
+
+        assert answered.status == 200
+        assert "Ottawa" in answered.text
+        assert team.simulator.calls
+        assert all(call.status == 200 for call in team.simulator.calls)
+
+    async def test_a_dialect_may_want_ours_apart(self, team: Stack) -> None:
+        """Then the client's last message stays as it is."""
+        assert (await ask(team, "apart")).status == 200
+        (call,) = team.simulator.calls
+        assert [each["content"] for each in call.parsed["messages"]] == [QUESTION, "One word."]
+
+    async def test_take_what_a_client_is_routed_with(self, team: Stack) -> None:
+        """Where the dialect says so, neighbours are merged and a developer is the system, on Envoy's route too."""
+        messages = [
+            {"role": "developer", "content": "Be brief."},
+            {"role": "user", "content": "Hello.", "name": "ann"},
+            {"role": "user", "content": [{"type": "text", "text": QUESTION}]},
+        ]
+        assert (await ask(team, "routed", messages)).status == 200
+        (call,) = team.simulator.calls
+        assert call.parsed["messages"] == [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Hello."},
+                    {"type": "text", "text": QUESTION},
+                ],
+            },
+        ]
+
+    async def test_are_left_alone_by_other_dialects(self, team: Stack) -> None:
+        """The client's own neighbours stay as they are."""
+        messages = [{"role": "user", "content": "Hello."}, {"role": "user", "content": QUESTION}]
+        assert (await ask(team, "apart", messages)).status == 200
+        (call,) = team.simulator.calls
+        assert call.parsed["messages"][:2] == messages
+
+
+class TestEndings:
+    """Streams that end with [DONE], and do not say how their answer ended."""
+
+    @pytest.mark.parametrize(("name", "status"), [("streaming", "error"), ("endless", "ok")])
+    async def test_such_a_stream_is_broken_unless_the_dialect_says_so(
+        self, team: Stack, name: str, status: str
+    ) -> None:
+        """Its client hears that it broke off, and no `stop` that nobody said."""
+        for each in ("cut", "wordless"):
+            team.simulator.fault(each, Ending(kind="without_finish"))
+        answered = await ask(team, name, stream=True)
+
+        assert "Ottawa" in answered.text
+        assert (answered.finish, b'"error"' in answered.raw) == (
+            ("stop", False) if status == "ok" else (None, True)
+        )
