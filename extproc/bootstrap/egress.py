@@ -7,7 +7,7 @@ from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
 from extproc import headers
-from extproc.bootstrap import local_replies, stats
+from extproc.bootstrap import local_replies, stats, tracing
 from extproc.bootstrap.ingress import idle_timeout
 from extproc.bootstrap.messages import (
     address,
@@ -46,6 +46,7 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         # When a backend breaks off, the processor sees it once it has what came before, and not a second later.
         delayed_close_timeout=seconds(0),
         access_log=stats.egress(),
+        tracing=tracing.of_calls(config),
         local_reply_config=local_replies.egress(),
         http_filters=[
             http_filter("envoy.filters.http.header_to_metadata", _remember_role()),

@@ -19,7 +19,7 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.
 from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 from envoy_data_plane.google.protobuf import Struct
 
-from extproc.bootstrap import certificates, credentials, older, overlay, routes, stats
+from extproc.bootstrap import certificates, credentials, older, overlay, routes, stats, tracing
 from extproc.bootstrap.clusters import model_cluster
 from extproc.bootstrap.egress import egress
 from extproc.bootstrap.ingress import ingress
@@ -125,7 +125,7 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
                 egress(config, directory),
                 stats_listener(config),
             ],
-            clusters=[processors(config), admin_cluster(config)],
+            clusters=[processors(config), admin_cluster(config), *tracing.clusters(config)],
             secrets=credentials.from_environment(config),
         ),
         dynamic_resources=bootstrap.BootstrapDynamicResources(

@@ -23,7 +23,7 @@ def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
     asked = {signal.name for signal in _signals(config) if isinstance(signal, HeaderConfig)}
     if (header := _identity(config).header) is not None:
         asked.add(header)
-    names = [*dict.fromkeys((*_OWN, *config.forward_headers, *_OF_ANSWERS, *sorted(asked)))]
+    names = [*dict.fromkeys((*_OWN, *config.forwarded, *_OF_ANSWERS, *sorted(asked)))]
     patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
     patterns.append(matcher.StringMatcher(prefix=GROWTH))
     return ext_proc.HeaderForwardingRules(

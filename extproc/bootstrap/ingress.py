@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
 from extproc import headers
-from extproc.bootstrap import certificates, forwarding, local_replies, stats
+from extproc.bootstrap import certificates, forwarding, local_replies, stats, tracing
 from extproc.bootstrap.messages import (
     address,
     extension,
@@ -37,6 +37,7 @@ from extproc.bootstrap.messages import (
 from extproc.bootstrap.processors import CLUSTER, FILTER
 from extproc.bootstrap.routes import CORS, DECOMPRESSORS, HEADERS, REFUSALS
 from extproc.config import Config
+from looper.calling.propagation import CONTEXT
 
 PREFIX = "x-looper-"
 """Of headers that only the processor may set."""
@@ -127,6 +128,7 @@ def manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
             ),
         ),
         access_log=stats.ingress(config),
+        tracing=tracing.of_requests(config),
         local_reply_config=local_replies.ingress(),
         http_filters=_filters(config),
     )
@@ -223,7 +225,8 @@ def writable_regex(config: Config) -> str:
         for decision in recipe.decisions
         for name in decision.headers.names
     }
-    names = dict.fromkeys((*WRITABLE, *sorted(changed)))
+    traced = () if config.tracing is None else CONTEXT
+    names = dict.fromkeys((*WRITABLE, *traced, *sorted(changed)))
     return "|".join([f"{PREFIX}.*", *(re.escape(name).replace(r"\-", "-") for name in names)])
 
 

@@ -18,6 +18,7 @@ def command(path: Path, strict: bool, as_json: bool) -> None:
     """Say everything that is wrong with a configuration."""
     from extproc.config import absences, load, warnings
     from extproc.errors import ConfigError
+    from extproc.tracing.opening import problems as unmet
 
     problems: list[str] = []
     doubts: list[str] = []
@@ -28,6 +29,7 @@ def command(path: Path, strict: bool, as_json: bool) -> None:
     except ConfigError as error:
         problems = list(error.problems)
     else:
+        problems = unmet(loaded)
         doubts = warnings(loaded)
         absent = absences(loaded)
         files = [str(each) for each in loaded.files]

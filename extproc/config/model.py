@@ -10,10 +10,11 @@ from extproc.config.envoy_versions import NEWEST, EnvoyVersion
 from extproc.config.included import RecipeOrInclude
 from extproc.config.overlay import AccessLogs, Clusters, Cors, DownstreamTls, Filters, Routes
 from extproc.config.trace import TraceSettings
+from extproc.config.tracing import EnvoyTracing, TracingSettings
 from extproc.headers import check_droppable, check_forwardable
 from looper.calling.budget import Ceiling
 from looper.calling.models import Model
-from looper.calling.propagation import FORWARDED
+from looper.calling.propagation import CONTEXT, FORWARDED
 from looper.patterns.workflows.pauses.state import AnyState, MemoryState
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
 
@@ -108,6 +109,7 @@ class EnvoySettings(Setting):
     )
     stream_idle_timeout: Duration = timedelta(seconds=300)
     max_stream_duration: Duration | None = None
+    tracing: EnvoyTracing | None = Field(default=None, description="Envoy's own spans")
 
     @property
     def url(self) -> str:
@@ -132,6 +134,9 @@ class Config(Setting):
     debug: bool = Field(default=False, description="whether clients may ask for facts of their run")
     limits: Limits = Limits()
     trace: TraceSettings = TraceSettings()
+    tracing: TracingSettings | None = Field(
+        default=None, description="the processor's spans; needs the extra `otel`"
+    )
     state: AnyState = Field(
         default=MemoryState(), description="where runs wait for the client's tools"
     )
@@ -139,6 +144,12 @@ class Config(Setting):
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
+
+    @property
+    def forwarded(self) -> tuple[str, ...]:
+        """The headers that go with every call: where spans are made, a trace goes on whatever else does."""
+        traced = () if self.tracing is None else CONTEXT
+        return tuple(dict.fromkeys((*self.forward_headers, *traced)))
 
     def upstreams(self) -> tuple[Model, ...]:
         """Everything that is called by way of Envoy: the catalogue, and verifiers that have an address instead."""

@@ -2,13 +2,15 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import structlog
 
 from extproc.decisions.canned import Canned
 from extproc.decisions.destination import destination
+from extproc.decisions.engine import Decided, Policy
 from extproc.decisions.explain import explanation
 from extproc.decisions.recipe import Decision
 from extproc.errors import Abandoned, Overtaken, ProtocolError
@@ -18,6 +20,7 @@ from extproc.exchange.outlet import Outlet
 from extproc.exchange.reply import error_facts, error_reply, said_of
 from extproc.exchange.respond import respond
 from extproc.exchange.routed import Routed
+from extproc.exchange.routing import traced
 from extproc.exchange.team import Team, results_for_us
 from extproc.exchange.work import Work
 from extproc.paths import ALIASED, CHAT, MODELS, is_below_ours
@@ -40,8 +43,9 @@ from extproc.protocol.events import (
     ResponseTrailers,
 )
 from extproc.signals import Subject
+from extproc.tracing import ExchangeSpan, Told
 from looper.calling.models import Model
-from looper.calling.propagation import trail
+from looper.calling.propagation import joined, trail
 from looper.errors import ChatOnly, InternalError, InvalidRequest, LooperError, ModelNotFound
 from looper.patterns.single import SingleConfig
 from looper.wire.chat import ChatRequest, Request
@@ -63,6 +67,9 @@ class Exchange:
         self._is_stopping = is_stopping
         self._runtime = runtime
         self._channel = channel
+        self._span: ExchangeSpan | None = None
+        if runtime.process.tracer is not None:
+            opening = self._traced(runtime.process.tracer.begin(opening.headers), opening)
         self._opening = opening
         self._recipe = recipe
         self._began = time.monotonic()
@@ -74,6 +81,13 @@ class Exchange:
         self._incoming = Incoming(channel, self._outlet, opening, runtime.config.limits.max_body)
         self._routed: Routed | None = None
         self._team: Team | None = None
+        self._asked: Request | None = None
+        self._first: float | None = None
+
+    def _traced(self, span: ExchangeSpan, opening: RequestHeaders) -> RequestHeaders:
+        """The opening as those are told of it who are called for this exchange: they belong to its span."""
+        self._span = span if span.is_recording else None
+        return replace(opening, headers=joined(opening.headers, span.context))
 
     async def run(self) -> None:
         """See the exchange through. Ends, with everything under way, when it is cancelled."""
@@ -95,6 +109,8 @@ class Exchange:
             path, end = self._known_path(), self._how_it_ended()
             told = {**trail(self._opening.headers), **self._facts}
             _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **told)
+            if self._span is not None:
+                self._span.end(self._told(path, end))
 
     async def _see_through(self) -> None:
         try:
@@ -146,16 +162,18 @@ class Exchange:
     async def _chat(self, request: ChatRequest) -> None:
         """A chat completion: whatever the decision says is done with it, unless it answers a run that waits."""
         if results := await results_for_us(request):
+            self._asked = request
             await self._begin_team().resume(request, results)
             return
         policy = self._runtime.policy(request.model, self._recipe)
+        self._asked = request
         subject = Subject(
             request,
             self._opening.headers,
             self._opening.attributes,
             self._runtime.process.correction.factor,
         )
-        decided = await policy.decide(subject)
+        decided = await self._decide(policy, subject)
         decision, self._decided = decided.decision, decided.facts
         facts = self._decided
         asked, request = request, decision.parameters.applied(request)
@@ -175,6 +193,16 @@ class Exchange:
                 asked.check()
                 await self._begin_team().answer(request, work)
 
+    async def _decide(self, policy: Policy, subject: Subject) -> Decided:
+        """What is to be done; the signals have a span of their own, if any is kept."""
+        if self._span is None:
+            return await policy.decide(subject)
+        with self._span.signals(self._runtime.models) as reading:
+            headers = joined(subject.headers, reading.context)
+            decided = await policy.decide(replace(subject, headers=headers, asked=reading.asked))
+            reading.read(decided.readings, policy.signals.names)
+        return decided
+
     async def _resolve(self, request: Request) -> None:
         """Something else that names a model: ours are resolved where one model answers, the rest passes."""
         try:
@@ -182,6 +210,7 @@ class Exchange:
         except ModelNotFound:
             await self._incoming.release(request.body)
             return
+        self._asked = request
         match policy.decisions:
             case [Decision(name=name, algorithm=SingleConfig(main=main)) as decision]:
                 self._check_limit(request)
@@ -232,7 +261,8 @@ class Exchange:
         trailers = self._incoming.trailers
         if request.streams:
             metadata = {**metadata, "streamed": 1}
-        await self._outlet.send(self._routed.rewrite(decision, metadata, trailers=trailers))
+        action = self._routed.rewrite(decision, metadata, trailers=trailers)
+        await self._outlet.send(action if self._goes_on is None else traced(action, self._goes_on))
 
     # ... or a team, whose answer we write in Envoy's place.
 
@@ -267,6 +297,8 @@ class Exchange:
     def _returned(self, piece: ResponseBody) -> PassResponseBody:
         if self._routed is None:
             return PassResponseBody()
+        if self._span is not None and self._first is None and piece.data:
+            self._first = time.monotonic()
         passed = self._routed.piece(piece)
         self._facts |= passed.metadata
         return passed
@@ -288,7 +320,37 @@ class Exchange:
         at = [] if self._team is None else self._team.stands
         _log.error("exchange.aborted", why=why, run=self._facts.get("run"), at=at)
 
+    @property
+    def _goes_on(self) -> Mapping[str, str] | None:
+        """The trace that goes on with a routed request; where Envoy makes spans, it puts its own in its place."""
+        is_ours = self._runtime.process.tracer is not None
+        return self._opening.headers if is_ours and self._runtime.config.tracing else None
+
+    def _told(self, path: str, end: str) -> Told:
+        """What the exchange's span says of it."""
+        asked, team = self._asked, self._team
+        is_public = asked is not None and asked.model in self._runtime.entries
+        return Told(
+            method=self._opening.method,
+            path=path,
+            end=end,
+            facts=self._facts,
+            model=asked.model if asked is not None and is_public else None,
+            stream=isinstance(asked, ChatRequest) and _streams(asked),
+            run=None if team is None else team.run,
+            first=self._first,
+            resumes=None if team is None else team.resumes,
+        )
+
     def _known_path(self) -> str:
         """The path, if it is one of ours: others may hold anything."""
         path = self._opening.path
         return path if path in (CHAT, MODELS, *ALIASED) else "other"
+
+
+def _streams(request: ChatRequest) -> bool:
+    """Whether the answer is to come as a stream; what is no yes or no is for a backend to refuse."""
+    try:
+        return request.stream
+    except InvalidRequest:
+        return False

@@ -1,6 +1,7 @@
 """How a request is written that Envoy routes to one model: what is said there by another name, or not at all."""
 
 from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from extproc.decisions.recipe import Decision
 from extproc.protocol.actions import Metadata, Rewrite
 from looper.calling.drafts import LIMITS, can_say_effort, say_effort
 from looper.calling.models import Model
+from looper.calling.propagation import CONTEXT
 from looper.wire.chat import ChatRequest, Request
 from looper.wire.dialects import Dialect
 from looper.wire.messages import speak
@@ -41,6 +43,13 @@ def rewrite(
         appended=tuple(decision.headers.append.items()),
         removed=decision.headers.remove,
     )
+
+
+def traced(action: Rewrite, headers_: Mapping[str, str]) -> Rewrite:
+    """The same in the trace that these headers name, whatever the client's did."""
+    context = tuple((name, headers_[name]) for name in CONTEXT if name in headers_)
+    stale = tuple(name for name in CONTEXT if name not in headers_)
+    return replace(action, headers=(*action.headers, *context), removed=(*action.removed, *stale))
 
 
 def _patience(model: Model, decision: Decision) -> int | None:

@@ -68,6 +68,8 @@ class Team:
         self._answering: Answering | None = None
         self._pause: Pause | None = None
         self._task: asyncio.Task[Any] | None = None
+        self.resumes: str | None = None
+        """The span in which a run began that goes on here."""
 
     async def resume(self, request: ChatRequest, results: Sequence[ToolResult]) -> None:
         """Go on with a run that waited for these answers of tools: what to do with it was decided long ago."""
@@ -76,6 +78,7 @@ class Team:
         ids = [result.id for result in results]
         waiting = await runtime.states.find(ids, request.model, self._owner())
         origin = waiting.paused.origin
+        self.resumes = origin.span
         self._log |= {
             "resumes": origin.run, "recipe": origin.recipe, "decision": origin.decision,
         }  # fmt: skip
@@ -137,6 +140,17 @@ class Team:
         return True
 
     @property
+    def run(self) -> Run | None:
+        """Its run, from when that has begun."""
+        return None if self._answering is None else self._answering.run
+
+    @property
+    def _span(self) -> str | None:
+        """The exchange's span, where it has one that is kept."""
+        traced = self._runtime.process.tracer is not None
+        return self._opening.headers.get("traceparent") if traced else None
+
+    @property
     def stands(self) -> list[str]:
         """The lines in which the team is at work just now."""
         return [] if self._task is None else standing(self._task)
@@ -163,7 +177,7 @@ class Team:
         )
         deadline = Deadline.after(work.seconds)
         owner = self._owner() if _may_pause(decision, request) else None
-        origin = work.origin or Origin(id, request.model, recipe, decision.name, owner)
+        origin = work.origin or Origin(id, request.model, recipe, decision.name, owner, self._span)
         terms = runtime.terms(recipe, decision.name, request)
         self._pause = runtime.states.pause(origin, work.spent, ledger, deadline)
         return Run(
@@ -175,7 +189,7 @@ class Team:
             pauses=self._pause,
             random=seeded(request),
             headers=decision.headers.applied(
-                forwarded(self._opening.headers, (*runtime.config.forward_headers, HOP))
+                forwarded(self._opening.headers, (*runtime.config.forwarded, HOP))
             ),
             terms=terms,
             bands=work.bands,

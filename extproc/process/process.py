@@ -8,6 +8,7 @@ from extproc.process.runs import Runs
 from extproc.process.states import in_memory
 from extproc.process.tally import Tally
 from extproc.signals.tally import SignalTally
+from extproc.tracing import Tracer
 from looper.admission import Admission
 from looper.calling.budget import Purse
 from looper.patterns.workflows.pauses.pausing import States
@@ -26,9 +27,13 @@ class Process:
     tally: Tally = field(default_factory=Tally)
     signals: SignalTally = field(default_factory=SignalTally)
     correction: Correction = field(default_factory=Correction)
+    tracer: Tracer | None = None
+    """Makes spans, where somebody collects them."""
 
     @classmethod
-    def of(cls, config: Config, states: States | None = None) -> "Process":
+    def of(
+        cls, config: Config, states: States | None = None, tracer: Tracer | None = None
+    ) -> "Process":
         """A process that begins with this configuration. Without `states` it keeps them by itself."""
         limits = config.limits
         return cls(
@@ -41,6 +46,7 @@ class Process:
             outflow=Outflow(limits.max_inflight_bytes),
             runs=Runs(config.trace),
             states=states or in_memory(config.state),
+            tracer=tracer,
         )
 
     def follow(self, config: Config) -> None:

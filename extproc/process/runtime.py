@@ -125,7 +125,7 @@ def build(config: Config, client: Client, process: Process | None = None) -> Run
     """Make a configuration ready for work, in a process that may be at work already."""
     models = {model.name: model for model in config.models}
     process = process or Process.of(config)
-    egress = Egress(client, models, process.purse, config.forward_headers, process.signals)
+    egress = Egress(client, models, process.purse, config.forwarded, process.signals)
     policies = {name: Policy(name, recipe, egress) for name, recipe in config.recipes.items()}
     public = {
         (model.name, name): Policy(name, recipe_for(model, recipe), egress)

@@ -2,8 +2,8 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
+from extproc.config.secrets import secret
 from extproc.errors import ConfigError
 from extproc.protocol.events import METADATA, RequestHeaders
 from looper.errors import IdentityMissing
@@ -16,7 +16,6 @@ from looper.patterns.workflows.pauses.state import (
     RedisState,
 )
 from looper.settings import SecretReference
-from looper.settings.files import read_text
 
 _SHORTEST = 32
 
@@ -48,7 +47,7 @@ async def _in_redis(settings: RedisState, environment: Mapping[str, str]) -> Asy
     keys = _keys(settings, environment)
     password = None
     if settings.password is not None:
-        password = _secret(settings.password, environment, "state.password")
+        password = secret(settings.password, environment, "state.password")
     store = RedisStore(settings, connect(settings, password), keys)
     try:
         yield States(settings, store, keys)
@@ -64,26 +63,10 @@ def _keys(settings: AnyState, environment: Mapping[str, str]) -> list[bytes]:
 
 
 def _key(reference: SecretReference, environment: Mapping[str, str], where: str) -> bytes:
-    key = _secret(reference, environment, where).encode()
+    key = secret(reference, environment, where).encode()
     if len(key) < _SHORTEST:
         raise ConfigError([f"{where}: a key has at least {_SHORTEST} characters"])
     return key
-
-
-def _secret(reference: SecretReference, environment: Mapping[str, str], where: str) -> str:
-    """What a reference refers to. An error names the place, never what stands there."""
-    if reference.env is not None:
-        if not (secret := environment.get(reference.env, "").strip()):
-            raise ConfigError([f"{where}: {reference.env} is not set in the environment"])
-        return secret
-    assert reference.file is not None
-    try:
-        secret = read_text(Path(reference.file)).strip()
-    except OSError:
-        raise ConfigError([f"{where}: {reference.file} cannot be read"]) from None
-    if not secret:
-        raise ConfigError([f"{where}: {reference.file} is empty"])
-    return secret
 
 
 def identity(setting: Identity | None, opening: RequestHeaders) -> str | None:

@@ -1,6 +1,7 @@
 """External processing as a gRPC method: each call is one exchange."""
 
 import asyncio
+from dataclasses import replace
 
 import structlog
 
@@ -13,6 +14,7 @@ from extproc.protocol.codec import decode, decode_first, encode
 from extproc.protocol.events import BodyMode, Event
 from extproc.serving.calls import Call, Status
 from extproc.serving.versions import Begin
+from looper.calling.propagation import joined
 
 _log = structlog.get_logger()
 
@@ -88,6 +90,8 @@ class Processor:
         opening = decode_first(first)
         channel.mode = opening.mode
         said = call.metadata
+        if "traceparent" in said:  # of Envoy's own span, where it makes any
+            opening = replace(opening, headers=joined(opening.headers, said))
         with self._begin(said.get(names.GENERATION) or None) as runtime:
             recipe = said.get(names.RECIPE) or None
             exchange = Exchange(runtime, channel, opening, recipe, lambda: self._is_stopping)

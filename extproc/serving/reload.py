@@ -1,7 +1,7 @@
 """Hot reload: a new version of the configuration file is checked and built aside, and then put to work."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -70,8 +70,8 @@ class Reloads:
             self.since = _now()
             for warning in news.warnings:
                 _log.warning("config", problem=warning)
-            if news.config.state != newest.runtime.config.state:
-                _log.warning("config", problem="`state` stays as it was until the next start")
+            for name in _fixed(newest.runtime.config, news.config):
+                _log.warning("config", problem=f"`{name}` stays as it was until the next start")
             _log.info("config.reloaded", generation=news.generation)
         self.problems = ()
 
@@ -80,6 +80,14 @@ class Reloads:
         self.failed += 1
         for problem in problems:
             _log.error("config.refused", problem=problem)
+
+
+def _fixed(before: Config, after: Config) -> Iterator[str]:
+    """What has changed, and is only looked at as the process starts."""
+    if after.state != before.state:
+        yield "state"
+    if after.tracing != before.tracing:
+        yield "tracing"
 
 
 class _News(NamedTuple):

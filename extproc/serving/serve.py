@@ -20,6 +20,7 @@ from extproc.serving.lag import Lag
 from extproc.serving.reload import Reloads
 from extproc.serving.server import serving
 from extproc.serving.versions import at_work
+from extproc.tracing import opening as tracing
 
 _log = structlog.get_logger()
 
@@ -62,7 +63,8 @@ async def serve(
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         states = await stack.enter_async_context(opened(loaded.config.state, environment))
-        versions = await stack.enter_async_context(at_work(loaded.config, states))
+        tracer = await stack.enter_async_context(tracing.opened(loaded.config.tracing, environment))
+        versions = await stack.enter_async_context(at_work(loaded.config, states, tracer))
         facts = Facts(versions, Reloads(), Lag())
         stack.enter_context(versions.process.runs.writing())
         if service.admin is not None:

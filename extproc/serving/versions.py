@@ -17,6 +17,7 @@ from extproc.config import Config
 from extproc.process.generation import Reach, fingerprint, generation, heard, reach
 from extproc.process.process import Process
 from extproc.process.runtime import Runtime, build
+from extproc.tracing import Tracer
 from looper.calling.client import EgressClient
 from looper.patterns.workflows.pauses.pausing import States
 
@@ -197,9 +198,11 @@ def without_unknown(config: Config, routed: Reach) -> Config:
 
 
 @asynccontextmanager
-async def at_work(config: Config, states: States | None = None) -> AsyncIterator[Versions]:
+async def at_work(
+    config: Config, states: States | None = None, tracer: Tracer | None = None
+) -> AsyncIterator[Versions]:
     """A process's first configuration, and room for those to come."""
-    versions = Versions(Process.of(config, states))
+    versions = Versions(Process.of(config, states, tracer))
     try:
         await versions.add(config, generation(config))
         yield versions

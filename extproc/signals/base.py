@@ -1,6 +1,6 @@
 """What a signal is: a question about an exchange's request, whose answer is a reading."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, Protocol
@@ -13,7 +13,7 @@ from extproc.signals.text import Text
 from looper.calling.budget import Purse
 from looper.calling.models import Model
 from looper.calling.propagation import FORWARDED
-from looper.run import Client
+from looper.run import Client, Run
 from looper.settings import Setting
 from looper.wire.chat import ChatRequest
 
@@ -40,13 +40,15 @@ class Subject:
     """What signals are asked about: a request, and what Envoy says of it. Made once for each exchange.
 
     `attributes` are those of Envoy's by name; under `metadata` stands its dynamic metadata, by namespace.
-    `correction` is the factor for estimates of tokens that holds at that moment.
+    `correction` is the factor for estimates of tokens that holds at that moment. `asked` is told of a run that a signal
+    has made for it, where somebody wants to know.
     """
 
     request: ChatRequest
     headers: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, Value] = field(default_factory=dict)
     correction: float = 1.0
+    asked: Callable[[Run], None] | None = None
 
     @cached_property
     def user(self) -> Text:

@@ -142,6 +142,8 @@ class ModelSignal:
             result = await run.ask(draft, until=until)
         finally:
             _note(run, draft.model, time.perf_counter() - began)
+            if subject.asked is not None:
+                subject.asked(run)
             egress.tally.add(draft.model.name, run.ledger.calls, run.ledger.cost)
         return self._understood(result)
 

@@ -4,7 +4,10 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 
-FORWARDED = ("x-request-id", "traceparent", "tracestate")
+CONTEXT = ("traceparent", "tracestate")
+"""The headers by which W3C's trace context goes on."""
+
+FORWARDED = ("x-request-id", *CONTEXT)
 """The headers that go with every call unless the configuration says otherwise."""
 
 _LONGEST_NAME = 128
@@ -18,7 +21,7 @@ _TRACEPARENT = re.compile(
 def forwarded(headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
     """The named ones of `headers`. A trace that is not W3C's is not continued."""
     kept = {name: headers[name] for name in names if name in headers}
-    traced = _read(kept.pop("traceparent", ""))
+    traced = read_traceparent(kept.pop("traceparent", ""))
     if traced is None:
         kept.pop("tracestate", None)
         return kept
@@ -30,9 +33,17 @@ def trail(headers: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     if named := headers.get("x-request-id", "")[:_LONGEST_NAME]:
         found["request_id"] = named
-    if (traced := _read(headers.get("traceparent", ""))) is not None:
+    if (traced := read_traceparent(headers.get("traceparent", ""))) is not None:
         found["trace_id"] = traced.split("-")[1]
     return found
+
+
+def joined(headers: Mapping[str, str], context: Mapping[str, str]) -> dict[str, str]:
+    """Headers that belong to another span: the one of `context`, if that names any."""
+    if "traceparent" not in context:
+        return dict(headers)
+    kept = {name: value for name, value in headers.items() if name not in CONTEXT}
+    return kept | {name: context[name] for name in CONTEXT if name in context}
 
 
 def child(headers: Mapping[str, str]) -> tuple[Mapping[str, str], str | None]:
@@ -45,7 +56,7 @@ def child(headers: Mapping[str, str]) -> tuple[Mapping[str, str], str | None]:
     return {**headers, "traceparent": f"{version}-{trace}-{span}-{flags}"}, span
 
 
-def _read(text: str) -> str | None:
+def read_traceparent(text: str) -> str | None:
     """A traceparent in the version that we know; None if it is none. What later versions add is left out."""
     found = _TRACEPARENT.fullmatch(text)
     if found is None or (text.startswith("00") and found[4] is not None):

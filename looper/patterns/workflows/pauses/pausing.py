@@ -33,6 +33,8 @@ class Origin(msgspec.Struct, frozen=True):
     decision: str
     identity: str | None
     """A digest: whose the run is."""
+    span: str | None = None
+    """As a traceparent: where it began, for traces of what goes on with it."""
 
 
 class Spent(msgspec.Struct, frozen=True):
