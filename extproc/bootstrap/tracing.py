@@ -6,17 +6,20 @@ from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.trace import v3 as trace
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.extensions.tracers.opentelemetry.samplers import v3 as samplers
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams
+from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.envoy.type.v3 import Percent
 
-from extproc.bootstrap.messages import endpoints, is_ip, pack, seconds, socket
+from extproc.bootstrap.messages import endpoints, extension, is_ip, pack, seconds, socket
 from extproc.bootstrap.processors import PROTOCOL
 from extproc.config import Config
 from extproc.config.tracing import Collector, EnvoyTracing
 
 CLUSTER = "looper_traces"
+
+_SAMPLERS = "envoy.tracers.opentelemetry.samplers"
 
 _PATIENCE = seconds(5)
 """How long a collector has to take what Envoy sends."""
@@ -29,7 +32,7 @@ def of_requests(config: Config) -> hcm.HttpConnectionManagerTracing | None:
 
 def of_calls(config: Config) -> hcm.HttpConnectionManagerTracing | None:
     """The same for the listener of calls, whose trace is that of the run."""
-    return _of("egress %REQ(x-looper-model)%", config.envoy.tracing)
+    return _of("egress %ROUTE_NAME%", config.envoy.tracing)
 
 
 def clusters(config: Config) -> Iterator[cluster.Cluster]:
@@ -42,9 +45,8 @@ def _of(operation: str, settings: EnvoyTracing | None) -> hcm.HttpConnectionMana
     if settings is None:
         return None
     return hcm.HttpConnectionManagerTracing(
-        # A request that brings a trace is kept if that is kept, and this says nothing of it.
-        random_sampling=Percent(value=settings.sample * 100),
-        client_sampling=Percent(value=0),
+        # What is kept is for the sampler to say: by itself Envoy would overrule who began the trace.
+        client_sampling=types.Percent(value=0),
         operation=operation,
         upstream_operation=f"{operation} attempt",
         # Attempts are spans of their own, so that one sees who was tried, and each belongs to its request.
@@ -56,14 +58,30 @@ def _of(operation: str, settings: EnvoyTracing | None) -> hcm.HttpConnectionMana
 
 
 def _tracer(settings: EnvoyTracing) -> trace.OpenTelemetryConfig:
+    name, sampler = settings.service, _sampler(settings.sample)
     if settings.otlp.protocol == "grpc":
         service = core.GrpcService(
             envoy_grpc=core.GrpcServiceEnvoyGrpc(cluster_name=CLUSTER), timeout=_PATIENCE
         )
-        return trace.OpenTelemetryConfig(grpc_service=service, service_name=settings.service)
+        return trace.OpenTelemetryConfig(grpc_service=service, service_name=name, sampler=sampler)
     uri = core.HttpUri(uri=settings.otlp.url, cluster=CLUSTER, timeout=_PATIENCE)
     return trace.OpenTelemetryConfig(
-        http_service=core.HttpService(http_uri=uri), service_name=settings.service
+        http_service=core.HttpService(http_uri=uri), service_name=name, sampler=sampler
+    )
+
+
+def _sampler(part: float) -> core.TypedExtensionConfig:
+    """Whoever began a trace has decided whether it is kept; of those that begin here, so large a part is."""
+    share = types.FractionalPercent(
+        numerator=round(part * 1_000_000),
+        denominator=types.FractionalPercentDenominatorType.MILLION,
+    )
+    ratio = extension(
+        f"{_SAMPLERS}.trace_id_ratio_based",
+        samplers.TraceIdRatioBasedSamplerConfig(sampling_percentage=share),
+    )
+    return extension(
+        f"{_SAMPLERS}.parent_based", samplers.ParentBasedSamplerConfig(wrapped_sampler=ratio)
     )
 
 

@@ -18,6 +18,7 @@ def exposed(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _reached(config)
     yield from _back(config)
     yield from _read(config)
+    yield from _untold(config)
     identity = config.state.identity
     if identity is not None and identity.header is not None:
         yield (
@@ -62,8 +63,19 @@ def _read(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for index, model in enumerate(config.models):
         if model.api_key is not None and model.url and _in_the_clear(model.url, "http"):
             yield ("models", index, "url"), "the key goes to another host in the clear: use https"
+    tracing = config.tracing
+    if tracing is not None and tracing.otlp.headers and _in_the_clear(tracing.otlp.url, "http"):
+        path = ("tracing", "otlp", "endpoint")
+        yield path, "`headers` go to another host in the clear: use https"
     if isinstance(config.state, RedisState) and _in_the_clear(config.state.url, "redis"):
         yield ("state", "url"), "states go to another host in the clear: use rediss://"
+
+
+def _untold(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Spans without those that they belong to."""
+    if config.envoy.tracing is not None and config.tracing is None:
+        text = "without `tracing` no collector hears of the spans that calls of teams belong to"
+        yield ("envoy", "tracing"), text
 
 
 def _is_open(address: str) -> bool:
@@ -77,7 +89,7 @@ def _in_the_clear(url: str, scheme: str) -> bool:
 
 def absent(config: Config) -> Iterator[tuple[YamlPath, str]]:
     """Files, and folders of sockets."""
-    for path, file in _files(config):
+    for path, file in (*_files(config), *_roots(config)):
         yield from _missing(path, Path(file))
     for path, address in _sockets(config):
         if address.startswith("unix:"):
@@ -100,6 +112,14 @@ def _files(config: Config) -> Iterator[tuple[YamlPath, str]]:
         for key in ("certificate", "key", "client_ca"):
             if (file := getattr(tls, key)) is not None:
                 yield ("envoy", "tls", key), file
+
+
+def _roots(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """By which collectors of traces are verified."""
+    collectors = {("tracing",): config.tracing, ("envoy", "tracing"): config.envoy.tracing}
+    for path, tracing in collectors.items():
+        if tracing is not None and tracing.otlp.tls and "ca" in tracing.otlp.model_fields_set:
+            yield (*path, "otlp", "ca"), tracing.otlp.ca
 
 
 def _sockets(config: Config) -> Iterator[tuple[YamlPath, str]]:

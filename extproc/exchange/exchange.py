@@ -336,7 +336,7 @@ class Exchange:
             end=end,
             facts=self._facts,
             model=asked.model if asked is not None and is_public else None,
-            stream=isinstance(asked, ChatRequest) and _streams(asked),
+            stream=asked is not None and asked.streams,
             run=None if team is None else team.run,
             first=self._first,
             resumes=None if team is None else team.resumes,
@@ -346,11 +346,3 @@ class Exchange:
         """The path, if it is one of ours: others may hold anything."""
         path = self._opening.path
         return path if path in (CHAT, MODELS, *ALIASED) else "other"
-
-
-def _streams(request: ChatRequest) -> bool:
-    """Whether the answer is to come as a stream; what is no yes or no is for a backend to refuse."""
-    try:
-        return request.stream
-    except InvalidRequest:
-        return False

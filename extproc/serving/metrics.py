@@ -8,6 +8,7 @@ from extproc.serving.reload import Reloads
 from extproc.serving.versions import Versions
 from extproc.statistics import series
 from extproc.statistics.series import Series
+from extproc.tracing import NONE_DROPPED, Tracer
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -32,6 +33,7 @@ def facts(versions: Versions, reloads: Reloads, lag: Lag) -> list[Fact]:
         *_load(versions, lag),
         *_ended(versions),
         *_signals(versions),
+        *_spans(versions.process.tracer),
     ]
 
 
@@ -97,6 +99,12 @@ def _signals(versions: Versions) -> Iterator[Fact]:
         series.SIGNAL_SPEND_MICROUSD,
         {(model,): number for model, number in tally.microusd.items()},
     )
+
+
+def _spans(tracer: Tracer | None) -> Iterator[Fact]:
+    sent, dropped = (0, NONE_DROPPED) if tracer is None else (tracer.sent, tracer.dropped)
+    yield _one(series.SPANS_SENT, sent)
+    yield Fact(series.SPANS_DROPPED, {(why,): number for why, number in dropped.items()})
 
 
 def _one(series: Series, value: float) -> Fact:

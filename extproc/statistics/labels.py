@@ -31,6 +31,7 @@ LABELS: Mapping[str, str] = {
     "found": "a score's bands, or a partition's members, and `unknown`",
     "signal": "signals' names",
     "generation": "one, of the configuration at work",
+    "why": "`queue`: too many waited; `export`: a collector did not take them; `end`: the process was over",
     "result": _any_of("ok", "refused"),
     "envoy_http_conn_manager_prefix": _any_of("ingress", "egress"),
     "envoy_cluster_name": "one for each model, `looper_ext_proc` and `admin`",

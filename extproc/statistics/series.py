@@ -312,6 +312,16 @@ SIGNAL_CALLS = Series(
 SIGNAL_SPEND_MICROUSD = Series(
     "looper_signal_spend_microusd_total", "counter", "process", ("model",), "what they cost"
 )
+SPANS_SENT = Series(
+    "looper_spans_sent_total",
+    "counter",
+    "process",
+    (),
+    "with `tracing`: spans that a collector took",
+)
+SPANS_DROPPED = Series(
+    "looper_spans_dropped_total", "counter", "process", ("why",), "spans that are lost"
+)
 
 # Of the processor as a process, by prometheus-client; on Linux only.
 

@@ -36,6 +36,12 @@ class Told:
     resumes: str | None = None
 
 
+QUEUE, EXPORT, END = "queue", "export", "end"
+"""Why spans are lost: too many waited, they could not be sent, or the end came first."""
+
+NONE_DROPPED: Mapping[str, int] = dict.fromkeys((QUEUE, EXPORT, END), 0)
+
+
 class SignalsSpan(Protocol):
     """The signals of one exchange while they are read."""
 

@@ -18,6 +18,9 @@ ERROR_TYPE = "error.type"
 METHOD = "http.request.method"
 STATUS = "http.response.status_code"
 
+TIMEOUT = "timeout"
+"""The error's type of what was not there in time."""
+
 CHAT = "chat"
 """The operation of a chat completion."""
 

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from extproc.config.tracing import Collector
+from extproc.tracing import END, EXPORT, NONE_DROPPED, QUEUE
 
 _log = structlog.get_logger()
 
@@ -30,9 +31,6 @@ _PATIENCE = 10.0
 
 _SILENCE = 60.0
 """Seconds between two lines that say that spans are lost."""
-
-_QUEUE, _EXPORT, _END = "queue", "export", "end"
-"""Why spans are lost: too many waited, they could not be sent, or the end came first."""
 
 
 def exporter_to(collector: Collector, headers: Mapping[str, str]) -> SpanExporter:
@@ -68,7 +66,7 @@ class Sending(SpanProcessor):
         self._ended = threading.Event()
         self._told: float | None = None
         self.sent = 0
-        self.dropped = Counter[str]({_QUEUE: 0, _EXPORT: 0, _END: 0})
+        self.dropped = Counter[str](NONE_DROPPED)
         # A daemon: a collector that hangs must not keep the process.
         self._thread = threading.Thread(target=self._work, name="spans", daemon=True)
         self._thread.start()
@@ -80,7 +78,7 @@ class Sending(SpanProcessor):
         if span.context is None or not span.context.trace_flags.sampled:
             return
         if self._ended.is_set() or len(self._waiting) >= self._most:
-            self._lose(1, _END if self._ended.is_set() else _QUEUE)
+            self._lose(1, END if self._ended.is_set() else QUEUE)
             return
         self._waiting.append(span)
         if len(self._waiting) >= _BATCH:
@@ -94,7 +92,7 @@ class Sending(SpanProcessor):
         if self._waiting:
             left = len(self._waiting)
             self._waiting.clear()
-            self._lose(left, _END)
+            self._lose(left, END)
         self._exporter.shutdown()
 
     def _work(self) -> None:
@@ -123,7 +121,7 @@ class Sending(SpanProcessor):
         if taken:
             self.sent += len(batch)
         else:
-            self._lose(len(batch), _EXPORT)
+            self._lose(len(batch), EXPORT)
 
     def _lose(self, spans: int, why: str) -> None:
         self.dropped[why] += spans

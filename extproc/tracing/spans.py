@@ -287,9 +287,9 @@ def _tell_call(making: _Making, inside: Context, run: Run, record: CallRecord) -
     if record.first_token is not None:
         span.add_event("first_token", timestamp=making.at(began + record.first_token))
     if record.state in _FAILED:
-        why = record.reason or record.state
+        why = names.TIMEOUT if record.state == "timed_out" else record.reason or record.state
         span.set_attribute(names.ERROR_TYPE, why)
-        span.set_status(Status(StatusCode.ERROR, f"{record.state}: {why}"))
+        span.set_status(Status(StatusCode.ERROR, record.reason or why))
     ended = making.now() if record.ended is None else making.at(began + record.ended)
     span.end(ended)
 

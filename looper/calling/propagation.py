@@ -43,7 +43,7 @@ def joined(headers: Mapping[str, str], context: Mapping[str, str]) -> dict[str, 
     if "traceparent" not in context:
         return dict(headers)
     kept = {name: value for name, value in headers.items() if name not in CONTEXT}
-    return kept | {name: context[name] for name in CONTEXT if name in context}
+    return kept | {name: context[name] for name in CONTEXT if context.get(name)}
 
 
 def child(headers: Mapping[str, str]) -> tuple[Mapping[str, str], str | None]:

@@ -122,3 +122,15 @@ def test_a_mistake_in_a_watched_file_is_seen(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError, match="conect_timeout"):
         validate(texts, tmp_path)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:4317", "https://localhost:4317"])
+def test_envoys_spans_are_valid(endpoint: str, protocol: str, tmp_path: Path) -> None:
+    """Whichever way they go, and with TLS."""
+    text = (ROOT / "examples" / "demo.yaml").read_text()
+    tracing = {"otlp": {"endpoint": endpoint, "protocol": protocol}, "sample": 0.1}
+    changed = {**yaml.safe_load(text), "envoy": {"tracing": tracing}}
+    validate(
+        render(parse_config(yaml.safe_dump(changed), "t.yaml"), directory="/etc/envoy"), tmp_path
+    )

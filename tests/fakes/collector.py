@@ -3,8 +3,10 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import grpc
@@ -58,15 +60,19 @@ class Collector:
     metadata: list[Mapping[str, str]] = field(default_factory=list)
     silent: bool = False
     """Take everything, and never answer."""
+    over: Event = field(default_factory=Event)
     raw: list[bytes] = field(default_factory=list)
 
     def otlp(self, protocol: str) -> dict[str, str]:
         """The setting that leads here."""
-        return {"protocol": protocol, "endpoint": self.endpoint if protocol == "grpc" else self.http}
+        return {
+            "protocol": protocol,
+            "endpoint": self.endpoint if protocol == "grpc" else self.http,
+        }
 
-    async def take(self, request: ExportTraceServiceRequest, said: Mapping[str, str]) -> None:
+    def take(self, request: ExportTraceServiceRequest, said: Mapping[str, str]) -> None:
         if self.silent:
-            await asyncio.Event().wait()
+            self.over.wait()
         self.raw.append(request.SerializeToString())
         self.metadata.append(dict(said))
         for group in request.resource_spans:
@@ -127,32 +133,33 @@ class Tree:
 async def run_collector() -> AsyncIterator[Collector]:
     """Both ways in, at free ports, while the context is open."""
     collector = Collector()
-    server = grpc.aio.server()
-    add_TraceServiceServicer_to_server(_Service(collector), server)
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_TraceServiceServicer_to_server(_Service(collector), server)  # type: ignore[no-untyped-call]
     collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
+    server.start()
     application = web.Application(client_max_size=64 << 20)
     application.router.add_post("/v1/traces", _posted(collector))
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+    site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     collector.http = f"http://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield collector
     finally:
+        collector.over.set()
         await runner.cleanup()
-        await server.stop(0)
+        await asyncio.to_thread(server.stop(0).wait)
 
 
 class _Service(TraceServiceServicer):
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
 
-    async def Export(
+    def Export(
         self, request: ExportTraceServiceRequest, context: Any
     ) -> ExportTraceServiceResponse:
-        await self._collector.take(request, dict(context.invocation_metadata()))
+        self._collector.take(request, dict(context.invocation_metadata()))
         return ExportTraceServiceResponse()
 
 
@@ -162,7 +169,7 @@ def _posted(collector: Collector) -> Callable[[web.Request], Any]:
         if body[:2] == b"\x1f\x8b":
             body = gzip.decompress(body)
         headers = {name.lower(): value for name, value in request.headers.items()}
-        await collector.take(ExportTraceServiceRequest.FromString(body), headers)
+        await asyncio.to_thread(collector.take, ExportTraceServiceRequest.FromString(body), headers)
         return web.Response(
             body=ExportTraceServiceResponse().SerializeToString(),
             content_type="application/x-protobuf",

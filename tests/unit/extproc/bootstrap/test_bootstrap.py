@@ -843,3 +843,53 @@ def test_examples_render(example: str) -> None:
     rendered = Rendered(load_config(ROOT / "examples" / f"{example}.yaml"))
 
     assert len(rendered.clusters) == len(of_models(rendered.host("ingress")["routes"])) - 2
+
+
+# Envoy's spans.
+
+
+def test_without_tracing_envoy_makes_no_spans() -> None:
+    rendered = made()
+    assert [each for each in ("ingress", "egress") if "tracing" in rendered.manager(each)] == []
+    names = [each["name"] for each in rendered.bootstrap["static_resources"]["clusters"]]
+    assert "looper_traces" not in names
+
+
+@pytest.mark.parametrize(
+    ("otlp", "service", "socket"),
+    [
+        ("endpoint: 'http://c:4317'", "grpc_service", ("c", 4317)),
+        ("endpoint: 'https://[::1]:4317', ca: /roots", "grpc_service", ("::1", 4317)),
+        ("endpoint: 'http://10.0.0.1:4318', protocol: http", "http_service", ("10.0.0.1", 4318)),
+        ("endpoint: 'https://c/otlp', protocol: http", "http_service", ("c", 443)),
+    ],
+)
+def test_envoys_spans_go_where_the_configuration_says(
+    otlp: str, service: str, socket: tuple[str, int]
+) -> None:
+    """Of both listeners that have spans, by one cluster, verified where there is TLS; who began a trace decides."""
+    rendered = made(envoy=f"{{tracing: {{otlp: {{{otlp}}}, sample: 0.25, service: edge}}}}")
+    for name in ("ingress", "egress"):
+        tracing = rendered.manager(name)["tracing"]
+        assert tracing["spawn_upstream_span"] is True
+        tracer = tracing["provider"]["typed_config"]
+        assert tracer["service_name"] == "edge"
+        assert "looper_traces" in yaml.safe_dump(tracer[service])
+        assert tracer["sampler"]["name"].endswith("parent_based")
+        ratio = tracer["sampler"]["typed_config"]["wrapped_sampler"]["typed_config"]
+        assert ratio["sampling_percentage"] == {"numerator": 250_000, "denominator": "MILLION"}
+    cluster = _named(rendered.bootstrap["static_resources"]["clusters"], "looper_traces")
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    address = endpoint["endpoint"]["address"]["socket_address"]
+    assert (address["address"], address["port_value"]) == socket
+    assert ("transport_socket" in cluster) is ("https" in otlp)
+    assert ("http2_protocol_options" in yaml.safe_dump(cluster)) is (service == "grpc_service")
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["without", "with"])
+def test_the_processor_may_write_the_trace_where_it_has_one(ours: bool) -> None:
+    more = "tracing: {otlp: {endpoint: 'http://c:4317'}}" if ours else ""
+    rules = made(more=more).filters("ingress")["looper.ext_proc"]["mutation_rules"]
+    pattern = rules["allow_expression"]["regex"]
+    for name in ("traceparent", "tracestate"):
+        assert bool(re.fullmatch(pattern, name)) is ours

@@ -70,6 +70,7 @@ def configured(more: str = "", model: str = "", egress: str = "unix:/e.sock") ->
 
 KEY = "api_key: {env: KEY}"
 REDIS = "keys: [{env: K}]"
+SHOWING = "{otlp: {endpoint: '%s', headers: {authorization: {env: K}}}}"
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,11 @@ REDIS = "keys: [{env: K}]"
         (configured("state: {type: memory, identity: {header: x-user}}"), "state.identity.header"),
         (configured("heartbeat: 1ms"), "heartbeat"),
         (configured("forward_headers: [x_team]"), "forward_headers"),
+        (configured(f"tracing: {SHOWING % 'http://c:4317'}"), "tracing.otlp.endpoint"),
+        (configured("envoy: {tracing: {otlp: {endpoint: 'http://c:4317'}}}"), "envoy.tracing"),
+        (configured(f"tracing: {SHOWING % 'https://c:4317'}"), None),
+        (configured(f"tracing: {SHOWING % 'http://localhost:4317'}"), None),
+        (configured("tracing: {otlp: {endpoint: 'http://c:4317'}}"), None),
         (configured(egress="http://127.0.0.1:9900"), None),
         (configured(egress="http://[::1]:9900"), None),
         (configured(model=f'{KEY}, url: "https://a.example/v1"'), None),
@@ -107,9 +113,11 @@ def test_what_is_not_on_this_machine_is_told_apart(tmp_path: Path) -> None:
     """It may be where Envoy runs, so that it is no warning of the configuration."""
     (tmp_path / "key").touch()
     there = f'api_key: {{file: {tmp_path}/key}}, url: "https://h/v1", tls: {{ca: {tmp_path}/ca}}'
-    loaded = parse(configured(model=there, egress=f"unix:{tmp_path}/run/e.sock"), "f.yaml")
+    tracing = f"tracing: {{otlp: {{endpoint: 'https://c', ca: {tmp_path}/roots}}}}"
+    loaded = parse(configured(tracing, there, f"unix:{tmp_path}/run/e.sock"), "f.yaml")
     assert warnings(loaded) == []
-    assert [each.split(": ")[1] for each in absences(loaded)] == ["egress", "models[0].tls.ca"]
+    told = [each.split(": ")[1] for each in absences(loaded)]
+    assert sorted(told) == ["egress", "models[0].tls.ca", "tracing.otlp.ca"]
 
 
 @pytest.mark.parametrize(
