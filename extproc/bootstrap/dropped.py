@@ -39,7 +39,9 @@ class Dropped:
         return [name for name in self._whole if name in self._kept_by_some and name not in mine]
 
     def mutations(self, model: Model) -> header_mutation.HeaderMutationPerRoute:
-        """Where a beginning is dropped, what is kept of it is put aside in the meantime."""
+        """What routes do to headers, of a model's answers too: some of them would have Envoy or a client do things.
+
+        Where a beginning is dropped, what is kept of it is put aside in the meantime."""
         mine = self.kept.get(model.name, ())
         prefixes = [name[:-1] for name in self.names if name.endswith("*") and name not in mine]
         saved = [name for name in mine if name.startswith(tuple(prefixes))]
@@ -53,6 +55,7 @@ class Dropped:
                     *([_without(_ASIDE)] if saved else ()),
                 ],
                 request_trailers_mutations=[_without(GROWTH)],
+                response_mutations=[_without("x-envoy-")],
             )
         )
 

@@ -39,6 +39,9 @@ _OVERLOADED = (
 )
 _UPGRADE = "response.code_details == 'upgrade_failed'"
 
+ODD = 598
+"""The status, which nobody else uses, of a local reply in place of one that no client could read."""
+
 REFUSED = 599
 """The status, which nobody else uses, of a local reply in place of a backend's 401 or 403."""
 
@@ -117,6 +120,7 @@ def _of_models() -> Iterator[hcm.ResponseMapper]:
     yield _answer(
         _status(REFUSED), errors.UpstreamMisconfigured("The model refuses our credential.")
     )
+    yield _answer(_status(ODD), errors.UpstreamFailed("The model's answer has an odd status."))
     # A 401 of Envoy's own, which is not the client's to mend.
     yield _answer(
         _cel(_NO_CREDENTIAL), errors.UpstreamMisconfigured("The model's credential is missing.")

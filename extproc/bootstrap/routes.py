@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from betterproto2 import Message
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
@@ -14,14 +15,17 @@ from envoy_data_plane.envoy.extensions.http.custom_response.local_response_polic
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.envoy.type.matcher.v3 import HttpResponseStatusCodeMatchInput
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    HttpResponseStatusCodeClassMatchInput,
+    HttpResponseStatusCodeMatchInput,
+)
 from envoy_data_plane.google.protobuf import Any
 from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher import v3 as xds
 
 from extproc import headers, paths
 from extproc.bootstrap.dropped import Dropped
-from extproc.bootstrap.local_replies import REFUSED, UnknownPath
+from extproc.bootstrap.local_replies import ODD, REFUSED, UnknownPath
 from extproc.bootstrap.messages import header, literal, names, pack, seconds
 from extproc.bootstrap.processors import FILTER
 from extproc.bootstrap.upstreams import Upstream, cluster_name
@@ -241,7 +245,7 @@ def _from_client(model: Model, dropped: Dropped, *, with_trailers: bool = False)
     made.request_headers_to_add.append(header("content-length", _LENGTH))
     made.request_headers_to_remove = dropped.at(model)
     made.typed_per_filter_config = {
-        REFUSALS: pack(_ours_to_mend()),
+        REFUSALS: pack(_mended()),
         HEADERS: pack(dropped.mutations(model)),
     }
     if model.timeout is not None:
@@ -254,35 +258,47 @@ def _from_client(model: Model, dropped: Dropped, *, with_trailers: bool = False)
     return made
 
 
-def _ours_to_mend() -> CustomResponse:
-    """A backend that refuses a credential refuses ours: no client can do anything about it."""
-    inputs = TypedExtensionConfig(
-        name="status", typed_config=pack(HttpResponseStatusCodeMatchInput())
-    )
-    refused = [
-        xds.MatcherMatcherListPredicate(
-            single_predicate=xds.MatcherMatcherListPredicateSinglePredicate(
-                input=inputs, value_match=xds.StringMatcher(exact=str(status))
-            )
+def _mended() -> CustomResponse:
+    """A backend that refuses a credential refuses ours; and no client can read a status that HTTP does not have.
+
+    A 304 is nothing that anybody asked for, and what is below 200 no answer yet.
+    """
+    refuses = _any_of(*(_says(HttpResponseStatusCodeMatchInput(), code) for code in (401, 403)))
+    known = (f"{each}xx" for each in range(2, 6))
+    unknown = xds.MatcherMatcherListPredicate(
+        not_matcher=_any_of(
+            *(_says(HttpResponseStatusCodeClassMatchInput(), each) for each in known)
         )
-        for status in (401, 403)
-    ]
-    policy = LocalResponsePolicy(status_code=REFUSED)
-    action = TypedExtensionConfig(name="mend", typed_config=pack(policy))
+    )
+    odd = _any_of(_says(HttpResponseStatusCodeMatchInput(), 304), unknown)
+    matchers = [_instead(refuses, REFUSED), _instead(odd, ODD)]
     return CustomResponse(
-        custom_response_matcher=xds.Matcher(
-            matcher_list=xds.MatcherMatcherList(
-                matchers=[
-                    xds.MatcherMatcherListFieldMatcher(
-                        predicate=xds.MatcherMatcherListPredicate(
-                            or_matcher=xds.MatcherMatcherListPredicatePredicateList(
-                                predicate=refused
-                            )
-                        ),
-                        on_match=xds.MatcherOnMatch(action=action),
-                    )
-                ]
-            )
+        custom_response_matcher=xds.Matcher(matcher_list=xds.MatcherMatcherList(matchers=matchers))
+    )
+
+
+def _instead(
+    when: xds.MatcherMatcherListPredicate, status: int
+) -> xds.MatcherMatcherListFieldMatcher:
+    """A local reply with that status, which stands for a reason."""
+    policy = pack(LocalResponsePolicy(status_code=status))
+    action = TypedExtensionConfig(name=f"instead-{status}", typed_config=policy)
+    return xds.MatcherMatcherListFieldMatcher(
+        predicate=when, on_match=xds.MatcherOnMatch(action=action)
+    )
+
+
+def _any_of(*predicates: xds.MatcherMatcherListPredicate) -> xds.MatcherMatcherListPredicate:
+    return xds.MatcherMatcherListPredicate(
+        or_matcher=xds.MatcherMatcherListPredicatePredicateList(predicate=list(predicates))
+    )
+
+
+def _says(input: Message, value: int | str) -> xds.MatcherMatcherListPredicate:
+    return xds.MatcherMatcherListPredicate(
+        single_predicate=xds.MatcherMatcherListPredicateSinglePredicate(
+            input=TypedExtensionConfig(name="status", typed_config=pack(input)),
+            value_match=xds.StringMatcher(exact=str(value)),
         )
     )
 
