@@ -19,7 +19,7 @@ from extproc.exchange.incoming import Incoming
 from extproc.exchange.outlet import Outlet
 from extproc.exchange.reply import error_facts, error_reply, said_of
 from extproc.exchange.respond import respond
-from extproc.exchange.routed import Routed
+from extproc.exchange.routed import Routed, Why
 from extproc.exchange.routing import traced
 from extproc.exchange.team import Team, results_for_us
 from extproc.exchange.work import Work
@@ -107,8 +107,12 @@ class Exchange:
                 self._team.release()
             milliseconds = round((time.monotonic() - self._began) * 1000, 3)
             path, end = self._known_path(), self._how_it_ended()
-            told = {**trail(self._opening.headers), **self._facts}
-            _log.info("exchange.finished", ms=milliseconds, path=path, end=end, **told)
+            known_by = trail(self._opening.headers)
+            _log.info(
+                "exchange.finished", ms=milliseconds, path=path, end=end, **known_by, **self._facts
+            )
+            if self._routed is not None:
+                self._routed.remember(self._facts, known_by, end, self._began)
             if self._span is not None:
                 self._span.end(self._told(path, end))
 
@@ -176,6 +180,7 @@ class Exchange:
         decided = await self._decide(policy, subject)
         decision, self._decided = decided.decision, decided.facts
         facts = self._decided
+        why = partial(explanation, policy, decided, subject, self._runtime.models, bounded=False)
         asked, request = request, decision.parameters.applied(request)
         match decision.action:
             case Canned() as canned:
@@ -183,12 +188,9 @@ class Exchange:
             case _ if model := destination(decision, request, self._runtime.models):
                 self._check_limit(asked)
                 outcome = {"outcome": "bypass"} if decision.bypasses(request) else {}
-                await self._route(request, model, {**facts, **outcome}, decision)
+                await self._route(request, model, {**facts, **outcome}, decision, why)
             case _:
                 pattern = self._runtime.pattern(decided.recipe, decision.name)
-                why = partial(
-                    explanation, policy, decided, subject, self._runtime.models, bounded=False
-                )
                 work = Work(decided.recipe, decision, facts, decided.bands, pattern, why=why)
                 asked.check()
                 await self._begin_team().answer(request, work)
@@ -252,12 +254,18 @@ class Exchange:
     # ... or one model, by Envoy's own route...
 
     async def _route(
-        self, request: Request, model: Model, facts: Metadata, decision: Decision
+        self,
+        request: Request,
+        model: Model,
+        facts: Metadata,
+        decision: Decision,
+        why: Why | None = None,
     ) -> None:
         """Have Envoy route the request to a model, with that model's own name in the body."""
         metadata = {**facts, "model": model.name, "run": secrets.token_hex(8)}
         self._facts |= metadata
-        self._routed = Routed(self._runtime, request, model, metered=self._opening.metered)
+        metered = self._opening.metered
+        self._routed = Routed(self._runtime, request, model, metered=metered, why=why)
         trailers = self._incoming.trailers
         if request.streams:
             metadata = {**metadata, "streamed": 1}

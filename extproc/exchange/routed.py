@@ -1,23 +1,55 @@
-"""A request that Envoy routes to one model, and what comes back of it if its answer is metered."""
+"""A request that Envoy routes to one model, what comes back of it if its answer is metered, and its record."""
 
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from extproc.decisions.explain import Explanation
 from extproc.decisions.recipe import Decision
 from extproc.exchange.metering import AnswerMeter
 from extproc.exchange.routing import rewrite
+from extproc.process.records import Routed as Record
+from extproc.process.records import asked_of_one, conversation
 from extproc.process.runtime import Runtime
 from extproc.protocol.actions import Metadata, PassResponseBody, Rewrite
 from extproc.protocol.events import ResponseBody, ResponseHeaders
 from looper.calling.models import Model
 from looper.wire.chat import ChatRequest, Request
 
+Why = Callable[[], Explanation]
+"""Tells how it was decided."""
+
+_OUTCOMES = {
+    "abandoned": "abandoned",
+    "stopped": "abandoned",
+    "aborted": "failed",
+    "refused": "failed",
+}
+"""By how an exchange ended that did not end well."""
+
 
 class Routed:
     """One request on its way to one model."""
 
-    def __init__(self, runtime: Runtime, request: Request, model: Model, *, metered: bool) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        request: Request,
+        model: Model,
+        *,
+        metered: bool,
+        why: Why | None = None,
+    ) -> None:
         self._runtime = runtime
         self._request = request
         self._model = model
         self._meter = AnswerMeter(request, model) if metered else None
+        self._at = time.time()
+        self._sent = time.monotonic()
+        self._status = 200
+        self._first_token: float | None = None
+        self._said: Mapping[str, Any] = conversation(request) if runtime.runs.full else {}
+        self._why = why() if runtime.runs.full and why is not None else None
 
     def rewrite(self, decision: Decision, metadata: Metadata, *, trailers: bool) -> Rewrite:
         """What Envoy is told, so that the request reaches its model."""
@@ -27,15 +59,51 @@ class Routed:
     def begin(self, answer: ResponseHeaders) -> None:
         """The answer's headers have come."""
         if self._meter is not None:
+            self._status = _status(answer)
             self._meter.begin(answer.headers)
 
     def piece(self, piece: ResponseBody) -> PassResponseBody:
         """What becomes of a piece of the answer, and what is known by then of its usage."""
         if self._meter is None:
             return PassResponseBody()
+        if self._first_token is None and piece.data:
+            self._first_token = time.monotonic() - self._sent
         data = self._meter.feed(piece.data, piece.end_of_stream)
         report = self._meter.report()
         reported = "prompt_tokens" in report and "estimated_tokens" not in report
         if isinstance(self._request, ChatRequest) and reported:
             self._runtime.learn(self._request, [int(report["prompt_tokens"])])
         return PassResponseBody(None if data == piece.data else data, report)
+
+    def remember(self, facts: Metadata, trail: Mapping[str, str], end: str, began: float) -> None:
+        """The exchange is over: keep what is known of it. `began` is when, by the clock that times are taken from."""
+        runs = self._runtime.runs
+        if not runs.wants_routed():
+            return
+        request = asked_of_one(self._request)
+        metered = self._meter is not None
+        routing = self._sent - began
+        runs.add(
+            Record(
+                facts if end == "answered" and self._status < 400 else self._failed(facts, end),
+                trail,
+                request,
+                self._at - routing,
+                routing,
+                time.monotonic() - began if metered else None,
+                self._first_token if request["stream"] else None,
+                self._why,
+                self._said,
+            )
+        )
+
+    def _failed(self, facts: Metadata, end: str) -> Metadata:
+        """What a backend answers instead, and how it ended for the client. Where it does not pass by, nobody knows."""
+        outcome = _OUTCOMES.get(end, "failed")
+        status = {"status": self._status} if self._status >= 400 else {}
+        return {**status, **facts, "outcome": outcome}
+
+
+def _status(answer: ResponseHeaders) -> int:
+    said = answer.headers.get(":status", "")
+    return int(said) if said.isdecimal() else 200

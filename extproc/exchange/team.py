@@ -14,6 +14,7 @@ from extproc.decisions.destination import takes
 from extproc.decisions.recipe import Decision
 from extproc.exchange.outlet import OVERDUE, Outlet
 from extproc.exchange.reply import Answering, Reply, error_facts, reply_for
+from extproc.exchange.routed import Why
 from extproc.exchange.work import Work
 from extproc.headers import HOP
 from extproc.process.records import Opened
@@ -36,7 +37,7 @@ from looper.run import Deadline, Heartbeat, Run, drive, seeded
 from looper.wire.chat import ChatRequest
 from looper.wire.events import ANSWERED, Event
 
-Route = Callable[[ChatRequest, Model, Metadata, Decision], Awaitable[None]]
+Route = Callable[[ChatRequest, Model, Metadata, Decision, Why | None], Awaitable[None]]
 """Has Envoy route a request to one model."""
 
 
@@ -114,7 +115,7 @@ class Team:
                 if work.paused or stand_in is None or not takes(request, stand_in):
                     raise
                 overloaded = {**facts, "outcome": "overload"}
-                await self._route(request, stand_in, overloaded, work.decision)
+                await self._route(request, stand_in, overloaded, work.decision, work.why)
                 return
             queued = time.perf_counter() - waiting_since
             run = self._begin(asked, work)

@@ -105,7 +105,17 @@ def overview(kept: Sequence[Kept], runtime: Runtime) -> Overview:
 # By decision...
 
 
+def _weights(kept: Sequence[Kept]) -> Sequence[float]:
+    """What each counts for in shares: memory reaches back further for one kind than for the other."""
+    oldest = {each.summary["kind"]: each.number - each.stands_for for each in kept}
+    if sum(each.stands_for for each in kept) == kept[0].number - min(oldest.values()):
+        return [each.stands_for for each in kept]  # none of either kind is gone
+    return [each.stands_for / (kept[0].number - oldest[each.summary["kind"]]) for each in kept]
+
+
 def _decisions(kept: Sequence[Kept], runtime: Runtime) -> Iterator[DecisionSeen]:
+    weights = _weights(kept) if kept else ()
+    by_number = {each.number: weight for each, weight in zip(kept, weights, strict=True)}
     by: defaultdict[tuple[str, str, str], list[Kept]] = defaultdict(list)
     for each in kept:
         line = each.summary
@@ -118,7 +128,7 @@ def _decisions(kept: Sequence[Kept], runtime: Runtime) -> Iterator[DecisionSeen]
             decision,
             algorithm,
             runs=len(runs),
-            share=len(runs) / len(kept),
+            share=sum(by_number[each.number] for each in runs) / sum(weights),
             outcomes=Counter(line.get("outcome", "routed") for line in lines),
             seconds=Spread.of(line.get("seconds") for line in lines),
             first_token=Spread.of(line.get("first_token") for line in lines),

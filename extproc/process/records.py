@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, get_args
 
+import msgspec
+
 from extproc.decisions.explain import Explanation
 from extproc.protocol.actions import Metadata
 from looper.calling.budget import Amount, Ledger
 from looper.calling.calls import Answering
+from looper.calling.drafts import LIMITS
 from looper.run import Run
-from looper.wire.chat import ChatRequest
+from looper.wire.chat import ABSENT, ChatRequest, Request
 from looper.wire.messages import plain
 
 VERSION = 1
@@ -64,7 +67,7 @@ class Opened:
             "why": self.why,
         }
         if full:
-            record |= _conversation(self.request) | _answers(run, record["calls"])
+            record |= conversation(self.request) | _answers(run, record["calls"])
         return {name: value for name, value in record.items() if value is not None}
 
     def line(self) -> dict[str, Any]:
@@ -85,6 +88,43 @@ class Opened:
         return summary(so_far) | ({"stage": trace.stages[-1][0]} if trace.stages else {})
 
 
+class Routed(msgspec.Struct, frozen=True, gc=False):
+    """A request that Envoy has routed to one model. Made for every one of them, so that little is done before somebody
+    looks. `seconds` and `first_token` are known where its answer passed by here.
+    """
+
+    facts: Metadata
+    trail: Mapping[str, str]
+    request: Mapping[str, Any]
+    at: float
+    routing: float
+    seconds: float | None = None
+    first_token: float | None = None
+    why: Explanation | None = None
+    said: Mapping[str, Any] = msgspec.field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """The whole of it."""
+        record: dict[str, Any] = {
+            "version": VERSION,
+            "kind": "routed",
+            "time": datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds"),
+            **self.facts,
+            **self.trail,
+            "routing": round(self.routing, 6),
+            "seconds": _rounded(self.seconds),
+            "first_token": _rounded(self.first_token),
+            "request": self.request,
+            "why": self.why,
+            **self.said,
+        }
+        return {name: value for name, value in record.items() if value is not None}
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
 def asked(request: ChatRequest) -> dict[str, Any]:
     """What a request is like, without its contents."""
     facts: dict[str, Any] = {
@@ -96,6 +136,21 @@ def asked(request: ChatRequest) -> dict[str, Any]:
     }
     if request.output_limit is not None:
         facts["max_tokens"] = request.output_limit
+    return facts
+
+
+def asked_of_one(request: Request) -> dict[str, Any]:
+    """The same of what one model answers, chat or not; whether that is right is for its backend to say."""
+    facts: dict[str, Any] = {"model": request.model, "stream": False, "tools": False}
+    if isinstance(request, ChatRequest):
+        members = request.members
+        facts["messages"] = len(request.messages)
+        facts["prompt_tokens"] = request.prompt_tokens
+        facts["stream"] = bytes(members.get("stream", b"")) == b"true"
+        facts["tools"] = ("tools" in members or "functions" in members) and request.offers_tools
+    for name in LIMITS:
+        if name in request.members and (limit := request.positive_or_none(name)) is not None:
+            facts["max_tokens"] = limit
     return facts
 
 
@@ -113,9 +168,9 @@ def _spent(ledger: Ledger) -> dict[str, Any]:
     return {"calls": spent.calls, "tokens": spent.tokens, "cost_microusd": ledger.cost}
 
 
-def _conversation(request: ChatRequest) -> dict[str, Any]:
+def conversation(request: Request) -> dict[str, Any]:
     """What the client sent; nothing if there is in it what is no value to us, such as 1e400."""
-    messages = plain(request.members["messages"])
+    messages = plain(request.members.get("messages", ABSENT))
     if messages is None:
         return {}
     members = {name: plain(raw) for name, raw in request.members.items() if name != "messages"}

@@ -22,7 +22,8 @@ import msgspec
 import structlog
 
 from extproc.config.trace import TraceSettings
-from extproc.process.records import RUNNING, Opened, summary
+from extproc.process.pace import Pace
+from extproc.process.records import RUNNING, Opened, Routed, summary
 from extproc.protocol.actions import Metadata
 
 _log = structlog.get_logger()
@@ -39,10 +40,9 @@ class Kept:
     summary: Mapping[str, Any]
     calls: tuple[Mapping[str, Any], ...]
     record: bytes
+    stands_for: int = 1
+    """How many requests, itself and those before it that left no record for want of time."""
 
-
-_KINDS = ("team", "routed")
-"""Each has a ring of its own: the many requests that one model answers leave teams' runs in memory."""
 
 _OF_A_CALL = (
     "model",
@@ -63,8 +63,34 @@ def _calls(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if record["kind"] == "routed" and "model" in record:
         failed = record.get("outcome") == "failed" or record.get("status", 200) >= 400
         call = {name: record[name] for name in _OF_A_CALL if name in record}
-        usage = {name: record.get(name, 0) for name in ("prompt_tokens", "completion_tokens")}
-        yield call | {"role": "routed", "state": "failed" if failed else "ok", "usage": usage}
+        yield call | {"role": "routed", "state": "failed" if failed else "ok"} | _used(record)
+
+
+def _used(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The tokens of a routed request, if anybody knows them."""
+    names = ("prompt_tokens", "completion_tokens")
+    return {"usage": {name: record[name] for name in names}} if names[1] in record else {}
+
+
+class _Unread(msgspec.Struct, gc=False):
+    """A routed request of which nobody has wanted to know yet."""
+
+    number: int
+    record: Mapping[str, Any] | Routed | Kept
+    stands_for: int
+
+    @property
+    def kept(self) -> Kept:
+        if isinstance(self.record, Kept):
+            return self.record
+        record = self.record.record() if isinstance(self.record, Routed) else self.record
+        self.record = kept = _kept(self.number, record, self.stands_for)
+        return kept
+
+
+def _kept(number: int, record: Mapping[str, Any], stands_for: int = 1) -> Kept:
+    calls, data = tuple(_calls(record)), msgspec.json.encode(record)
+    return Kept(number, summary(record), calls, data, stands_for)
 
 
 class Runs:
@@ -73,9 +99,15 @@ class Runs:
     def __init__(self, settings: TraceSettings) -> None:
         self._settings = settings
         self._open: dict[str, Opened] = {}
-        self._rings = {kind: deque[Kept](maxlen=settings.keep) for kind in _KINDS}
+        # Of two kinds: the many requests that one model answers leave teams' runs in memory.
+        self._teams = deque[Kept](maxlen=settings.keep)
+        self._routed = deque[_Unread](maxlen=settings.routed.keep)
+        self._pace = Pace(settings.routed.per_second)
+        self._passed_over = 0
         self.count = 0
-        """How many have been kept so far, those that memory has no room for any more among them."""
+        """How many there have been so far, those of which there is nothing in memory among them."""
+        self.forgotten = 0
+        """The number of the last team's run that memory has no room for any more."""
         self._sink: logging.Logger | None = None
         self._is_writing = False
         self._files = ExitStack()
@@ -92,8 +124,13 @@ class Runs:
 
     @property
     def keep(self) -> int:
-        """How many there is room for."""
+        """How many of teams' runs there is room for."""
         return self._settings.keep
+
+    @property
+    def keep_routed(self) -> int:
+        """How many of routed requests, beside them."""
+        return self._settings.routed.keep
 
     # What there is...
 
@@ -102,13 +139,13 @@ class Runs:
         return (msgspec.json.decode(kept.record) for kept in self._newest())
 
     def kept(self, at_most: int | None = None, *, after: int = 0) -> list[Kept]:
-        """The runs in memory whose number is above `after`, the newest first."""
-        new = takewhile(lambda kept: kept.number > after, self._newest())
-        return list(islice(new, at_most))
+        """The runs in memory whose number is above `after`, the newest first; so many of each kind."""
+        return list(takewhile(lambda kept: kept.number > after, self._newest(at_most)))
 
-    def _newest(self) -> Iterator[Kept]:
-        rings = (reversed(ring) for ring in self._rings.values())
-        return merge(*rings, key=lambda kept: kept.number, reverse=True)
+    def _newest(self, at_most: int | None = None) -> Iterator[Kept]:
+        teams = islice(reversed(self._teams), at_most)
+        routed = (each.kept for each in islice(reversed(self._routed), at_most))
+        return merge(teams, routed, key=lambda kept: kept.number, reverse=True)
 
     def open(self) -> list[Opened]:
         """The runs that go on, the newest first."""
@@ -137,16 +174,39 @@ class Runs:
         if self.records:
             self.add(opened.record(facts, full=self.full))
 
-    def add(self, record: Mapping[str, Any]) -> None:
-        """Keep a record, of whichever kind."""
+    def wants_routed(self) -> bool:
+        """Whether a routed request that has ended is to leave a record: not if there are too many of them."""
+        if not self.records or self._pace.take():
+            return self.records
+        self.count += 1
+        self._passed_over += 1
+        return False
+
+    def add(self, record: Mapping[str, Any] | Routed) -> None:
+        """Keep a record, of whichever kind; of a routed request little is made before somebody looks."""
         if not self.records:
             return
-        data = msgspec.json.encode(record)
         self.count += 1
-        kept = Kept(self.count, summary(record), tuple(_calls(record)), data)
-        self._rings[record["kind"]].append(kept)
-        if self._sink is not None and random() < self._settings.sample:
-            self._sink.info("%s", data.decode())
+        if isinstance(record, Routed) or record["kind"] == "routed":
+            self._add_routed(_Unread(self.count, record, 1 + self._passed_over))
+            self._passed_over = 0
+        else:
+            self._add_team(_kept(self.count, record))
+
+    def _add_team(self, kept: Kept) -> None:
+        if self._teams.maxlen == len(self._teams):
+            self.forgotten = self._teams[0].number if self._teams else self.count
+        self._teams.append(kept)
+        self._write(kept, self._settings.sample)
+
+    def _add_routed(self, unread: _Unread) -> None:
+        self._routed.append(unread)
+        if self._sink is not None:
+            self._write(unread.kept, self._settings.routed.sample)
+
+    def _write(self, kept: Kept, sample: float) -> None:
+        if self._sink is not None and random() < sample:
+            self._sink.info("%s", kept.record.decode())
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -172,8 +232,9 @@ class Runs:
             except OSError:
                 self._settings = before
                 raise
-        for kind, ring in self._rings.items():
-            self._rings[kind] = deque(ring, maxlen=settings.keep)
+        self._teams = deque(self._teams, maxlen=settings.keep)
+        self._routed = deque(self._routed, maxlen=settings.routed.keep)
+        self._pace = Pace(settings.routed.per_second)
 
     def _open_file(self) -> None:
         with ExitStack() as stack:

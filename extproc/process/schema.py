@@ -29,8 +29,8 @@ class Asked(Part):
 
     model: str = Field(description="the name that the client asked for")
     stream: bool
-    messages: Count
-    prompt_tokens: Count = Field(description="estimated")
+    messages: Count | None = Field(default=None, description="how many; of a chat")
+    prompt_tokens: Count | None = Field(default=None, description="estimated; of a chat")
     tools: bool = Field(description="whether tools were offered")
     max_tokens: int | None = None
 
@@ -201,7 +201,8 @@ class RunRecord(BaseModel):
     algorithm: str
     outcome: str | None = Field(
         default=None,
-        description="ok, degraded, fallback, waiting…; failed; abandoned: nobody was left to answer",
+        description="ok, degraded, fallback, waiting…; failed; abandoned: nobody was left to answer; "
+        "of routed requests bypass or overload, if that is why, and where it is known that they ended badly",
     )
     degraded_by: Lack | None = Field(
         default=None,
@@ -219,8 +220,16 @@ class RunRecord(BaseModel):
     request_id: str | None = Field(default=None, description="its x-request-id")
     trace_id: str | None = Field(default=None, description="of its traceparent")
     queued: Seconds | None = Field(default=None, description="before the run could begin")
-    seconds: Seconds | None = None
+    routing: Seconds | None = Field(
+        default=None, description="before a routed request was on its way to its model"
+    )
+    seconds: Seconds | None = Field(
+        default=None, description="to the end; of routed requests only where answers are metered"
+    )
     first_token: Seconds | None = Field(default=None, description="of a streamed answer")
+    unmetered: Literal[1] | None = Field(
+        default=None, description="the answer was too large to be read for its usage"
+    )
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     estimated_tokens: Count | None = None

@@ -1,5 +1,6 @@
 """A chat request as the client sent it, read without being rebuilt; and completions as backends answer."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from hashlib import blake2b
@@ -11,7 +12,7 @@ import msgspec
 from looper.errors import InvalidField, InvalidJson, InvalidRequest
 from looper.wire.folding import folded
 from looper.wire.json_object import TOO_DEEP, JsonObject
-from looper.wire.tokens import IMAGE, MESSAGE, estimate
+from looper.wire.tokens import IMAGE, MESSAGE, weigh
 
 Capability = Literal["logprobs", "tools", "vision", "json_schema"]
 """What a request may need and a model may lack."""
@@ -246,18 +247,14 @@ class ChatRequest(Request):
     @cached_property
     def prompt_tokens(self) -> int:
         """The size of conversation and tools, as estimated; images count by their number, not by their bytes."""
-        calls = (raw for each in self.messages for raw in (each.tool_calls, each.function_call))
         offered = (self.members[name] for name in ("tools", "functions") if name in self.members)
-        said = (message.text for message in self.messages)
-        json = (bytes(raw).decode("utf-8", "replace") for raw in (*offered, *calls))
-        return (
-            estimate("\n".join((*said, *json))) + MESSAGE * len(self.messages) + IMAGE * self.images
-        )
+        size = sum(map(_weight, self.messages)) + sum(_weigh(raw) + _LINE for raw in offered)
+        return math.ceil(size - _LINE)
 
     @cached_property
     def images(self) -> int:
         """How many images the conversation holds."""
-        return sum(part.type == "image_url" for message in self.messages for part in message.parts)
+        return sum(_images(message) for message in self.messages)
 
     @cached_property
     def needs(self) -> frozenset[Capability]:
@@ -291,6 +288,28 @@ class ChatRequest(Request):
         """How many choices the client asks for. Raises InvalidField."""
         count = self.positive("n")
         return 1 if count is None else count
+
+
+def _images(message: Message) -> int:
+    return sum(part.type == "image_url" for part in message.parts)
+
+
+def _weight(message: Message) -> float:
+    """What a message weighs in tokens. Nearly all have one text and no more, and every request is read."""
+    size = MESSAGE + 3 * _LINE
+    if message.tool_calls is not ABSENT or message.function_call is not ABSENT:
+        size += _weigh(message.tool_calls) + _weigh(message.function_call)
+    if isinstance(message.content, str):
+        return size + weigh(message.content)
+    return size + weigh(message.text) + IMAGE * _images(message)
+
+
+def _weigh(raw: msgspec.Raw) -> float:
+    return weigh(bytes(raw).decode("utf-8", "replace"))
+
+
+_LINE = weigh("\n")
+"""What stands between texts."""
 
 
 def _understood(raw: msgspec.Raw) -> Message:

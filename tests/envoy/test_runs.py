@@ -119,3 +119,35 @@ async def test_every_run_says_what_became_of_it() -> None:
     labels = 'algorithm="fusion",decision="panel",outcome="{}",recipe="general"'
     for outcome, count in (("failed", 1), ("abandoned", 2)):
         assert f"looper_runs_total{{{labels.format(outcome)}}} {count}.0" in metrics
+
+
+@pytest.mark.parametrize("profile", ["fast", "metered"])
+async def test_routed_requests_leave_a_record_beside_teams_runs(profile: str) -> None:
+    """With decision, model and time; where answers pass by with tokens, too. However many, the team's run stays."""
+    change = {
+        "envoy": {"profile": profile},
+        "trace": {"routed": {"keep": 2}, "keep": 2},
+    }
+    async with run_stack(quick_models(), change, runs_file=True) as stack:
+        _, team, _ = await ask(stack)
+        for _ in range(3):
+            async with stack.session.post(
+                f"{stack.base_url}/chat/completions", json=chat()
+            ) as response:
+                await response.read()
+                last = response.headers["x-looper-run"]
+        routed = await run_of(stack, last)
+        records = await until_runs(stack, 3)
+        await stack.processor.stop()
+        lines = (stack.folder / "runs.jsonl").read_text().splitlines()
+
+    known = {name: routed[name] for name in ("kind", "decision", "algorithm", "model")}
+    assert known == {
+        "kind": "routed", "decision": "default", "algorithm": "single", "model": "small"
+    }  # fmt: skip
+    assert 0 < routed["routing"] < 5
+    read = {"seconds", "prompt_tokens", "completion_tokens", "cost_microusd"}
+    assert read & routed.keys() == (read if profile == "metered" else set())
+    assert [record["kind"] for record in records] == ["routed", "routed", "team"]
+    assert records[-1]["run"] == team["x-looper-run"]
+    assert [json.loads(line)["kind"] for line in lines] == ["team", *["routed"] * 3]

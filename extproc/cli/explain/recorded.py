@@ -139,7 +139,12 @@ def _spent(record: RunRecord) -> float | None:
 
 
 def _tokens(record: RunRecord, request: ChatRequest) -> int:
-    return request.prompt_tokens if record.request is None else record.request.prompt_tokens
+    asked = record.request
+    return (
+        request.prompt_tokens
+        if asked is None or asked.prompt_tokens is None
+        else asked.prompt_tokens
+    )
 
 
 def _request(record: RunRecord) -> ChatRequest:

@@ -16,6 +16,8 @@ _BESIDE = 58
 
 def waterfall(record: Mapping[str, Any], width: int) -> RenderableType:
     """What it was, its stages and calls, and what it found."""
+    if record["kind"] == "routed":
+        return _head(record)
     return Group(_head(record), "", _table(record, max(_LEAST, width - _BESIDE)), *_found(record))
 
 
@@ -27,12 +29,18 @@ def _head(record: Mapping[str, Any]) -> Text:
     facts = [
         f"{record['recipe']}, {record['algorithm']}",
         seconds(record.get("seconds")),
-        usd(record.get("spent", {}).get("cost_microusd")),
-        f"{record.get('spent', {}).get('calls', 0)} calls",
+        usd(record.get("spent", record).get("cost_microusd")),
+        _calls(record),
     ]
     if "confidence_permille" in record:
         facts.append(f"sure {permille(record['confidence_permille'])}")
     return text.append("\n" + " · ".join(facts), "dim").append(f"\nrun {record['run']}", "dim")
+
+
+def _calls(record: Mapping[str, Any]) -> str:
+    if record["kind"] == "routed":
+        return f"routed to {record['model']} after {seconds(record.get('routing'))}"
+    return f"{record.get('spent', {}).get('calls', 0)} calls"
 
 
 def _table(record: Mapping[str, Any], axis: int) -> Table:

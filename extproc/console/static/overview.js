@@ -128,7 +128,7 @@ function configured() {
     ["At work", h("code", {}, found.generation), ` since ${clock(found.since)}`],
     ["File", word(found.valid, "valid", "invalid"), found.valid ? "" : " the one before it stays at work"],
     ["Envoy", found.envoy.generation ? [word(!found.envoy.stale, "in step", "stale"), " ", h("code", {}, found.envoy.generation)] : "no request yet"],
-    ["Records", store.about ? [store.about.record, `, the last ${count(store.about.keep)}`] : "…"],
+    ["Records", store.about ? [store.about.record, `, the last ${count(store.about.keep)} of teams and ${count(store.about.keep_routed)} routed`] : "…"],
     ["Version", store.about?.version ?? "…"],
   ];
   return section("Configuration",

@@ -68,7 +68,8 @@ function whole(record) {
   const parts = [
     back(), head(record), tiles(record),
     record.kind === "routed"
-      ? section("Timeline", h("p", { class: "quiet" }, "Envoy routed this request to ", h("strong", {}, record.model ?? "one model"), ": no call of a team's was made."))
+      ? section("Timeline", h("p", { class: "quiet" }, "Envoy routed this request to ", h("strong", {}, record.model ?? "one model"), ": no call of a team's was made. ",
+        record.seconds === undefined ? "Its answer went straight to the client, so that nobody here knows how long it took and what it cost; with the profile metered it is read on its way." : null))
       : section("Timeline", waterfall(record)),
     notesSection(record), votesSection(record), judgeSection(record), checksSection(record), planSection(record),
     budgetSection(record), conversationSection(record), answersSection(record),
@@ -94,14 +95,20 @@ function head(record) {
       record.resumes && h("span", {}, "goes on with ", h("a", { href: `#/runs/${record.resumes}` }, record.resumes))));
 }
 
+/** What is known of a routed request's tokens: nothing, unless its answer was read. */
+function routedUsage({ prompt_tokens, completion_tokens }) {
+  return completion_tokens === undefined ? {} : { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens };
+}
+
 function tiles(record) {
   const sure = record.confidence_permille;
-  const usage = record.usage ?? {};
+  const usage = record.usage ?? routedUsage(record);
   return h("dl", { class: "tiles" },
+    record.routing !== undefined && tile("On its way after", seconds(record.routing)),
     tile("Took", seconds(record.seconds), record.queued > 0.001 ? `after ${seconds(record.queued)} in the queue` : null),
     record.first_token !== undefined && tile("First token", seconds(record.first_token)),
     tile("Cost", dollars(record.spent?.cost_microusd ?? record.cost_microusd)),
-    tile("Calls", count(record.spent?.calls ?? record.calls?.length)),
+    record.kind !== "routed" && tile("Calls", count(record.spent?.calls ?? record.calls?.length)),
     tile("Tokens", count(usage.total_tokens), `${count(usage.prompt_tokens)} in, ${count(usage.completion_tokens)} out`),
     sure !== undefined && tile("Sure", percent(sure / 1000, 1),
       [record.confidence_method, record.threshold_permille !== undefined && `enough at ${percent(record.threshold_permille / 1000, 1)}`].filter(Boolean).join(", ")));

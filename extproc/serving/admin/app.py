@@ -100,13 +100,14 @@ async def _about(request: web.Request) -> web.Response:
             "models": list(runtime.models),
             "record": runtime.config.trace.record,
             "keep": runs.keep,
+            "keep_routed": runs.keep_routed,
             "playground": access.playground is not None,
         }
     )
 
 
 async def _lines(request: web.Request) -> web.Response:
-    """The last runs, a line for each, the newest first, and those that go on. `?limit=N`."""
+    """The last runs, a line for each, the newest first, and those that go on. `?limit=N`: of each kind."""
     runs = request.app[FACTS].process.runs
     said = request.query.get("limit", "")
     limit = int(said) if said.isdecimal() and len(said) < 9 else AT_MOST

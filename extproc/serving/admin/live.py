@@ -47,8 +47,8 @@ class Listening:
 
     def _ended(self, runs: Runs) -> Iterator[Frame]:
         kept = runs.kept(after=self._after)
-        if len(kept) < runs.count - self._after:
-            yield _frame("missed", {"runs": runs.count - self._after - len(kept)})
+        if runs.forgotten > self._after:
+            yield _frame("missed", {"runs": runs.forgotten - self._after})
         for each in reversed(kept):
             yield _frame("run", {"number": each.number, **each.summary}, each.number)
         self._after = runs.count

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from extproc.config import load_config
-from extproc.config.trace import TraceSettings
+from extproc.config.trace import RoutedTrace, TraceSettings
 from extproc.process.overview import Overview, Savings, overview
 from extproc.process.runs import Runs
 from extproc.process.runtime import build
@@ -92,9 +92,38 @@ def test_a_routed_request_counts_as_its_models_call() -> None:
     assert default.calls == 1
 
 
+def test_shares_are_those_of_requests_and_not_of_what_memory_has_left_of_them() -> None:
+    runs = Runs(TraceSettings(keep=100, routed=RoutedTrace(keep=10)))
+    for number in range(10):
+        runs.add(record(number))
+        for _ in range(9):
+            runs.add(ROUTED)
+    found = overview(runs.kept(), RUNTIME)
+    shares = {each.decision: round(each.share, 2) for each in found.decisions}
+    assert shares == {"panel": 0.1, "default": 0.9}
+
+
+def test_what_left_no_record_has_its_share() -> None:
+    """Of a burst of routed requests a few leave a record, which stand for the others."""
+    runs = Runs(TraceSettings(routed=RoutedTrace(per_second=0.2)))
+    runs.add(record(1))
+    for _ in range(7):
+        if runs.wants_routed():
+            runs.add(ROUTED)
+    runs.follow(TraceSettings())
+    for _ in range(2):
+        assert runs.wants_routed()
+        runs.add(ROUTED)
+    assert [(kept.number, kept.stands_for) for kept in runs.kept()] == [
+        (10, 1), (9, 6), (3, 1), (2, 1), (1, 1)
+    ]  # fmt: skip
+    shares = [each.share for each in overview(runs.kept(), RUNTIME).decisions]
+    assert shares == pytest.approx([0.9, 0.1])
+
+
 def test_many_routed_requests_leave_teams_runs_in_memory() -> None:
     """Each kind has a ring; together they are told in the order in which they came."""
-    runs = Runs(TraceSettings(keep=3))
+    runs = Runs(TraceSettings(keep=3, routed=RoutedTrace(keep=3)))
     for number in range(2):
         runs.add(record(number))
     for number in range(10, 20):
@@ -104,5 +133,5 @@ def test_many_routed_requests_leave_teams_runs_in_memory() -> None:
     assert [kept.number for kept in runs.kept(after=11)] == [13, 12]
     assert runs.find(f"{1:016x}") is not None
     assert runs.find(f"{11:016x}") is None
-    runs.follow(TraceSettings(keep=1))
+    runs.follow(TraceSettings(keep=1, routed=RoutedTrace(keep=1)))
     assert [int(kept.summary["run"], 16) for kept in runs.kept()] == [20, 19]

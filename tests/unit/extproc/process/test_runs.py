@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import structlog
 
-from extproc.config.trace import TraceSettings
-from extproc.process.records import Opened
+from extproc.config.trace import RoutedTrace, TraceSettings
+from extproc.process.records import Opened, Routed
 from extproc.process.runs import Runs
 from looper.calling.budget import Budget, Ledger
 from looper.calling.drafts import answering, private
@@ -148,3 +148,45 @@ async def test_what_cannot_be_written_turns_up_nowhere(
     ]
     said = capfd.readouterr()
     assert "canary" not in said.out + said.err + repr(logged)
+
+
+def routed(run: str, **facts: Any) -> Routed:
+    known = {"run": run, "recipe": "general", "decision": "default", "algorithm": "single"}
+    return Routed({**known, "model": "small", **facts}, {}, {"model": "m"}, at=0, routing=0.001)
+
+
+def test_routed_requests_have_a_ring_and_a_sampling_of_their_own(tmp_path: Path) -> None:
+    """However many there are, they push no team's run out of memory, and hardly one out of the file."""
+    path = tmp_path / "runs.jsonl"
+    runs = Runs(TraceSettings(keep=2, file=str(path), routed=RoutedTrace(keep=3, per_second=0.5)))
+    with runs.writing():
+        runs.add({"kind": "team", "run": "t"})
+        for at in range(1000):
+            if runs.wants_routed():
+                runs.add(routed(f"{at}"))
+
+    assert [record["run"] for record in runs] == ["4", "3", "2", "t"]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["run"] for line in lines] == ["t", "0", "1", "2", "3", "4"]
+    assert runs.forgotten == 0
+    assert runs.find("2") is not None
+    assert runs.find("1") is None
+
+
+@pytest.mark.parametrize(("settings", "lines"), [({"sample": 0}, 1), ({"keep": 0}, 2)])
+def test_the_file_takes_its_part_of_routed_requests(
+    tmp_path: Path, settings: dict[str, Any], lines: int
+) -> None:
+    path = tmp_path / "runs.jsonl"
+    runs = Runs(TraceSettings(file=str(path), routed=RoutedTrace(**settings)))
+    with runs.writing():
+        runs.add({"kind": "team", "run": "t"})
+        runs.add(routed("r"))
+    assert len(path.read_text().splitlines()) == lines
+
+
+def test_without_records_none_is_kept_of_routed_requests() -> None:
+    runs = Runs(TraceSettings(record="none"))
+    assert not runs.wants_routed()
+    runs.add(routed("r"))
+    assert list(runs) == []
