@@ -12,8 +12,16 @@ from typing import Protocol, TypeVar
 from pydantic import BaseModel
 
 from looper.calling.budget import Grant, Ledger, cost
-from looper.calling.calls import Call, CallFailed, Failure, Result, State, nothing_said, usable
-from looper.calling.client import Answer
+from looper.calling.calls import (
+    Answer,
+    Call,
+    CallFailed,
+    Failure,
+    Result,
+    State,
+    nothing_said,
+    usable,
+)
 from looper.calling.drafts import Draft
 from looper.calling.failures import why_no_answer
 from looper.calling.fanout import Round, Stop, fan_out, is_failure, is_late, never

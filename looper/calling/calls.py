@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -32,6 +32,14 @@ class Call:
     role: Role
     body: bytes
     retries: int = 0
+
+
+class Answer(NamedTuple):
+    """A complete answer or a chunk of one, how many attempts Envoy made for it, and what of it was not understood."""
+
+    completion: Completion
+    attempts: int
+    unread: tuple[str, ...] = ()
 
 
 class Failure(Enum):

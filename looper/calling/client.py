@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from io import BytesIO
-from typing import NamedTuple, Self
+from typing import Self
 
 import aiohttp
 from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
-from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Call, CallFailed, Failure
+from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Answer, Call, CallFailed, Failure
 from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
 from looper.wire.chat import Completion
 from looper.wire.deltas import GatheredAnswer
@@ -39,14 +39,6 @@ _LAST_WORDS = 5.0
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BOM = b"\xef\xbb\xbf"
 _NOT_TEXT = re.compile(rb"[{\x00-\x08\x0e-\x1f\x80-\xff]")
-
-
-class Answer(NamedTuple):
-    """A complete answer or a chunk of one, how many attempts Envoy made for it, and what of it was not understood."""
-
-    completion: Completion
-    attempts: int
-    unread: tuple[str, ...] = ()
 
 
 class EgressClient:

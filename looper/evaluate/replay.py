@@ -7,8 +7,7 @@ from typing import Any, get_args
 
 import msgspec
 
-from looper.calling.calls import Call, CallFailed, Failure, Private
-from looper.calling.client import Answer
+from looper.calling.calls import Answer, Call, CallFailed, Failure, Private
 from looper.calling.models import Model
 from looper.evaluate.dataset import Item
 from looper.evaluate.outcomes import CHARS_PER_TOKEN, Question

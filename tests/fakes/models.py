@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from looper.calling.calls import Call, CallFailed, Failure
-from looper.calling.client import Answer
+from looper.calling.calls import Answer, Call, CallFailed, Failure
 from looper.calling.models import Model
 from looper.calling.refusals import READ, refusal
 from looper.run import Client

@@ -9,8 +9,7 @@ import msgspec
 
 from extproc.cli.doctor.findings import Finding, State
 from extproc.cli.doctor.habits import ends_streams, takes_roles
-from looper.calling.calls import CallFailed, Failure
-from looper.calling.client import Answer
+from looper.calling.calls import Answer, CallFailed, Failure
 from looper.calling.drafts import answering
 from looper.calling.heard import can_be
 from looper.calling.models import Model

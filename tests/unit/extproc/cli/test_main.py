@@ -34,3 +34,17 @@ def test_what_is_told_of_the_command_line_imports_nothing_heavy(argument: str) -
         f"sys.exit(', '.join(set({HEAVY!r}) & set(sys.modules)) or 0)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+REMOTE = ("aiohttp", "grpc", "redis", "cryptography", "envoy_data_plane", "prometheus_client")
+
+
+@pytest.mark.parametrize("command", [["check", "examples/demo.yaml"], ["schema"], ["recipes"]])
+def test_what_asks_nobody_imports_nothing_to_ask_with(command: list[str]) -> None:
+    program = (
+        "import sys\nfrom extproc.cli.main import main\n"
+        f"main({command!r}, standalone_mode=False)\n"
+        f"sys.exit(', '.join(set({REMOTE!r}) & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr
