@@ -24,7 +24,7 @@ from extproc.bootstrap.clusters import model_cluster
 from extproc.bootstrap.egress import egress
 from extproc.bootstrap.ingress import ingress
 from extproc.bootstrap.messages import pack, seconds, watched_file
-from extproc.bootstrap.operators import admin, admin_cluster, stats_listener
+from extproc.bootstrap.operators import admin, pages, stats_listener
 from extproc.bootstrap.processors import processors
 from extproc.config import Config
 from extproc.process.generation import announcement, generation, reach
@@ -125,7 +125,7 @@ def _bootstrap(config: Config, directory: str, version: str) -> bootstrap.Bootst
                 egress(config, directory),
                 stats_listener(config),
             ],
-            clusters=[processors(config), admin_cluster(config), *tracing.clusters(config)],
+            clusters=[processors(config), *pages(config), *tracing.clusters(config)],
             secrets=credentials.from_environment(config),
         ),
         dynamic_resources=bootstrap.BootstrapDynamicResources(

@@ -63,6 +63,11 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_fixed(text: str) -> bool:
+    """Whether nobody has to be asked where an address is."""
+    return text.startswith("unix:") or is_ip(host_and_port(text)[0])
+
+
 def is_ip(host: str) -> bool:
     try:
         ipaddress.ip_address(host)

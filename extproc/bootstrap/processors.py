@@ -5,7 +5,7 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstreams
 from envoy_data_plane.envoy.type.v3 import Percent
 
-from extproc.bootstrap.messages import address, endpoints, host_and_port, is_ip, pack, seconds
+from extproc.bootstrap.messages import address, endpoints, is_fixed, pack, seconds
 from extproc.config import Config
 
 CLUSTER = "looper_ext_proc"
@@ -25,7 +25,7 @@ def processors(config: Config) -> cluster.Cluster:
     )
     return cluster.Cluster(
         name=CLUSTER,
-        type=kind.STATIC if all(_is_fixed(text) for text in addresses) else kind.STRICT_DNS,
+        type=kind.STATIC if all(is_fixed(text) for text in addresses) else kind.STRICT_DNS,
         dns_lookup_family=cluster.ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=seconds(1),
         # Loops last, so the number of open streams says how busy a processor is.
@@ -38,10 +38,6 @@ def processors(config: Config) -> cluster.Cluster:
         common_lb_config=cluster.ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=1)),
         typed_extension_protocol_options={PROTOCOL: pack(http2)},
     )
-
-
-def _is_fixed(text: str) -> bool:
-    return text.startswith("unix:") or is_ip(host_and_port(text)[0])
 
 
 def _thresholds() -> cluster.CircuitBreakersThresholds:

@@ -56,7 +56,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--metrics",
     default=None,
-    help="/metrics, and nothing else, for Prometheus: such as 0.0.0.0:9905.",
+    help="/metrics, and nothing else, for Prometheus: 0.0.0.0:9905, or unix:/path of `envoy.metrics`.",
 )
 @click.option(
     "--drain", default=1.5, show_default=True, help="Seconds of NOT_SERVING before the end."

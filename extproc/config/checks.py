@@ -175,8 +175,12 @@ def _check_ports(config: Config) -> Iterator[tuple[YamlPath, str]]:
         (("envoy", "admin"), envoy.admin),
         (("egress",), config.egress.removeprefix("http://").removesuffix("/")),
     ]
-    here = [each for each in envoy.processors if "unix:" in each or is_local(parted(each)[0])]
-    known = [*listened, *((("envoy", "processors"), each) for each in here)]
+    others = [
+        *((("envoy", "processors"), each) for each in envoy.processors),
+        *((("envoy", "metrics"), each) for each in (envoy.metrics,) if each is not None),
+    ]
+    here = [each for each in others if "unix:" in each[1] or is_local(parted(each[1])[0])]
+    known = [*listened, *here]
     for at, (path, address) in enumerate(known):
         for other, taken in known[: min(at, len(listened))]:
             if _overlap(address, taken):

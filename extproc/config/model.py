@@ -64,7 +64,11 @@ class EnvoySettings(Setting):
     )
     ingress: Listened = Field(default="0.0.0.0:8080", description="where clients connect")
     stats: Listened = Field(
-        default="0.0.0.0:9902", description="/ready and /stats/prometheus, nothing else"
+        default="0.0.0.0:9902",
+        description="/ready, /stats/prometheus, and with `metrics` /metrics, nothing else",
+    )
+    metrics: Address | None = Field(
+        default=None, description="where the processor has its own page: `looper serve --metrics`"
     )
     admin: Listened = Field(
         default="unix:/run/looper/envoy-admin.sock",

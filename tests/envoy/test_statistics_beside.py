@@ -296,3 +296,17 @@ async def test_no_failure_is_left_out() -> None:
     waiting = {"state_expired", "state_busy", "state_outdated", "state_unavailable"}
     driven = {case.error for case in CASES} | REFUSED.keys() | here | waiting
     assert told() - driven == {"internal_error"}
+
+
+async def test_one_listener_has_both_pages(stack: Stack) -> None:
+    """Envoy's, and the processor's own as it is at the admin port; nobody can write to it."""
+    async with stack.session.get(f"{stack.stats}/metrics") as response:
+        page = await response.text()
+        assert response.status == 200
+        assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    names = {line.partition("{")[0].partition(" ")[0] for line in page.splitlines()}
+    own = {key.partition("{")[0] for key in await facts(stack)}
+    assert names - {"#"} == own
+    for method, path in (("POST", "/metrics"), ("GET", "/metrics/x"), ("GET", "/runs")):
+        async with stack.session.request(method, f"{stack.stats}{path}") as response:
+            assert response.status == 404

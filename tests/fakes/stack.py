@@ -140,7 +140,7 @@ async def run_stack(
     With `runs_file`, runs are written to `runs.jsonl` in the stack's folder.
     With `processor_change`, the processor has other top-level members than what Envoy's files are made from.
     With `console`, the first processor's interface is at a port, with a playground.
-    With `metrics`, its page for Prometheus is at this address.
+    With `metrics`, its page for Prometheus is at this address, else at a socket of Envoy's.
     So many `processors` are processes of their own, behind one cluster of Envoy's.
     `files` stand beside the configuration; where they lead to the demo's models, they lead to `simulator` here.
     Its client sends `headers`, and has `tls` where the ingress speaks that.
@@ -155,6 +155,7 @@ async def run_stack(
             "ingress": f"127.0.0.1:{free_port()}",
             "stats": f"127.0.0.1:{free_port()}",
             "processors": [f"unix:{folder}/extproc{name}.sock" for name in names],
+            "metrics": metrics or f"unix:{folder}/metrics.sock",
         }
         demo = yaml.safe_load(DEMO.read_text())
         config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
@@ -183,7 +184,7 @@ async def run_stack(
         if console:
             started[0].console = f"127.0.0.1:{free_port()}"
             started[0].envoy = f"http://{places['ingress']}"
-        started[0].metrics = metrics
+        started[0].metrics = str(places["metrics"])
         for processor in started:
             await processor.start()
             stack.push_async_callback(processor.stop)

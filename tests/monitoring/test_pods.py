@@ -83,7 +83,7 @@ async def test_both_pages_of_every_pod_are_scraped() -> None:
             targets = (await prometheus.get("targets"))["activeTargets"]
     assert {each["labels"]["job"]: each["scrapeUrl"] for each in targets} == {
         "looper-envoy": "http://127.0.0.2:9902/stats/prometheus",
-        "looper-processor": "http://127.0.0.2:9905/metrics",
+        "looper-processor": "http://127.0.0.2:9902/metrics",
     }
     assert {(each["labels"]["namespace"], each["labels"]["pod"]) for each in targets} == {
         ("ai", "looper-1")

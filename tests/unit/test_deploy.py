@@ -293,12 +293,12 @@ class TestSidecar:
     def test_prometheus_finds_the_statistics(
         self, deployment: Yaml, processor: Yaml, config: Config
     ) -> None:
-        """The scrape annotations name the port of the statistics listener; the processor's page has a named one."""
+        """The scrape annotations name the port of the statistics listener, which shows the processor's page, too."""
         annotations = deployment["spec"]["template"]["metadata"]["annotations"]
         assert annotations["prometheus.io/port"] == str(port_of(config.envoy.stats))
         page = serve_options(processor)["metrics"]
-        assert page.startswith("0.0.0.0:")
-        assert ports(processor)["metrics"] == port_of(page)
+        assert page == config.envoy.metrics
+        assert folder(page) == "/run/looper"
 
     def test_a_pod_ends_after_its_loops(self, pod: Yaml, envoy: Yaml, config: Config) -> None:
         """Envoy stays for the longest loop's deadline, and the pod's time is enough for both to end."""

@@ -788,12 +788,29 @@ def test_nothing_tells_clients_envoys_details() -> None:
         assert "RESPONSE_CODE_DETAILS" not in text
 
 
-def test_stats_listener_opens_two_paths_of_the_admin_interface() -> None:
-    """Only readiness and Prometheus statistics can be read, and nothing can be written."""
-    (host,) = made().manager("stats")["route_config"]["virtual_hosts"]
+@pytest.mark.parametrize(
+    ("envoy", "kind"),
+    [
+        ("{}", None),
+        ("{metrics: 'unix:/run/looper/metrics.sock'}", "STATIC"),
+        ("{metrics: '127.0.0.1:9905'}", "STATIC"),
+        ("{metrics: 'looper:9905'}", "STRICT_DNS"),
+    ],
+)
+def test_stats_listener_opens_two_pages_of_envoy_and_one_of_the_processor(
+    envoy: str, kind: str | None
+) -> None:
+    """Only readiness and what Prometheus asks for can be read, and nothing can be written."""
+    rendered = made(envoy=envoy)
+    (host,) = rendered.manager("stats")["route_config"]["virtual_hosts"]
     *opened, last = host["routes"]
 
-    assert [route["match"]["path"] for route in opened] == ["/ready", "/stats/prometheus"]
+    pages = {"/ready": "admin", "/stats/prometheus": "admin"}
+    if kind is not None:
+        pages["/metrics"] = "looper_metrics"
+        clusters = rendered.bootstrap["static_resources"]["clusters"]
+        assert _named(clusters, "looper_metrics").get("type", "STATIC") == kind
+    assert {route["match"]["path"]: route["route"]["cluster"] for route in opened} == pages
     for route in opened:
         only = {"name": ":method", "string_match": {"exact": "GET"}}
         assert route["match"]["headers"] == [only]
