@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, get_args
 
 from pydantic import BaseModel
 
@@ -17,6 +17,7 @@ from looper.calling.calls import (
     Call,
     CallFailed,
     Failure,
+    Private,
     Result,
     State,
     nothing_said,
@@ -28,6 +29,7 @@ from looper.calling.fanout import Round, Stop, fan_out, is_failure, is_late, nev
 from looper.calling.heard import Heard
 from looper.calling.models import Model
 from looper.calling.propagation import child
+from looper.calling.scaffolding import Scaffold, Sieve, scaffold_of, without_scaffold
 from looper.calling.trace import CallRecord, Trace
 from looper.contract import NO_TERMS, Terms
 from looper.errors import DeadlineExceeded, NothingButThoughts
@@ -143,7 +145,7 @@ class Run:
                 )
                 heard.add(answer)
                 _check_end(answer, heard)
-                answer = _called(draft, answer)
+                answer = without_scaffold(_called(draft, answer), _scaffold(draft))
             except CallFailed as error:
                 error.limit = grant.max_tokens
                 heard.failed(error)
@@ -187,7 +189,7 @@ class Run:
         sentence for its model.
         """
         result = await self.ask(draft, until=until)
-        read = await _read(result, type, fault)
+        read = await _read(result, type, fault, draft)
         if isinstance(read, NotRead):
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
             quotable = len(result.text) <= LONGEST and draft.has_room_for(result.text)
@@ -196,7 +198,7 @@ class Run:
             if result.finish == "length":
                 again = again.roomier()
             result = await self.ask(again, until=until)
-            read = await _read(result, type, fault)
+            read = await _read(result, type, fault, again)
         return None if isinstance(read, NotRead) else read
 
     async def consult(
@@ -248,7 +250,7 @@ class Run:
         with self.trace.call(draft) as record:
             grant = self._reserve(draft)
             heard = Heard(draft.input_tokens, grant, draft.model)
-            calls = ToolCalls(allowed=draft.tools)
+            calls, sieve = ToolCalls(allowed=draft.tools), Sieve(_scaffold(draft))
             headers, record.span = child(self.headers)
             try:
                 call = draft.call(grant.max_tokens, grant.retries)
@@ -260,9 +262,11 @@ class Run:
                         heard.add(chunk)
                         broken = chunk if _broke_off(chunk) else broken
                         if broken is None:
-                            yield calls.read(chunk)
+                            yield sieve.read(calls.read(chunk))
                 if broken is not None:  # what it has used was said behind that
                     _check_end(broken, heard)
+                if (rest := sieve.rest()) is not None:
+                    yield rest
                 record.state = "ok"
             except CallFailed as error:
                 error.limit = grant.max_tokens
@@ -338,11 +342,13 @@ Your answer cannot be used: {}
 Answer again, with the one JSON object that was asked for and nothing else."""
 
 
-async def _read(result: Result, type: type[T], fault: Fault[T]) -> T | NotRead | None:
+async def _read(result: Result, type: type[T], fault: Fault[T], draft: Draft) -> T | NotRead | None:
     """What a model's JSON says; why it says nothing; None if there is no use in asking again."""
     if result.state not in ("ok", "unusable"):
         return None
     said = result.text or _thought_only(result)
+    if (scaffold := scaffold_of(draft.ours)) is not None:
+        said = scaffold.unmarked(said)  # others will read it
     if len(said) > _INLINE:
         # Whoever wrote that much may have written what takes long to read.
         read = await asyncio.to_thread(read_json, said, type)
@@ -368,6 +374,14 @@ def _check_end(answer: Completion, heard: Heard) -> None:
     """Raises CallFailed for an answer that ends with the word that something broke, whatever it has said."""
     if _broke_off(answer):
         raise CallFailed(Failure.BROKEN, attempts=heard.attempts)
+
+
+def _scaffold(draft: Draft) -> Scaffold | None:
+    """What stands around the evidence of a draft whose answer may be published, or shown to another model."""
+    return None if draft.role in _PRIVATE else scaffold_of(draft.ours)
+
+
+_PRIVATE = frozenset(get_args(Private))
 
 
 def _called(draft: Draft, answer: Completion) -> Completion:

@@ -1,7 +1,8 @@
 """What real models and their servers do, taught to the simulator: every pattern copes with it, through a real Envoy."""
 
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,14 @@ RECIPES = {
         name: decision(**{"type": "workflows" if name == "planned" else name, **settings})
         for name, settings in PATTERNS.items()
     },
+    "handed-on": decision(
+        type="workflows",
+        steps=[
+            {"id": "one", "models": ["a"], "prompt": "Solve it."},
+            {"id": "two", "models": ["b"], "needs": ["one"], "prompt": "Improve it."},
+        ],
+        final={"model": "w", "sees": ["two"]},
+    ),
     "single": decision({"type": "text", "max_chars": 9000}, type="single", model="a"),
     "apart": decision({"type": "text", "max_chars": 9000}, type="single", model="own"),
     "routed": decision(type="single", model="merging"),
@@ -204,3 +213,95 @@ class TestEndings:
         assert (answered.finish, b'"error"' in answered.raw) == (
             ("stop", False) if status == "ok" else (None, True)
         )
+
+
+FENCE = re.compile(r"\[(?:candidate|answer|reference) 1 ([0-9a-f]{16})\]")
+
+
+def told(request: dict[str, Any]) -> str:
+    """All that a model was told."""
+    contents = [message["content"] for message in request["messages"]]
+    return "\n".join(each if isinstance(each, str) else each[-1]["text"] for each in contents)
+
+
+def mark_in(request: dict[str, Any]) -> str:
+    found = FENCE.search(told(request))
+    assert found is not None
+    return found[1]
+
+
+def repeating(text: str) -> Callable[[dict[str, Any]], str]:
+    """Says this, with the lines and the mark that stand in its prompt, as small models do."""
+
+    def say(request: dict[str, Any]) -> str:
+        found = FENCE.search(told(request))
+        assert found is not None
+        name = found[0].split()[0][1:]
+        return text.format(mark=found[1], begin=found[0], end=f"[end of {name} 1 {found[1]}]")
+
+    return say
+
+
+REPEATED = "{begin}\nIt is Ottawa.\n{end}\n\nThat is all.\n{mark}"
+WRITERS = ("fusion", "remom", "workflows", "planned")
+"""Patterns in which a model writes the answer that has read others'."""
+
+
+class TestScaffolding:
+    """What small models repeat of their prompts: the lines around others' answers, and how these are called."""
+
+    @both_ways
+    @pytest.mark.parametrize("name", WRITERS)
+    async def test_never_reaches_a_client(self, team: Stack, name: str, stream: bool) -> None:
+        """Lines with the run's mark are left out of what is published, in one piece and in chunks."""
+        team.simulator.script("w", *[repeating(REPEATED)] * 3)
+        if name == "fusion":
+            team.simulator.script("w", '{"scores": [1, 1, 1], "winner": 1}', repeating(REPEATED))
+        answered = await ask(team, name, stream=stream)
+
+        assert answered.text == "It is Ottawa.\n\nThat is all.\n"
+        assert answered.finish == "stop"
+        assert not FENCE.search(answered.raw.decode())
+
+    @both_ways
+    @pytest.mark.parametrize("name", WRITERS)
+    async def test_where_nothing_else_is_left_another_answer_is_published(
+        self, team: Stack, name: str, stream: bool
+    ) -> None:
+        """An answer of nothing but marks is none."""
+        team.simulator.script("w", *[repeating("{begin}\n---\n{end}")] * 3)
+        if name == "fusion":
+            team.simulator.script(
+                "w", '{"scores": [1, 1, 1], "winner": 1}', repeating("{begin}\n---\n{end}")
+            )
+        answered = await ask(team, name, stream=stream)
+
+        assert answered.status == 200
+        assert "Ottawa" in answered.text
+        assert "---" not in answered.text
+
+    @both_ways
+    async def test_nor_do_the_names_of_agents(self, team: Stack, stream: bool) -> None:
+        """They are of a plan that no client knows."""
+        team.simulator.script("w", "As answer 1 of solve.1 says, it is Ottawa.")
+        answered = await ask(team, "workflows", stream=stream)
+        assert answered.text == "As says, it is Ottawa."
+
+    async def test_reaches_no_other_model(self, team: Stack) -> None:
+        """Not what a worker repeats, nor a judge's findings, which go on by the names that both know."""
+        team.simulator.script("b", repeating(REPEATED))
+        await ask(team, "handed-on")
+        (last,) = [call.parsed for call in team.simulator.calls if call.model == "w"]
+        mark = mark_in(last)
+        shown = "It is Ottawa.\n\nThat is all."
+        assert f"[answer 1 {mark}] the answer of two.1\n{shown}" in told(last)
+
+        def judge(request: dict[str, Any]) -> str:
+            said = f"[candidate 1 {mark_in(request)}] is right, see {mark_in(request)}"
+            return json.dumps({"consensus": [said], "scores": [1, 1, 1], "winner": 1})
+
+        team.simulator.reset()
+        team.simulator.script("w", judge, "Ottawa.")
+        await ask(team, "fusion")
+        final = [call.parsed for call in team.simulator.calls if call.model == "w"][-1]
+        assert '"candidate 1 is right, see "' in told(final)

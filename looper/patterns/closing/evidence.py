@@ -5,6 +5,7 @@ from typing import Any
 
 from looper.calling.calls import Result
 from looper.calling.models import Model
+from looper.calling.scaffolding import Label
 from looper.patterns.closing.marks import masked
 from looper.wire.chat import ChatRequest
 from looper.wire.tokens import estimate, fit_all, surely
@@ -29,7 +30,7 @@ def fenced(
     fence: str,
     *,
     room: int | None,
-    label: str = "candidate",
+    label: Label = "candidate",
     notes: Sequence[str] = (),
     less: bool = False,
     seen: Sequence[str] = (),
