@@ -229,22 +229,28 @@ class Sieve:
         said = choice.delta or choice.message
         if said is None:
             return choice
-        changes: dict[str, str] = {}
+        change = msgspec.structs.replace
+        texts = self._now(choice, said, scaffold)
+        kept = {name: text for name, text in texts.items() if text != getattr(said, name)}
+        logprobs = self._logprobs(choice)
+        if not kept and logprobs is choice.logprobs:
+            return choice
+        where = "delta" if choice.delta is not None else "message"
+        return change(choice, **{where: change(said, **kept)}, logprobs=logprobs)
+
+    def _now(self, choice: Choice, said: Reply, scaffold: Scaffold) -> dict[str, str]:
+        """What may be said of each text, where there is any."""
+        texts: dict[str, str] = {}
         for name in _TEXTS:
             if text := getattr(said, name):
-                flow = self._texts.setdefault((choice.index, name), _Flow(scaffold))
-                changes[name] = flow.feed(text)
+                flow = self._texts.get((choice.index, name))
+                flow = flow or self._texts.setdefault((choice.index, name), _Flow(scaffold))
+                texts[name] = flow.feed(text)
         if choice.finish_reason or said.tool_calls:
             for name in _TEXTS:  # what follows is no text any more
                 if left := self._rest_of(choice.index, name):
-                    changes[name] = changes.get(name, "") + left
-        if not changes:
-            return choice
-        change = msgspec.structs.replace
-        kept = {name: text for name, text in changes.items() if text != getattr(said, name)}
-        spoken = change(said, **kept) if kept else said
-        where = "delta" if choice.delta is not None else "message"
-        return change(choice, **{where: spoken}, logprobs=self._logprobs(choice))
+                    texts[name] = texts.get(name, "") + left
+        return texts
 
     def _rest_of(self, index: int, name: str) -> str:
         flow = self._texts.get((index, name))

@@ -141,7 +141,12 @@ class TestRounds:
         script = {**FREE, "a": in_turn("first a", "second a"), "b": in_turn("first b", "second b")}
         said = await answer(script, models=["a", "b"], breadth_schedule=[2, 2])
         first, second = said.client.asked[:2], said.client.asked[2:4]
-        assert [asked.prompt == "why?" for asked in (*first, *second)] == [True, True, False, False]
+        assert [asked.prompt == "A, B, C or D?" for asked in (*first, *second)] == [
+            True,
+            True,
+            False,
+            False,
+        ]
         for asked in second:
             assert sorted(said.references(asked.prompt)) == ["first a", "first b"]
         assert sorted(said.references(said.client.role("synthesis").prompt)) == [
@@ -172,7 +177,7 @@ class TestRounds:
                     (
                         style
                         for style, text in STYLES.items()
-                        if text and call.prompt == f"why?\n\n{text}"
+                        if text and call.prompt == f"A, B, C or D?\n\n{text}"
                     ),
                     "direct",
                 )
@@ -387,7 +392,7 @@ class TestSynthesis:
         template = "{count} of them ({fence}):\n{references}\n{{as they are}}"
         said = await answer(FREE, breadth_schedule=[3], synthesis_template=template)
         prompt = said.client.role("synthesis").prompt
-        assert prompt.startswith(f"why?\n\n3 of them ({FENCE}):\n[reference 1 {FENCE}]")
+        assert prompt.startswith(f"A, B, C or D?\n\n3 of them ({FENCE}):\n[reference 1 {FENCE}]")
         assert prompt.endswith("{as they are}")
 
     async def test_the_best_rated_proposer_writes_by_default(self) -> None:
