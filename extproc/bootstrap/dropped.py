@@ -4,12 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from envoy_data_plane.envoy.config.common.mutation_rules import v3 as mutation
+from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.filters.http.header_mutation import v3 as header_mutation
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Value
 
 from extproc import headers
 from extproc.bootstrap.forwarding import GROWTH
-from extproc.bootstrap.messages import header
+from extproc.bootstrap.messages import header, literal
+from extproc.bootstrap.upstreams import Upstream
 from extproc.config import Config
 from looper.calling.models import Model
 
@@ -55,6 +58,7 @@ class Dropped:
                     *([_without(_ASIDE)] if saved else ()),
                 ],
                 request_trailers_mutations=[_without(GROWTH)],
+                query_parameter_mutations=query_of(model),
                 response_mutations=[_without("x-envoy-")],
             )
         )
@@ -66,6 +70,20 @@ class Dropped:
     @property
     def _kept_by_some(self) -> frozenset[str]:
         return frozenset(name for names in self.kept.values() for name in names)
+
+
+def query_of(model: Model) -> list[core.KeyValueMutation]:
+    """The query of the model's URL, which a client's own adds to, but does not change."""
+    mutations, seen = [], set[str]()
+    action = core.KeyValueAppendKeyValueAppendAction
+    for name, value in Upstream.of(model).query:
+        record = core.KeyValuePair(key=name, value=Value(string_value=literal(value)))
+        how = action.APPEND_IF_EXISTS_OR_ADD if name in seen else action.OVERWRITE_IF_EXISTS_OR_ADD
+        mutations.append(
+            core.KeyValueMutation(append=core.KeyValueAppend(record=record, action=how))
+        )
+        seen.add(name)
+    return mutations
 
 
 def _copied(names: Sequence[str], others: Sequence[str]) -> Iterator[mutation.HeaderMutation]:

@@ -2,6 +2,7 @@
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.filters.http.header_to_metadata import v3 as to_metadata
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
@@ -16,6 +17,7 @@ from extproc.bootstrap.messages import (
     seconds,
     watched_file,
 )
+from extproc.bootstrap.routes import HEADERS
 from extproc.config import Config
 
 _LOOPBACK = (("127.0.0.0", 8), ("::1", 128))
@@ -50,6 +52,8 @@ def _manager(config: Config, directory: str) -> hcm.HttpConnectionManager:
         local_reply_config=local_replies.egress(),
         http_filters=[
             http_filter("envoy.filters.http.header_to_metadata", _remember_role()),
+            # Does only what a model's route tells it to.
+            http_filter(HEADERS, HeaderMutation()),
             http_filter("envoy.filters.http.router", Router()),
         ],
     )

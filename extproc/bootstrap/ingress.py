@@ -35,7 +35,7 @@ from extproc.bootstrap.messages import (
     watched_file,
 )
 from extproc.bootstrap.processors import CLUSTER, FILTER
-from extproc.bootstrap.routes import CORS, DECOMPRESSORS, HEADERS, REFUSALS
+from extproc.bootstrap.routes import BUFFER, CORS, DECOMPRESSORS, HEADERS, REFUSALS, USAGE
 from extproc.config import Config
 from looper.calling.propagation import CONTEXT
 
@@ -145,14 +145,14 @@ def _without_own_headers() -> core.TypedExtensionConfig:
 
 def _filters(config: Config) -> list[hcm.HttpFilter]:
     # Where the processor sees the answers, it is the one to say what they used.
-    usage = [http_filter("envoy.filters.http.json_to_metadata", _usage())]
+    usage = [http_filter(USAGE, _usage())]
     # First of all, so that what other filters refuse can be read by pages, too. Routes have the policy.
     cors = () if config.envoy.cors is None else (http_filter(CORS, Cors()),)
     return [
         *cors,
         *_decompressors(),
         # Nothing else bounds a body in full duplex mode, where Envoy holds nothing back.
-        http_filter("envoy.filters.http.buffer", Buffer(max_request_bytes=config.limits.max_body)),
+        http_filter(BUFFER, Buffer(max_request_bytes=config.limits.max_body)),
         processor(config),
         # Both do only what a model's route tells them to.
         http_filter(REFUSALS, CustomResponse()),

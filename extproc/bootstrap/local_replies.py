@@ -53,7 +53,7 @@ class UnknownPath(errors.InvalidRequest):
     code = "unknown_path"
 
     def __init__(self) -> None:
-        super().__init__("Nothing answers under this path.")
+        super().__init__("Nothing answers under this path: it passes to no model here.")
 
 
 class RouterUnavailable(errors.LooperError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from extproc.bootstrap.processors import FILTER
-from extproc.bootstrap.routes import CORS, FIRST_READ
+from extproc.bootstrap.routes import BUFFER, CORS, FIRST_READ, USAGE
 from extproc.config import Config
 from extproc.config.overlay import Entries, Entry
 from extproc.errors import ConfigError
@@ -17,8 +17,8 @@ _PROCESSOR = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtP
 _ASLEEP: Mapping[str, Entry] = {
     FILTER: {"@type": _PROCESSOR, "disabled": True},
     # What these hold back, they hold for the processor's sake, or for the usage of a model's answer.
-    "envoy.filters.http.buffer": {"@type": f"{_ROUTE}.FilterConfig", "disabled": True},
-    "envoy.filters.http.json_to_metadata": {"@type": f"{_ROUTE}.FilterConfig", "disabled": True},
+    BUFFER: {"@type": f"{_ROUTE}.FilterConfig", "disabled": True},
+    USAGE: {"@type": f"{_ROUTE}.FilterConfig", "disabled": True},
 }
 """Filters of ours, which requests of an operator's own routes do not pass."""
 

@@ -10,6 +10,10 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.custom_response.v3 import CustomResponse
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as ext_proc
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import (
+    HeaderMutationPerRoute,
+    Mutations,
+)
 from envoy_data_plane.envoy.extensions.http.custom_response.local_response_policy.v3 import (
     LocalResponsePolicy,
 )
@@ -24,7 +28,7 @@ from envoy_data_plane.xds.core.v3 import TypedExtensionConfig
 from envoy_data_plane.xds.type.matcher import v3 as xds
 
 from extproc import headers, paths
-from extproc.bootstrap.dropped import Dropped
+from extproc.bootstrap.dropped import Dropped, query_of
 from extproc.bootstrap.local_replies import ODD, REFUSED, UnknownPath
 from extproc.bootstrap.messages import header, literal, names, pack, seconds
 from extproc.bootstrap.processors import FILTER
@@ -38,6 +42,8 @@ DECOMPRESSORS = ("looper.gzip", "looper.zstd", "looper.br")
 CORS = "envoy.filters.http.cors"
 REFUSALS = "looper.refusals"
 HEADERS = "looper.headers"
+BUFFER = "envoy.filters.http.buffer"
+USAGE = "envoy.filters.http.json_to_metadata"
 """Names of filters that routes refer to."""
 
 FIRST_READ = "(chat/completions)"
@@ -75,7 +81,7 @@ def ingress(config: Config, announced: str) -> route.RouteConfiguration:
             *_before_models(),
             *marked,
             *(_from_client(model, dropped) for model in config.models),
-            *_read_here(),
+            *_of_paths(config, dropped),
         ],
         removed=(*dropped.everywhere, *headers.OWN),
         # A key that is missing in the metadata leaves its header out.
@@ -222,20 +228,64 @@ def _before_models() -> list[route.Route]:
     return [_refuse("(model)", page, ModelNotFound("The model does not exist.")), escaped]
 
 
-def _read_here() -> list[route.Route]:
-    """Where bodies are read, and decompressed for that. Only before the processor has spoken are these the routes."""
-    routes = []
-    for path in paths.READ:
-        each = _refuse(
-            f"({path.removeprefix(_API)})",
-            route.RouteMatch(path_separated_prefix=path),
-            UnknownPath(),
-        )
-        each.typed_per_filter_config = {
-            name: pack(route.FilterConfig(config=Any())) for name in DECOMPRESSORS
-        }
-        routes.append(each)
-    return routes
+def _of_paths(config: Config, dropped: Dropped) -> list[route.Route]:
+    """What a path says of a request whose model nobody has named: the longest says it first, our own before all."""
+    models = {model.name: model for model in config.models}
+    passed = {path: models[rule.model] for rule in config.passthrough for path in rule.paths}
+    _, *others = sorted({*paths.READ, *passed}, key=lambda path: (path != paths.CHAT, -len(path)))
+    return [
+        _read_here(paths.CHAT),
+        *(
+            _passed(path, passed[path], config, dropped) if path in passed else _read_here(path)
+            for path in others
+        ),
+    ]
+
+
+def _read_here(path: str) -> route.Route:
+    """Where bodies are read, and decompressed for that. Only before the processor has spoken is this the route."""
+    name, match = f"({path.removeprefix(_API)})", route.RouteMatch(path_separated_prefix=path)
+    made = _refuse(name, match, UnknownPath())
+    made.typed_per_filter_config = _reading()
+    return made
+
+
+def _reading() -> dict[str, Any]:
+    return {name: pack(route.FilterConfig(config=Any())) for name in DECOMPRESSORS}
+
+
+def _passed(path: str, model: Model, config: Config, dropped: Dropped) -> route.Route:
+    """What goes to a model as it comes. The processor sees it only where it may be a model's of ours."""
+    made = _from_client(model, dropped)
+    action = made.route
+    assert action is not None
+    made.name = f"(pass {path})"
+    made.match, action.prefix_rewrite = _led(path, Upstream.of(model))
+    made.request_headers_to_add = [*_headers_of(model)]
+    if path in paths.READ:
+        made.typed_per_filter_config |= _reading()
+    else:
+        made.typed_per_filter_config |= _asleep(config)
+    return made
+
+
+def _led(path: str, upstream: Upstream) -> tuple[route.RouteMatch, str]:
+    """A path below /v1 has that of the URL in place of it; any other is the same there."""
+    if path == _API.rstrip("/"):
+        match, rewritten = route.RouteMatch(prefix=_API), f"{upstream.path}/"
+        return match, "" if rewritten == _API else rewritten
+    match = route.RouteMatch(path_separated_prefix=path)
+    if not path.startswith(_API):
+        return match, ""
+    rewritten = f"{upstream.path}/{path.removeprefix(_API)}"
+    return match, "" if rewritten == path else rewritten
+
+
+def _asleep(config: Config) -> dict[str, Any]:
+    """Filters of ours that have nothing to do with what nobody reads, however large it is."""
+    off = pack(route.FilterConfig(disabled=True))
+    usage = () if config.envoy.profile == "metered" else (USAGE,)
+    return dict.fromkeys((FILTER, BUFFER, *usage), off)
 
 
 def _from_client(model: Model, dropped: Dropped, *, with_trailers: bool = False) -> route.Route:
@@ -323,10 +373,22 @@ def _to_model(model: Model, *, with_trailers: bool = False) -> route.Route:
             auto_host_rewrite=True if upstream.authority is None else None,
             retry_policy=None if with_trailers else _retries(model),
         ),
-        request_headers_to_add=[
-            header(name.lower(), literal(value)) for name, value in model.headers.items()
-        ],
+        request_headers_to_add=_headers_of(model),
+        typed_per_filter_config=_asked(model),
     )
+
+
+def _headers_of(model: Model) -> list[core.HeaderValueOption]:
+    return [header(name.lower(), literal(value)) for name, value in model.headers.items()]
+
+
+def _asked(model: Model) -> dict[str, Any]:
+    """The query of its URL, which a rewritten path cannot have."""
+    query = query_of(model)
+    if not query:
+        return {}
+    mutations = Mutations(query_parameter_mutations=query)
+    return {HEADERS: pack(HeaderMutationPerRoute(mutations=mutations))}
 
 
 def _retries(model: Model) -> route.RetryPolicy | None:

@@ -1,7 +1,7 @@
 """Where a model is: host, port, path, and the names of its route and cluster."""
 
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from extproc.bootstrap.messages import is_ip
 from looper.calling.models import Model
@@ -18,6 +18,8 @@ class Upstream:
     port: int
     authority: str | None
     path: str
+    query: tuple[tuple[str, str], ...] = ()
+    """Names and values. Envoy quotes them again."""
 
     @classmethod
     def of(cls, model: Model) -> "Upstream":
@@ -29,11 +31,17 @@ class Upstream:
         authority = f"[{host}]" if ":" in host else host
         if port != _DEFAULT_PORTS[url.scheme]:
             authority += f":{port}"
-        return cls(url.scheme == "https", host, port, authority, url.path.rstrip("/"))
+        query = tuple(_pair(each) for each in url.query.split("&") if each)
+        return cls(url.scheme == "https", host, port, authority, url.path.rstrip("/"), query)
 
     @property
     def is_ip(self) -> bool:
         return is_ip(self.host)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return unquote(name), unquote(value)
 
 
 def cluster_name(model: Model) -> str:

@@ -30,6 +30,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name, recipe_ in config.recipes.items():
         for path, text in _check_recipe(recipe_, models, config.entrypoints):
             yield ("recipes", name, *path), text
+    yield from _check_passthrough(config, models)
     yield from _check_public(config)
     yield from _check_tags(config)
     yield from _check_clocks(config)
@@ -87,6 +88,19 @@ def _check_algorithm(
             yield below, unknown("projection", name.partition(".")[0], namespace.projections)
         elif problem := namespace.problem(name):
             yield below, problem
+
+
+def _check_passthrough(config: Config, models: list[str]) -> Iterator[tuple[YamlPath, str]]:
+    """Each path leads to one model, that there is."""
+    seen: set[str] = set()
+    for index, rule in enumerate(config.passthrough):
+        if rule.model not in models:
+            path = ("passthrough", index, "model")
+            yield path, _unknown_model(rule.model, models, config.entrypoints)
+        for at, passed in enumerate(rule.paths):
+            if passed in seen:
+                yield ("passthrough", index, "paths", at), f"{passed} leads somewhere already"
+            seen.add(passed)
 
 
 def _check_public(config: Config) -> Iterator[tuple[YamlPath, str]]:

@@ -82,6 +82,7 @@ def _lost_headers(decision: Decision, config: Config) -> Iterator[Doubt]:
 
 def _unused_models(config: Config) -> Iterator[Doubt]:
     asked = {name for recipe in config.recipes.values() for _, name in recipe.members()}
+    asked |= {rule.model for rule in config.passthrough}
     for index, model in enumerate(config.models):
         if model.name not in asked and not model.public:
             yield ("models", index), f"no recipe names {model.name!r}, and clients may not either"

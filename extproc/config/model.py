@@ -9,6 +9,7 @@ from extproc.config.addresses import Address, Egress, Listened
 from extproc.config.envoy_versions import NEWEST, EnvoyVersion
 from extproc.config.included import RecipeOrInclude
 from extproc.config.overlay import AccessLogs, Clusters, Cors, DownstreamTls, Filters, Routes
+from extproc.config.passthrough import Passthrough
 from extproc.config.trace import TraceSettings
 from extproc.config.tracing import EnvoyTracing, TracingSettings
 from extproc.headers import check_droppable, check_forwardable
@@ -148,6 +149,9 @@ class Config(Setting):
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
     entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
+    passthrough: tuple[Passthrough, ...] = Field(
+        default=(), description="which model gets what comes to paths that are none of ours"
+    )
 
     @property
     def forwarded(self) -> tuple[str, ...]:

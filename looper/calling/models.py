@@ -24,6 +24,11 @@ Usd = Annotated[Decimal, Field(ge=0)]
 
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?\.?|[0-9a-fA-F:.]+")
 _PATH = re.compile(r"[!-~]*")
+_CREDENTIALS = frozenset(
+    {"key", "api-key", "api_key", "apikey", "access_token", "token", "subscription-key", "sig"}
+)
+"""What servers call a credential in a query."""
+
 _FILE = re.compile(r"/[^\x00-\x1f\x7f]{0,4095}")
 
 
@@ -33,12 +38,16 @@ def _check_url(url: str) -> str:
         raise ValueError("a URL is http:// or https://, a host, and usually /v1")
     if parts.username or parts.password:
         raise ValueError("a URL must not carry a credential: use `api_key`")
-    if parts.query or parts.fragment:
-        raise ValueError("a URL has no query and no fragment")
+    if parts.fragment:
+        raise ValueError("a URL has no fragment")
+    names = {pair.partition("=")[0].lower() for pair in parts.query.split("&")}
+    if names & _CREDENTIALS:
+        raise ValueError("a URL's query must not carry a credential: use `api_key`")
     _ = parts.port  # raises ValueError when it is not a port
-    if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path):
+    if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path + parts.query):
         raise ValueError("a URL has a host and a path of plain ASCII: write `xn--…` and `%…`")
-    return url.rstrip("/")
+    before, _, _ = url.partition("?")
+    return before.rstrip("/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _check_file(path: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import yaml
@@ -217,7 +218,10 @@ def _lead_to(place: Address, models: Sequence[dict[str, Any]]) -> None:
     """Models whose address a test has not chosen."""
     for model in models:
         if "cluster" not in model and not model.get("url", "").startswith("https:"):
-            model["url"] = f"{place.url}/v1"
+            path, mark, query = model.get("url", "").partition("?")
+            model["url"] = (
+                f"{place.url}{urlsplit(path).path}?{query}" if mark else f"{place.url}/v1"
+            )
 
 
 def _write_files(folder: Path, files: Mapping[str, str], models: Address) -> None:

@@ -65,6 +65,8 @@ nothing else:
 
 def _with_path(url: str) -> str:
     """The address that is asked: a server alone answers at /verify."""
+    if "?" in url:
+        raise ValueError("a verifier's URL has no query")
     return url if url.count("/") > 2 else f"{url}/verify"
 
 

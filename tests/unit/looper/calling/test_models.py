@@ -22,6 +22,8 @@ class TestUrl:
             ("https://host/", "https://host"),
             ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
             ("https://host/a/b/v1", "https://host/a/b/v1"),
+            ("https://host/v1/?api-version=1&b", "https://host/v1?api-version=1&b"),
+            ("https://host/v1?", "https://host/v1"),
         ],
     )
     def test_is_a_host_and_a_path(self, url: str, kept: str) -> None:
@@ -32,14 +34,15 @@ class TestUrl:
         "url",
         [
             "", "host", "host:8000/v1", "//host/v1", "ftp://host", "unix:/run/x.sock", "http://", "http:///v1", "http://:80",
-            "http://user@host/v1", "http://host/v1?key=x", "http://host/v1#x",
+            "http://user@host/v1", "http://host/v1?key=x", "http://host/v1?a=1&API-Key=x",
+            "http://host/v1#x", "http://host/v1?a=ä",
             "http://user:pass@host/v1",  # pragma: allowlist secret
             "http://host:port/v1", "http://host:70000/v1", "http://[::1/v1", 5, None,
         ],
         ids=repr,
     )  # fmt: skip
     def test_is_nothing_else(self, url: Any) -> None:
-        """Credentials, queries and what is no HTTP address are refused."""
+        """Credentials, fragments and what is no HTTP address are refused."""
         with pytest.raises(ValidationError):
             with_url(url)
 
