@@ -82,6 +82,7 @@ class Exchange:
         self._routed: Routed | None = None
         self._team: Team | None = None
         self._asked: Request | None = None
+        self._answered: int | None = None
         self._first: float | None = None
 
     def _traced(self, span: ExchangeSpan, opening: RequestHeaders) -> RequestHeaders:
@@ -291,6 +292,7 @@ class Exchange:
                 case ResponseHeaders():
                     if self._routed is not None:
                         self._routed.begin(event)
+                        self._answered = event.status
                     await self._outlet.send(PassResponseHeaders())
                     self._is_told |= event.end_of_stream
                 case ResponseBody():
@@ -346,6 +348,7 @@ class Exchange:
             model=asked.model if asked is not None and is_public else None,
             stream=asked is not None and asked.streams,
             run=None if team is None else team.run,
+            answered=self._answered,
             first=self._first,
             resumes=None if team is None else team.resumes,
         )

@@ -64,6 +64,11 @@ class ResponseHeaders:
     headers: Mapping[str, str] = field(default_factory=dict)
     end_of_stream: bool = False
 
+    @property
+    def status(self) -> int | None:
+        text = self.headers.get(":status", "")
+        return int(text) if text.isascii() and text.isdigit() else None
+
 
 @dataclass(frozen=True, slots=True)
 class ResponseBody:

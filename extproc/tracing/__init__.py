@@ -21,8 +21,8 @@ class Told:
     """What is known of an exchange when it is over.
 
     `path` is one of ours, or says that it is another; `model` is a public name, never any other word of a client's.
-    `first` is when a metered answer began, on the monotonic clock; `resumes` the span in which a run began that now
-    goes on.
+    Of a metered answer `answered` is the status, and `first` when it began, on the monotonic clock. `resumes` is the
+    span in which a run began that now goes on.
     """
 
     method: str
@@ -32,6 +32,7 @@ class Told:
     model: str | None = None
     stream: bool = False
     run: Run | None = None
+    answered: int | None = None
     first: float | None = None
     resumes: str | None = None
 

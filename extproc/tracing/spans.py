@@ -47,6 +47,9 @@ _LIMITS = SpanLimits(
     max_span_attribute_length=256,
 )
 
+_PRODUCT = "envoy-looper"
+_VERSION = version(_PRODUCT)
+
 _FAILED = ("failed", "timed_out", "unusable")
 """How calls end that somebody waited for, in vain."""
 
@@ -76,13 +79,15 @@ class SpanTracer:
         provider = TracerProvider(
             # Whoever began a trace has decided whether it is kept.
             sampler=ParentBased(TraceIdRatioBased(settings.sample)),
-            resource=Resource.create({"service.name": settings.service}),
+            resource=Resource.create(
+                {"service.name": settings.service, "service.version": _VERSION}
+            ),
             shutdown_on_exit=False,
             id_generator=self._ids,
             span_limits=_LIMITS,
         )
         provider.add_span_processor(sending)
-        self._tracer = provider.get_tracer("envoy-looper", version("envoy-looper"))
+        self._tracer = provider.get_tracer(_PRODUCT, _VERSION)
 
     def begin(self, headers: Mapping[str, str]) -> "ExchangeSpan":
         return ExchangeSpan(_Making(self._tracer, self._ids), headers)
@@ -172,7 +177,7 @@ class ExchangeSpan:
         span.set_attributes(_of_exchange(told))
         if told.run is not None:
             self._tell_run(told.run, stream=told.stream)
-        elif told.first is not None:
+        elif told.stream and told.first is not None:
             span.set_attribute(names.FIRST_CHUNK, round(told.first - self._making.began, 6))
         if told.resumes is not None:
             link = get_current_span(_context({"traceparent": told.resumes})).get_span_context()
@@ -342,7 +347,7 @@ def _of_exchange(told: Told) -> Attributes:
         facts[names.REQUEST_STREAM] = told.stream
     if (operation := names.OPERATIONS.get(told.path)) is not None:
         facts[names.OPERATION] = operation
-    if (status := told.facts.get("status")) is not None:
+    if (status := _status(told)) is not None:
         facts[names.STATUS] = status
     if told.run is None:
         facts |= _usage(told)
@@ -366,10 +371,16 @@ def _what_broke(told: Told) -> str | None:
     """Why an exchange has failed, if that is nobody's doing but ours and the models'."""
     if told.end == "aborted":
         return "aborted"
-    status = told.facts.get("status")
-    if isinstance(status, int) and status >= _BROKEN and "code" in told.facts:
-        return str(told.facts["code"])
+    status = _status(told)
+    if status is not None and status >= _BROKEN:
+        return str(told.facts.get("code", status))
     return None
+
+
+def _status(told: Told) -> int | None:
+    """What the client was answered with, where that is known: our own status, or a metered backend's."""
+    status = told.facts.get("status", told.answered)
+    return status if isinstance(status, int) else None
 
 
 def _context(headers: Mapping[str, str]) -> Context:

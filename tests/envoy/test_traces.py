@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -12,9 +13,14 @@ import pytest
 import pytest_asyncio
 import yaml
 
+from looper.simulate.server import Simulator
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import ROUTED, TEAM, chat
+from tests.envoy.test_tools import ASKED, MODELS, answered, calls_of
+from tests.envoy.test_tools import ask as ask_team
+from tests.envoy.test_tools import change as team
 from tests.fakes.collector import Collector, Seen, run_collector
+from tests.fakes.redis import run_redis
 from tests.fakes.stack import Processor, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -231,3 +237,41 @@ async def test_the_end_of_the_process_sends_what_waits(collector: Collector) -> 
             "chat looper/auto",
             "stage final",
         }
+
+
+async def test_a_run_that_goes_on_in_another_process_has_a_link_to_where_it_began(
+    collector: Collector, tmp_path: Path
+) -> None:
+    """Two processors share a store: the second turn's trace leads back to the first one's, whose process is gone."""
+    with tempfile.TemporaryDirectory(prefix="lo-", dir="/tmp") as folder:
+        async with run_redis(Path(folder)) as server:
+            key = tmp_path / "key"
+            key.write_text("k" * 32)
+            state = {"type": "redis", "url": server.url, "keys": [{"file": str(key)}]}
+            tracing = {"otlp": collector.otlp("http"), "service": "looper-shared"}
+            change = team(state=state, tracing=tracing)
+            async with run_stack(Simulator(MODELS), change, processors=2) as stack:
+                status, _, one = await ask_team(stack, ASKED)
+                assert (status, len(calls_of(one))) == (200, 2)
+                began = await collector.until(lambda spans: len(turns(spans)) == 1)
+                await stop_whoever_answered(stack, turns(began)[0]["looper.run"])
+                status, headers, _ = await ask_team(stack, answered(ASKED, one))
+                assert status == 200
+                spans = await collector.until(lambda spans: len(turns(spans)) == 2)
+    start, after = turns(spans)
+    assert after["looper.run"] == headers["x-looper-run"]
+    assert after["looper.resumes"] == start["looper.run"]
+    assert after.links == [(start.trace, start.id)]
+    assert after.trace != start.trace
+    assert after.resource["service.instance.id"] != start.resource["service.instance.id"]
+
+
+def turns(spans: list[Seen]) -> list[Seen]:
+    return [span for span in spans if (span.service, span.name) == ("looper-shared", "chat team")]
+
+
+async def stop_whoever_answered(stack: Stack, run: str) -> None:
+    """End the process that a run was in, so that another one has to go on with it."""
+    for processor in stack.processors:
+        if f'"run":"{run}"' in processor.log.read_text():
+            await processor.stop()

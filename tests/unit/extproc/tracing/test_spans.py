@@ -1,6 +1,7 @@
 """What spans an exchange leaves: whose they are, what they say, and what they never say."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from extproc.config.tracing import TracingSettings
 from extproc.process.process import Process
 from extproc.process.runtime import Runtime, build
 from extproc.protocol.actions import Rewrite
-from extproc.protocol.events import Event
+from extproc.protocol.events import Event, ResponseHeaders
 from extproc.tracing.sending import Sending
 from extproc.tracing.spans import SpanTracer
 from looper.calling.calls import CallFailed, Failure
@@ -32,6 +33,8 @@ from tests.fakes.models import (
     last_chunk,
 )
 from tests.unit.extproc.exchange.test_exchange import CONFIG, SCRIPT, TRACEPARENT, chat, loop
+from tests.unit.extproc.exchange.test_exchange_response import CHUNK, LAST, SSE, metered, pieces
+from tests.unit.extproc.exchange.test_paused_exchange import CALLING, OURS, READ
 
 TRACE, PARENT = TRACEPARENT.split("-")[1:3]
 SECRET = "xyzzy-what-was-said"
@@ -383,3 +386,92 @@ async def _of_a_long_run() -> Sequence[ReadableSpan]:
     exchange._facts |= {f"band.p{n}": "x" * 1000 for n in range(100)}
     await exchange.run()
     return traced.spans
+
+
+async def test_a_metered_answer_is_told_of_to_its_end() -> None:
+    """When it began, what it used, and how it was answered: by the exchange, as there is no call of ours."""
+    traced = Traced({})
+    events = [*body(chat(stream=True)), SSE, *pieces(CHUNK, LAST, "")]
+    await exchanged(traced.runtime, metered(), events)
+    exchange = said(one(traced.spans, "chat looper/auto"))
+    assert (exchange["gen_ai.usage.input_tokens"], exchange["gen_ai.usage.output_tokens"]) == (3, 4)
+    assert exchange["gen_ai.response.time_to_first_chunk"] >= 0
+    assert exchange["http.response.status_code"] == 200
+
+
+@pytest.mark.parametrize(("status", "code"), [("404", StatusCode.UNSET), ("503", StatusCode.ERROR)])
+async def test_a_backend_that_fails_is_an_error_of_a_metered_exchange(
+    status: str, code: StatusCode
+) -> None:
+    traced = Traced({})
+    events = [*body(chat()), ResponseHeaders({":status": status}), *pieces("no")]
+    await exchanged(traced.runtime, metered(), events)
+    exchange = one(traced.spans, "chat looper/auto")
+    assert said(exchange)["http.response.status_code"] == int(status)
+    assert exchange.status.status_code is code
+    assert said(exchange).get("error.type") == (status if code is StatusCode.ERROR else None)
+    assert "gen_ai.response.time_to_first_chunk" not in said(exchange)
+
+
+WORKFLOW = """
+version: 1
+egress: unix:/run/egress.sock
+models:
+  - {name: small, url: "http://small/v1"}
+  - {name: other, url: "http://other/v1"}
+  - {name: large, url: "http://large/v1"}
+recipes:
+  team:
+    decisions:
+      - name: team
+        algorithm:
+          type: workflows
+          steps:
+            - {id: one, models: [small], prompt: "Find out."}
+            - {id: two, models: [other], prompt: "Find out."}
+          final: {model: large}
+entrypoints: {team: team}
+"""
+
+
+async def test_calls_of_steps_that_go_on_at_once_are_below_their_own() -> None:
+    traced = Traced({"small": "a", "other": "b", "large": "c"}, WORKFLOW)
+    await exchanged(traced.runtime, opening(), body(chat("team")))
+    spans = traced.spans
+    for step, model in (("one", "small"), ("two", "other"), ("final", "large")):
+        stage = one(spans, f"stage {step}")
+        assert parent_of(one(spans, f"chat {model}")) == id_of(stage)
+
+
+async def test_a_run_that_goes_on_has_a_link_to_where_it_began() -> None:
+    """Each turn is a request, and a trace, of its own."""
+    script: Mapping[str, Step] = {
+        "small": in_turn(CALLING, "by small"),
+        "other": "b",
+        "large": "the answer",
+    }
+    traced = Traced(script, WORKFLOW)
+    first = await exchanged(
+        traced.runtime,
+        opening(headers={"traceparent": TRACEPARENT}),
+        body(asking()),
+    )
+    ids = list(dict.fromkeys(OURS.findall(first.respond.body.decode())))
+    await exchanged(traced.runtime, opening(), body(asking(*ids)))
+    began, went_on = named(traced.spans, "chat team")
+    (link,) = went_on.links
+    assert began.context is not None
+    assert (link.context.trace_id, link.context.span_id) == (
+        began.context.trace_id, began.context.span_id,
+    )  # fmt: skip
+    assert trace_of(began) == TRACE != trace_of(went_on)
+    assert said(went_on)["looper.resumes"] == said(began)["looper.run"]
+    assert not began.links
+
+
+def asking(*ids: str) -> bytes:
+    """The question, or what came of the tools that were called with these ids."""
+    results = [{"role": "tool", "tool_call_id": id, "content": "x"} for id in ids]
+    said = [{"role": "assistant", "content": None}] if ids else []
+    messages = [{"role": "user", "content": "hi"}, *said, *results]
+    return json.dumps({"model": "team", "messages": messages, "tools": [READ]}).encode()
