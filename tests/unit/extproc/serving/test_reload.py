@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from extproc.config import Config, load
 from extproc.config.watch import Watched
@@ -251,3 +252,21 @@ def test_runs_and_their_cost_are_counted() -> None:
     names = tuple(facts.values())
     assert tally.runs == {(*names, "ok"): 2, (*names, "abandoned"): 1}
     assert tally.microusd == {names: 45}
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("state", "{type: memory, ttl: 1h}"),
+        ("tracing", "{otlp: {endpoint: 'http://127.0.0.1:4317'}}"),
+    ],
+)
+async def test_what_is_only_looked_at_as_the_process_starts_is_said(
+    path: Path, name: str, setting: str
+) -> None:
+    with capture_logs() as logs:
+        async with following(path) as (_, reloads):
+            edit(path, "version: 1", f"version: 1\n{name}: {setting}")
+            await until(lambda: reloads.succeeded == 1)
+    problems = [each["problem"] for each in logs if each["log_level"] == "warning"]
+    assert problems == [f"`{name}` stays as it was until the next start"]
