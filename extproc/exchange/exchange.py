@@ -82,8 +82,6 @@ class Exchange:
         self._routed: Routed | None = None
         self._team: Team | None = None
         self._asked: Request | None = None
-        self._answered: int | None = None
-        self._first: float | None = None
 
     def _traced(self, span: ExchangeSpan, opening: RequestHeaders) -> RequestHeaders:
         """The opening as those are told of it who are called for this exchange: they belong to its span."""
@@ -292,7 +290,6 @@ class Exchange:
                 case ResponseHeaders():
                     if self._routed is not None:
                         self._routed.begin(event)
-                        self._answered = event.status
                     await self._outlet.send(PassResponseHeaders())
                     self._is_told |= event.end_of_stream
                 case ResponseBody():
@@ -307,8 +304,6 @@ class Exchange:
     def _returned(self, piece: ResponseBody) -> PassResponseBody:
         if self._routed is None:
             return PassResponseBody()
-        if self._span is not None and self._first is None and piece.data:
-            self._first = time.monotonic()
         passed = self._routed.piece(piece)
         self._facts |= passed.metadata
         return passed
@@ -338,7 +333,7 @@ class Exchange:
 
     def _told(self, path: str, end: str) -> Told:
         """What the exchange's span says of it."""
-        asked, team = self._asked, self._team
+        asked, team, routed = self._asked, self._team, self._routed
         is_public = asked is not None and asked.model in self._runtime.entries
         return Told(
             method=self._opening.method,
@@ -348,8 +343,8 @@ class Exchange:
             model=asked.model if asked is not None and is_public else None,
             stream=asked is not None and asked.streams,
             run=None if team is None else team.run,
-            answered=self._answered,
-            first=self._first,
+            answered=None if routed is None else routed.answered,
+            first=None if routed is None else routed.spoke,
             resumes=None if team is None else team.resumes,
         )
 

@@ -46,8 +46,10 @@ class Routed:
         self._meter = AnswerMeter(request, model) if metered else None
         self._at = time.time()
         self._sent = time.monotonic()
-        self._status = 200
-        self._first_token: float | None = None
+        self.answered: int | None = None
+        """The status of a metered answer."""
+        self.spoke: float | None = None
+        """When its body began."""
         self._said: Mapping[str, Any] = conversation(request) if runtime.runs.full else {}
         self._why = why() if runtime.runs.full and why is not None else None
 
@@ -59,15 +61,15 @@ class Routed:
     def begin(self, answer: ResponseHeaders) -> None:
         """The answer's headers have come."""
         if self._meter is not None:
-            self._status = _status(answer)
+            self.answered = answer.status
             self._meter.begin(answer.headers)
 
     def piece(self, piece: ResponseBody) -> PassResponseBody:
         """What becomes of a piece of the answer, and what is known by then of its usage."""
         if self._meter is None:
             return PassResponseBody()
-        if self._first_token is None and piece.data:
-            self._first_token = time.monotonic() - self._sent
+        if self.spoke is None and piece.data:
+            self.spoke = time.monotonic()
         data = self._meter.feed(piece.data, piece.end_of_stream)
         report = self._meter.report()
         reported = "prompt_tokens" in report and "estimated_tokens" not in report
@@ -83,6 +85,7 @@ class Routed:
         request = asked_of_one(self._request)
         metered = self._meter is not None
         routing = self._sent - began
+        first_token = None if self.spoke is None else self.spoke - self._sent
         runs.add(
             Record(
                 facts if end == "answered" and self._status < 400 else self._failed(facts, end),
@@ -91,19 +94,19 @@ class Routed:
                 self._at - routing,
                 routing,
                 time.monotonic() - began if metered else None,
-                self._first_token if request["stream"] else None,
+                first_token if request["stream"] else None,
                 self._why,
                 self._said,
             )
         )
+
+    @property
+    def _status(self) -> int:
+        """Where it does not pass by, it is taken for a good one."""
+        return self.answered or 200
 
     def _failed(self, facts: Metadata, end: str) -> Metadata:
         """What a backend answers instead, and how it ended for the client. Where it does not pass by, nobody knows."""
         outcome = _OUTCOMES.get(end, "failed")
         status = {"status": self._status} if self._status >= 400 else {}
         return {**status, **facts, "outcome": outcome}
-
-
-def _status(answer: ResponseHeaders) -> int:
-    said = answer.headers.get(":status", "")
-    return int(said) if said.isdecimal() else 200
