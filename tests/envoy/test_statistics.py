@@ -343,7 +343,8 @@ async def seen() -> Seen:
     async with run_stack(Simulator(map(model, PRICES)), config()) as stack:
         told = {case.name: await drive(stack, case) for case in CASES}
         for record in await admin(stack, "/runs"):
-            told[record["decision"]].record = record
+            if record["kind"] == "team":
+                told[record["decision"]].record = record
         await decide(stack)
         decisions = Counter(decision for decision, _ in SAID.values())
         series = await all_over(stack, {**dict.fromkeys(told, 1), **decisions})
