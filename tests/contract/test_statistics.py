@@ -1,9 +1,12 @@
 """One list of all series: what is documented, and what Envoy and the processor are told to count, are the same."""
 
 from pathlib import Path
+from typing import get_args
 
-from extproc.statistics.labels import LABELS
+from extproc.statistics.labels import ENDS, LABELS, REASONS
 from extproc.statistics.table import every, markdown
+from looper.calling.trace import Breach
+from looper.wire.events import Lack
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "extproc" / "statistics" / "README.md"
@@ -24,3 +27,5 @@ def test_no_other_page_has_a_table_of_series() -> None:
 
 def test_every_label_is_explained() -> None:
     assert {label for each in every() for label in each.labels} == LABELS.keys()
+    assert REASONS.keys() == set(get_args(Lack))
+    assert ENDS.keys() == {*get_args(Breach), "failed"}

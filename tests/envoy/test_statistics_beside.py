@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -306,3 +307,35 @@ async def test_one_listener_has_both_pages(stack: Stack) -> None:
     for method, path in (("POST", "/metrics"), ("GET", "/metrics/x"), ("GET", "/runs")):
         async with stack.session.request(method, f"{stack.stats}{path}") as response:
             assert response.status == 404
+
+
+async def test_no_client_makes_series(stack: Stack) -> None:
+    """Whatever it calls models, paths, methods and headers, after the first there are as many series as before."""
+
+    async def odd(number: int) -> None:
+        name = f"odd-{number}"
+        ours = {
+            f"x_looper_{label}": name
+            for label in ("model", "role", "decision", "recipe", "outcome")
+        }
+        await send(stack, asking(name), **ours)
+        await send(stack, asking("full", user=name, metadata={"decision": name}), **ours)
+        await send(stack, asking(name), path=f"/v1/{name}", **ours)
+
+    async def counted(number: int) -> dict[str, float]:
+        await odd(number)
+        return await stack.until_series(
+            lambda now: count(now, REQUESTS, decision="full", code="200") == before + 1 + number
+        )
+
+    before = count(await stack.series(), REQUESTS, decision="full", code="200")
+    first = await counted(0)
+    for number in range(1, 20):
+        last = await counted(number)
+    assert counters(last) == counters(first)
+    assert "odd-" not in "".join(last)
+
+
+def counters(series: dict[str, float]) -> set[str]:
+    """Ours. Histograms are seen with the next flush only."""
+    return {key for key in series if re.match(r"envoy_looper_\w+_total", key)}
