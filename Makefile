@@ -27,6 +27,11 @@ $(VENV)/.ready: $(VENV)/.run
 run: $(VENV)/.run ## Start Envoy, processor and simulated models, and show the main job working (ONCE=1: end after the tour)
 	@exec $(BIN)/looper up $(if $(ONCE),--once) $(if $(CONFIG),-c $(CONFIG))
 
+.PHONY: observe
+observe: $(VENV)/.run ## The demo with requests that never end, Prometheus, and Grafana or a page of plots (CONFIG=FILE: models of your own)
+	@tests/system.sh prometheus=prometheus
+	@exec $(BIN)/python deploy/monitoring/observe.py $(if $(CONFIG),-c $(CONFIG))
+
 .PHONY: check
 check: $(VENV)/.ready ## Formatting, lint, types, import rules, generated files
 	$(BIN)/ruff format --check .
@@ -66,8 +71,9 @@ test-browser: $(VENV)/.ready ## The console in Chromium, over a real Envoy
 
 .PHONY: test-monitoring
 test-monitoring: $(VENV)/.ready ## Alerts, dashboard and plots, with a real Prometheus that scrapes a real Envoy
-	@tests/system.sh prometheus=prometheus promtool=prometheus kubectl=kubernetes-client chromium=chromium
-	$(BIN)/python -m pytest tests/monitoring
+	@tests/system.sh prometheus=prometheus promtool=prometheus kubectl=kubernetes-client chromium=chromium npm=npm
+	@tests/browser/axe.sh
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/monitoring
 
 .PHONY: bench
 bench: $(VENV)/.ready ## Measure against Envoy alone and a C++ peer (ARGS="--litellm --cases …")

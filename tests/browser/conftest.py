@@ -1,22 +1,15 @@
 """The console in a real browser, over a real Envoy with teams of every kind behind it."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, ConsoleMessage, Page, Request, async_playwright
+from playwright.async_api import Browser, Page
 
 from looper.simulate.server import SimulatedModel, Simulator
-from tests.fakes.needs import lacking
+from tests.fakes.chromium import launched, untroubled
 from tests.fakes.stack import Stack, run_stack
-
-CHROMIUM = Path("/usr/bin/chromium")
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
 
 CHOICE = {"type": "choice", "values": ["A", "B", "C", "D"]}
 PANEL = {"type": "fusion", "analysis_models": ["small", "other", "third"], "judge_model": "large"}
@@ -130,41 +123,12 @@ def console(stack: Stack) -> str:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
-    if not CHROMIUM.exists():
-        lacking(f"{CHROMIUM} is missing (Debian: apt-get install chromium)")
-    async with async_playwright() as play:
-        browser = await play.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    async with launched() as browser:
         yield browser
-        await browser.close()
-
-
-class Trouble:
-    """What went wrong in a page: scripts that failed or were refused, and what was asked of anybody else."""
-
-    def __init__(self, page: Page) -> None:
-        self.said: list[str] = []
-        page.on("pageerror", lambda error: self.said.append(str(error)))
-        page.on("console", self._logged)
-        page.on("dialog", lambda dialog: self.said.append(f"dialog {dialog.message}"))
-        page.on("request", self._asked)
-
-    def _logged(self, line: ConsoleMessage) -> None:
-        # That something is not there is for the page to say.
-        if line.type == "error" and not line.text.startswith("Failed to load resource"):
-            self.said.append(line.text)
-
-    def _asked(self, request: Request) -> None:
-        if not request.url.startswith("http://127.0.0.1:"):
-            self.said.append(f"asked {request.url}")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(browser: Browser) -> AsyncIterator[Page]:
     """A page in which nothing may go wrong."""
-    context = await browser.new_context(viewport={"width": 1280, "height": 860})
-    page = await context.new_page()
-    page.set_default_timeout(15_000)
-    trouble = Trouble(page)
-    yield page
-    await context.close()
-    assert trouble.said == []
+    async with untroubled(browser) as page:
+        yield page

@@ -1,36 +1,15 @@
 """What screen readers, keyboards and weak eyes need: no page has anything that axe finds fault with."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, expect
 
 from tests.browser.test_console import ask, say
-from tests.fakes.needs import lacking
+from tests.fakes.chromium import faults
 from tests.fakes.stack import Stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-AXE = Path(__file__).with_name(".axe") / "axe.min.js"
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
-
-
-async def faults(page: Page) -> list[str]:
-    """What axe finds, by rule and place."""
-    if not AXE.exists():
-        lacking("axe-core is missing: make test-browser gets it")
-    # The page's own policy lets no script in, so this one comes by the debugger.
-    await page.evaluate(AXE.read_text())
-    found: Any = await page.evaluate(
-        "rules => axe.run({runOnly: {type: 'tag', values: rules}, resultTypes: ['violations']})",
-        RULES,
-    )
-    return [
-        f"{each['id']}: {node['target']} {node['failureSummary']}"
-        for each in found["violations"]
-        for node in each["nodes"]
-    ]
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -71,10 +71,10 @@ async def everything(
         if simulated:
             models = (await stack.enter_async_context(Simulator().serve())).url
         addresses = Addresses(
-            ingress=f"127.0.0.1:{_free_port(port)}",
+            ingress=f"127.0.0.1:{free_port(port)}",
             admin=f"unix:{folder}/envoy-admin.sock",
-            stats=f"127.0.0.1:{_free_port()}",
-            console=f"127.0.0.1:{_free_port()}",
+            stats=f"127.0.0.1:{free_port()}",
+            console=f"127.0.0.1:{free_port()}",
             models=models,
             folder=folder,
         )
@@ -82,7 +82,7 @@ async def everything(
         _check_keys(config, environment)
         bootstrap.write(config, folder / "envoy")
         processor = await stack.enter_async_context(
-            _process(
+            running(
                 "processor",
                 _processor(path, config, addresses),
                 folder,
@@ -90,7 +90,7 @@ async def everything(
             )
         )
         proxy = await stack.enter_async_context(
-            _process("envoy", _envoy(binary, folder), folder, environment)
+            running("envoy", _envoy(binary, folder), folder, environment)
         )
         await _until_ready(addresses, (processor, proxy))
         yield config, addresses
@@ -186,7 +186,7 @@ def _without_keys(config: Config, environment: Mapping[str, str]) -> dict[str, s
     return {name: value for name, value in environment.items() if name not in keys}
 
 
-def _free_port(preferred: int = 0) -> int:
+def free_port(preferred: int = 0) -> int:
     for port in (preferred, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -212,7 +212,7 @@ class Child:
 
 
 @asynccontextmanager
-async def _process(
+async def running(
     name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> AsyncIterator[Child]:
     log = folder / f"{name}.log"
