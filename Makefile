@@ -59,6 +59,11 @@ test-clients: $(VENV)/.ready ## More clients, for Python, Node and Go, and codin
 	@tests/clients/installed/install.sh .clients
 	$(BIN)/python -m pytest tests/clients/installed
 
+.PHONY: test-envoys
+test-envoys: $(VENV)/.ready ## The core of the Envoy tier with older Envoys, too (ENVOYS="1.37 …"), installed into .envoys
+	@tests/system.sh openssl=openssl zstd=zstd
+	@PYTHON=$(BIN)/python tests/envoys.sh .envoys $(ENVOYS)
+
 .PHONY: test-fast
 test-fast: $(VENV)/.ready ## The two quick tiers
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
@@ -111,4 +116,4 @@ envoy-config: $(VENV)/.ready ## Generate envoy/*.yaml, and the deployment's, fro
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .clients .bench .tools bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .clients .envoys .bench .tools bench-results .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -6,6 +6,8 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from tests.fakes.envoy import choose
+
 settings.register_profile(
     "usual", deadline=None
 )  # an example has no time of its own on a busy machine
@@ -14,6 +16,15 @@ settings.register_profile(
     "fuzz", max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 """What `make fuzz` runs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--envoy", default=None, help="the Envoy that tests run, of whichever version")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if (path := config.getoption("--envoy")) is not None:
+        choose(str(path))
 
 
 @pytest.fixture(autouse=True)

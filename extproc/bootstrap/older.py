@@ -3,21 +3,33 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from extproc.config.envoy_versions import BOUNDED, GAUGES, Feature
+from extproc.config.envoy_versions import BOUNDED, GAUGES, TRIMMED, Feature
 
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 
 
 def fit(files: Mapping[str, Any], version: str) -> list[str]:
-    """Change files into what this version takes. What was left out, in words."""
+    """Change files into what this version takes. What was left out, or is to be heeded, in words."""
     left_out = []
     for feature, leave_out in _CHANGES:
-        if feature.is_in(version):
-            continue
-        changed = [leave_out(loggers) for loggers in _access_logs(files)]
-        if any(changed):
+        if not feature.is_in(version) and leave_out(files):
             left_out.append(f"{feature.name}, since {feature.since}: {feature.lost}")
     return left_out
+
+
+def _of_loggers(leave_out: Callable[[list[Any]], bool]) -> Callable[[Mapping[str, Any]], bool]:
+    """The same for every listener."""
+
+    def from_all(files: Mapping[str, Any]) -> bool:
+        changed = [leave_out(loggers) for loggers in _found(files, "access_log")]
+        return any(changed)
+
+    return from_all
+
+
+def _keys_in_files(files: Mapping[str, Any]) -> bool:
+    """Nothing can be left out; whoever writes those files has to know."""
+    return any("filename" in each.get("secret", {}) for each in _found(files, "generic_secret"))
 
 
 def _without_bounds(loggers: list[Any]) -> bool:
@@ -47,23 +59,24 @@ def _of_stats(loggers: list[Any]) -> Iterator[dict[str, Any]]:
             yield each["typed_config"]
 
 
-def _access_logs(node: Any) -> Iterator[list[Any]]:
-    """The access loggers of every listener, wherever they are."""
+def _found(node: Any, key: str) -> Iterator[Any]:
+    """Everything under this key, wherever it is."""
     match node:
         case dict():
-            for key, value in node.items():
-                if key == "access_log":
+            for name, value in node.items():
+                if name == key:
                     yield value
                 else:
-                    yield from _access_logs(value)
+                    yield from _found(value, key)
         case list():
             for value in node:
-                yield from _access_logs(value)
+                yield from _found(value, key)
         case _:
             pass
 
 
-_CHANGES: tuple[tuple[Feature, Callable[[list[Any]], bool]], ...] = (
-    (BOUNDED, _without_bounds),
-    (GAUGES, _without_gauges),
+_CHANGES: tuple[tuple[Feature, Callable[[Mapping[str, Any]], bool]], ...] = (
+    (TRIMMED, _keys_in_files),
+    (BOUNDED, _of_loggers(_without_bounds)),
+    (GAUGES, _of_loggers(_without_gauges)),
 )

@@ -63,4 +63,9 @@ CHAINED = Feature(
     "1.38",
     "another external processor in the same chain may stall requests",
 )
-FEATURES = (BOUNDED, GAUGES, CHAINED)
+TRIMMED = Feature(
+    "what ends a file with a key",
+    "1.40",
+    "a newline there is part of the key, and every call of its model a 503: write the file without one",
+)
+FEATURES = (TRIMMED, BOUNDED, GAUGES, CHAINED)

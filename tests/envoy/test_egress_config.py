@@ -18,8 +18,9 @@ from aiohttp import web
 
 from extproc.bootstrap import write
 from extproc.config import Config, parse_config
+from extproc.config.envoy_versions import TRIMMED
 from extproc.process.generation import generation
-from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
+from tests.fakes.envoy import EnvoyProcess, envoy_version, free_port, run_envoy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -30,6 +31,7 @@ CONFIG = """
 version: 1
 egress: unix:{folder}/egress.sock
 envoy:
+  version: "{version}"
   ingress: 127.0.0.1:{ingress}
   stats: 127.0.0.1:{stats}
   admin: 127.0.0.1:{admin}
@@ -82,7 +84,7 @@ class Bench:
     client: aiohttp.ClientSession
 
     def config(self, more: str = "") -> Config:
-        text = CONFIG.format(folder=self.folder, more=more, **self.ports)
+        text = CONFIG.format(version=envoy_version(), folder=self.folder, more=more, **self.ports)
         return parse_config(text, "bench.yaml")
 
     async def call(
@@ -139,7 +141,9 @@ def mount(folder: Path, content: str) -> None:
     """Put a key where a Secret would be mounted: what changes is a symbolic link beside it, by a rename."""
     folder.mkdir(exist_ok=True)
     version = Path(tempfile.mkdtemp(prefix="..", dir=folder))
-    (version / "token").write_text(content + "\n")
+    # An Envoy that is older takes a newline for a part of the key.
+    end = "\n" if TRIMMED.is_in(envoy_version()) else ""
+    (version / "token").write_text(content + end)
     (folder / "..new").symlink_to(version.name)
     (folder / "..new").rename(folder / "..data")
     if not (folder / "token").is_symlink():
@@ -162,7 +166,7 @@ async def bench() -> AsyncIterator[Bench]:
         stack.callback(shutil.rmtree, folder)
         ports = await stack.enter_async_context(upstreams(folder))
         ports |= {name: free_port() for name in ("ingress", "stats", "admin")}
-        text = CONFIG.format(folder=folder, more="", **ports)
+        text = CONFIG.format(version=envoy_version(), folder=folder, more="", **ports)
         write(parse_config(text, "bench.yaml"), folder)
         running = run_envoy(folder / "bootstrap.yaml", env={"SOME_KEY": ENV_KEY})
         envoy = await stack.enter_async_context(running)
@@ -184,7 +188,9 @@ async def test_everything_rendered_is_accepted(bench: Bench) -> None:
     rejected = await bench.envoy.get("/stats?filter=rds.*update_rejected")
     assert [line.rpartition(" ")[2] for line in rejected.splitlines()] == ["0"] * 2
     log = bench.envoy.log.read_text()
-    assert set(re.findall("cluster '([^']*)' config rejected", log)) == {"model:no-variable"}
+    rejected_clusters = r"cluster '([^']*)' config rejected|updating cluster\(s\) (\S+):"
+    found = {name for names in re.findall(rejected_clusters, log) for name in names if name}
+    assert found == {"model:no-variable"}
     assert "Deprecated" not in log
 
 

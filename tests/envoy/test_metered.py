@@ -493,7 +493,13 @@ async def test_usage_that_nobody_asked_for_is_hidden_whatever_is_beside_it(meter
 async def test_the_first_token_of_a_stream_is_timed(metered: Stack) -> None:
     """As in profile `fast`, and only of what is an answer, and streamed."""
     metered.simulator.script("small", Status(status=400))
-    before = await metered.series()
+
+    def settled(now: dict[str, float]) -> bool:
+        """Envoy shows what histograms have got every five seconds, and counters at once."""
+        shown = count(now, "envoy_looper_request_ms_count", decision="default")
+        return shown == count(now, "envoy_looper_requests_total", decision="default")
+
+    before = await metered.until_series(settled, timeout=15)
     for stream in (True, False, True):
         await ask(metered, stream=stream)
 

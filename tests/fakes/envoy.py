@@ -1,8 +1,10 @@
 """A real Envoy for tests, started from rendered files and gone when the test is over."""
 
 import asyncio
+import re
 import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import aiohttp
 import yaml
+
+from extproc.config.envoy_versions import NEWEST, number
 
 START_SECONDS = 20
 STOP_SECONDS = 5
@@ -55,8 +59,27 @@ class EnvoyProcess:
         return _tail(self.log)
 
 
+_chosen: list[str] = []
+
+
+def choose(path: str) -> None:
+    """Have every test run this Envoy."""
+    _chosen[:] = [path]
+
+
+@cache
+def envoy_version() -> str:
+    """Of the Envoy that tests run, without its patch; the newest that files are written for, if it is newer."""
+    output = subprocess.run([envoy_path(), "--version"], check=True, capture_output=True, text=True)
+    found = re.search(r"/(\d+\.\d+)\.\d+", output.stdout)
+    assert found is not None, output.stdout
+    return min(found[1], NEWEST, key=number)
+
+
 def envoy_path() -> str:
-    """The Envoy of this virtual environment, else the one on PATH."""
+    """The one that was chosen, that of this virtual environment, or the one on PATH."""
+    if _chosen:
+        return _chosen[0]
     beside = Path(sys.executable).parent
     found = shutil.which("envoy", path=str(beside)) or shutil.which("envoy")
     if found is None:

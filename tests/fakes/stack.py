@@ -18,7 +18,7 @@ import yaml
 from extproc import bootstrap
 from extproc.config import EnvoySettings, parse_config
 from looper.simulate.server import Address, Simulator
-from tests.fakes.envoy import EnvoyProcess, free_port, run_envoy
+from tests.fakes.envoy import EnvoyProcess, envoy_version, free_port, run_envoy
 from tests.fakes.relocate import relocate
 
 ROOT = Path(__file__).parents[2]
@@ -161,7 +161,12 @@ async def run_stack(
         demo = yaml.safe_load(DEMO.read_text())
         config = {**demo, **(change or {}), "egress": f"unix:{folder}/egress.sock"}
         admin = f"unix:{folder}/envoy-admin.sock"
-        config["envoy"] = {"admin": admin, **config.get("envoy", {}), **places}
+        config["envoy"] = {
+            "version": envoy_version(),
+            "admin": admin,
+            **config.get("envoy", {}),
+            **places,
+        }
         if runs_file:
             config["trace"] = {**config.get("trace", {}), "file": f"{folder}/runs.jsonl"}
         _lead_to(models, config["models"])

@@ -14,6 +14,17 @@ def logger(**config: Any) -> dict[str, Any]:
     return {"name": "l", "typed_config": {"@type": STATS, "stats_scope": {"prefix": "p"}, **config}}
 
 
+@pytest.mark.parametrize(("version", "told"), [("1.39", 1), ("1.40", 0)])
+def test_who_writes_a_key_is_told_how(version: str, told: int) -> None:
+    """Before 1.40 a newline at its end is a part of it; a key of the environment has none."""
+
+    def secret(**source: str) -> dict[str, Any]:
+        return {"resources": [{"name": "k", "generic_secret": {"secret": source}}]}
+
+    assert len(fit({"sds-k.yaml": secret(filename="/k")}, version)) == told
+    assert fit({"sds-k.yaml": secret(environment_variable="K")}, version) == []
+
+
 @pytest.mark.parametrize(
     ("version", "left", "told"), [("1.37", 2, 2), ("1.38", 3, 1), ("1.39", 3, 0), ("1.40", 3, 0)]
 )
