@@ -71,10 +71,12 @@ def _config(versions: Versions, reloads: Reloads) -> Iterator[Fact]:
 
 
 def _load(versions: Versions, lag: Lag) -> Iterator[Fact]:
-    process = versions.process
+    process, limits = versions.process, versions.newest.runtime.config.limits
     yield _one(series.OPEN_RUNS, process.admission.open)
+    yield _one(series.MAX_RUNS, limits.max_runs)
     yield _one(series.WAITING_RUNS, process.admission.waiting)
     yield _one(series.INFLIGHT_BYTES, process.outflow.total)
+    yield _one(series.MAX_INFLIGHT_BYTES, limits.max_inflight_bytes)
     yield _one(series.LAG_SECONDS, lag.seconds)
 
 

@@ -249,6 +249,9 @@ CONFIG_RELOADS = Series(
     "looper_config_reloads_total", "counter", "process", ("result",), "new versions of the file"
 )
 OPEN_RUNS = Series("looper_open_runs", "gauge", "process", (), "in flight: teams at work")
+MAX_RUNS = Series(
+    "looper_max_runs", "gauge", "process", (), "how many there may be: `limits.max_runs`"
+)
 WAITING_RUNS = Series(
     "looper_waiting_runs", "gauge", "process", (), "requests that wait for a team"
 )
@@ -258,6 +261,13 @@ INFLIGHT_BYTES = Series(
     "process",
     (),
     "of answers that clients have yet to read",
+)
+MAX_INFLIGHT_BYTES = Series(
+    "looper_max_inflight_bytes",
+    "gauge",
+    "process",
+    (),
+    "how many there may be: `limits.max_inflight_bytes`",
 )
 LAG_SECONDS = Series(
     "looper_event_loop_lag_seconds",

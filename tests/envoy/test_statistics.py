@@ -76,12 +76,14 @@ STILL = {
     'looper_config_reloads_total{result="ok"}': 0,
     'looper_config_reloads_total{result="refused"}': 0,
     "looper_open_runs": 0,
+    "looper_max_runs": 1,
     "looper_waiting_runs": 0,
     "looper_inflight_bytes": 0,
+    "looper_max_inflight_bytes": 512 * 2**20,
     "looper_exchanges_aborted_total": 0,
     "looper_identity_missing_total": 0,
 }
-"""Of a process that nobody asks anything, and that nothing has happened to."""
+"""Of a process that nobody asks anything, and that nothing has happened to. It takes one team at a time."""
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 A, B, C = "ANSWER: A", "ANSWER: B", "ANSWER: C"
