@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 
+import structlog
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -36,6 +37,8 @@ from looper.calling.models import Model
 from looper.calling.propagation import read_traceparent
 from looper.calling.trace import CallRecord, Trace
 from looper.run import Run
+
+_log = structlog.get_logger()
 
 _LIMITS = SpanLimits(
     max_span_attributes=64,
@@ -172,6 +175,12 @@ class ExchangeSpan:
             signals.end()
 
     def end(self, told: Told) -> None:
+        try:
+            self._tell(told)
+        except Exception:  # a mistake of ours here is no reason for a request to fail
+            _log.exception("spans.crashed")
+
+    def _tell(self, told: Told) -> None:
         span = self._span
         span.update_name(_name(told))
         span.set_attributes(_of_exchange(told))

@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode, format_span_id, format_trace_id
+from structlog.testing import capture_logs
 
 from extproc.config import parse_config
 from extproc.config.tracing import TracingSettings
@@ -19,6 +22,7 @@ from extproc.protocol.events import Event, ResponseHeaders
 from extproc.tracing.sending import Sending
 from extproc.tracing.spans import SpanTracer
 from looper.calling.calls import CallFailed, Failure
+from looper.calling.propagation import read_traceparent
 from tests.fakes.channel import body, exchange_of, exchanged, opening
 from tests.fakes.clock import timeless
 from tests.fakes.models import (
@@ -49,17 +53,17 @@ class Traced:
         otlp = {"endpoint": "http://127.0.0.1:4317"}
         settings = TracingSettings.model_validate({"otlp": otlp, "sample": sample})
         self._exporter = InMemorySpanExporter()
-        self._tracer = SpanTracer(settings, Sending(self._exporter, 10_000))
+        self.tracer = SpanTracer(settings, Sending(self._exporter, 10_000))
         written = f"tracing: {{otlp: {{endpoint: '{otlp['endpoint']}'}}}}\n{config}"
         parsed = parse_config(written, "test.yaml")
-        process = Process.of(parsed, tracer=self._tracer)
+        process = Process.of(parsed, tracer=self.tracer)
         self.client = ScriptedClient(script)
         self.runtime: Runtime = build(parsed, self.client, process)
 
     @property
     def spans(self) -> Sequence[ReadableSpan]:
         """All that was made; nothing can be made after that."""
-        self._tracer.close()
+        self.tracer.close()
         return self._exporter.get_finished_spans()
 
 
@@ -475,3 +479,33 @@ def asking(*ids: str) -> bytes:
     said = [{"role": "assistant", "content": None}] if ids else []
     messages = [{"role": "user", "content": "hi"}, *said, *results]
     return json.dumps({"model": "team", "messages": messages, "tools": [READ]}).encode()
+
+
+async def test_a_mistake_in_making_spans_is_no_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced = Traced(SCRIPT)
+    monkeypatch.setattr("extproc.tracing.spans._tell_call", lambda *_: 1 / 0)
+    with capture_logs() as logs:
+        channel = await exchanged(traced.runtime, opening(), loop())
+    assert channel.respond.status == 200
+    assert [each["event"] for each in logs if each["log_level"] == "error"] == ["spans.crashed"]
+
+
+HEADER = st.text(st.characters(codec="latin-1"), max_size=80)
+ALMOST = st.from_regex(
+    r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.{0,9})?", fullmatch=True
+)
+
+
+@given(ALMOST | HEADER, HEADER | st.from_regex(r"([a-z@]{1,9}=.{0,9},){0,40}", fullmatch=True))
+def test_whatever_a_client_calls_a_trace_an_exchange_has_a_span(parent: str, state: str) -> None:
+    """And what goes on from there is W3C's, in the client's trace if it named one."""
+    traced = Traced({})
+    span = traced.tracer.begin({"traceparent": parent, "tracestate": state})
+    told = span.context
+    went_on = read_traceparent(told["traceparent"])
+    assert went_on == told["traceparent"]
+    if (read := read_traceparent(parent)) is not None:
+        assert went_on[:36] == read[:36]
+        assert int(went_on[-2:], 16) & 1 == int(read[-2:], 16) & 1
+    assert all(value.isprintable() for value in told.values())
+    traced.tracer.close()
