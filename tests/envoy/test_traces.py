@@ -38,18 +38,19 @@ async def collector() -> AsyncIterator[Collector]:
         yield running
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["grpc", "http"])
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["grpc native", "http grpcio"])
 async def traced(
     request: pytest.FixtureRequest, collector: Collector
 ) -> AsyncIterator[tuple[Stack, Collector]]:
-    """Envoy and the processor both tell the collector, in one way or the other."""
-    otlp = collector.otlp(request.param)
+    """Envoy and the processor both tell the collector, in one way or the other; so they talk to each other."""
+    protocol, transport = request.param.split()
+    otlp = collector.otlp(protocol)
     change = {
         "tracing": {"otlp": otlp},
         # Nothing begins a trace but a client that brings one: then it is kept from end to end.
         "envoy": {"tracing": {"otlp": otlp, "sample": 0.0}},
     }
-    async with run_stack(quick_models(), change, edit=quick_spans) as stack:
+    async with run_stack(quick_models(), change, edit=quick_spans, transport=transport) as stack:
         yield stack, collector
 
 
