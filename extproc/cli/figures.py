@@ -34,11 +34,13 @@ def seconds(value: float | None) -> str:
 
 
 def usd(micro: float | None) -> str:
-    """Micro-USD as USD, with two digits that count."""
+    """Micro-USD as USD, with two digits that count. Whole ones have none behind the sixth."""
     if micro is None:
         return "–"
     value = micro / 1e6
     digits = 2 if value <= 0 else max(2, 1 - floor(log10(value)))
+    if micro == floor(micro):
+        digits = min(digits, 6)
     return f"${value:.{digits}f}"
 
 

@@ -85,10 +85,11 @@ class Routed:
         request = asked_of_one(self._request)
         metered = self._meter is not None
         routing = self._sent - began
-        first_token = None if self.spoke is None else self.spoke - self._sent
+        refused = self._status >= 400  # what its body says is no word of an answer
+        first_token = None if self.spoke is None or refused else self.spoke - self._sent
         runs.add(
             Record(
-                facts if end == "answered" and self._status < 400 else self._failed(facts, end),
+                facts if end == "answered" and not refused else self._failed(facts, end),
                 trail,
                 request,
                 self._at - routing,

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from math import ceil
 from typing import Any, get_args
 
@@ -46,7 +45,7 @@ class Savings:
     dearest: str
     runs: int
     cost_microusd: float
-    alone_microusd: float
+    alone_microusd: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,17 +163,17 @@ def _dearest(recipe: str, decision: str, runtime: Runtime) -> Model | None:
 
 
 def _savings(runs: Iterable[Kept], dearest: Model) -> Savings | None:
-    """Only answers count: what failed would have cost nobody less."""
-    spent, alone, count = 0.0, Decimal(0), 0
+    """Only answers count: what failed would have cost nobody less. Each costs whole micro-USD, as a run does."""
+    spent, alone, count = 0.0, 0, 0
     for each in runs:
         written = _written(each)
         if written is not None:
             spent += each.summary.get("cost_microusd", 0)
-            alone += cost(dearest, each.summary.get("prompt_tokens", 0), written)
+            alone += ceil(cost(dearest, each.summary.get("prompt_tokens", 0), written))
             count += 1
     if not count:
         return None
-    return Savings(dearest.name, count, round(spent, 3), round(float(alone), 3))
+    return Savings(dearest.name, count, round(spent, 3), alone)
 
 
 def _written(kept: Kept) -> int | None:

@@ -212,6 +212,8 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         "asked": record.get("request", {}).get("model"),
         "stream": record.get("request", {}).get("stream", False),
         "prompt_tokens": record.get("request", {}).get("prompt_tokens", 0),
-        "calls": record.get("spent", {}).get("calls", max(len(calls), record["kind"] == "routed")),
+        "calls": record.get("spent", {}).get(
+            "calls", len(calls) or int(record["kind"] == "routed")
+        ),
         "models": list(dict.fromkeys(models)),
     }

@@ -204,6 +204,8 @@ async def test_a_routed_request_is_shown_as_one(page: Page, facts: tuple[Facts, 
     line = page.locator(".rows .row")
     await expect(line).to_contain_text("routed")
     await expect(line).to_contain_text("small")
+    await expect(line.locator(".calls")).to_have_text("1")
+    await expect(line).to_contain_text("$0.000007")
     await line.click()
     await expect(page.locator(".runhead .badge")).to_have_text("routed")
     await page.goto(f"{url}/#/overview")

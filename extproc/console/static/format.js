@@ -8,20 +8,20 @@ export function seconds(value) {
   return `${Math.floor(value / 60)} min ${String(Math.round(value % 60)).padStart(2, "0")} s`;
 }
 
-/** Micro-USD as dollars. */
+/** Micro-USD as dollars. Whole ones have no digit behind the sixth. */
 export function dollars(micro) {
   if (micro === undefined || micro === null) return "–";
   const usd = micro / 1e6;
   if (usd === 0) return "$0";
   if (Math.abs(usd) >= 100) return `$${usd.toFixed(0)}`;
   if (Math.abs(usd) >= 0.1) return `$${usd.toFixed(2)}`;
-  return `$${plain(usd, 2)}`;
+  return `$${plain(usd, 2, Number.isInteger(micro) ? 6 : 20)}`;
 }
 
-/** So many digits that count, and never with an exponent. */
-function plain(value, digits) {
+/** So many digits that count, at most so many behind the point, and never with an exponent. */
+function plain(value, digits, most) {
   const size = Math.floor(Math.log10(Math.abs(value)));
-  return value.toFixed(Math.max(0, digits - 1 - size));
+  return value.toFixed(Math.min(most, Math.max(0, digits - 1 - size)));
 }
 
 export function percent(part, digits = 0) {

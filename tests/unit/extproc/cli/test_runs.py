@@ -233,7 +233,8 @@ async def test_a_token_is_asked_for_and_given(facts: Facts, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("micro", "told"),
-    [(None, "–"), (0, "$0.00"), (8.49, "$0.0000085"), (1846, "$0.0018"), (12_000, "$0.012"), (2.5e6, "$2.50")],
+    [(None, "–"), (0, "$0.00"), (8.49, "$0.0000085"), (5, "$0.000005"),
+     (1846, "$0.0018"), (12_000, "$0.012"), (2.5e6, "$2.50")],
 )  # fmt: skip
 def test_money_has_two_digits_that_count(micro: Any, told: str) -> None:
     assert usd(micro) == told

@@ -81,6 +81,7 @@ async def test_of_a_metered_answer_it_knows_how_it_ended(
 ) -> None:
     record = await recorded(runtime(), metered(), chat(stream=True), *answer)
     assert {name: record[name] for name in ("outcome", "status") if name in record} == expected
+    assert ("first_token" in record) == ("status" not in expected)
 
 
 async def test_only_a_full_record_holds_what_was_said_and_why() -> None:

@@ -1,5 +1,6 @@
 """What runs come to, by decision and by model."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from extproc.config import load_config
 from extproc.config.trace import RoutedTrace, TraceSettings
 from extproc.process.overview import Overview, Savings, overview
+from extproc.process.records import summary
 from extproc.process.runs import Runs
 from extproc.process.runtime import build
 from tests.fakes.models import ScriptedClient
@@ -88,8 +90,17 @@ def test_a_routed_request_counts_as_its_models_call() -> None:
     (small,) = found.models
     assert (small.calls, small.errors, small.completion_tokens) == (3, 1, 80)
     assert default.outcomes == {"ok": 2, "failed": 1}
-    assert default.savings == Savings("small", 2, 26, round(2 * (100 * 0.05 + 40 * 0.2), 3))
+    assert default.savings == Savings("small", 2, 26, 2 * 13)
     assert default.calls == 1
+    assert json.dumps(summary(ROUTED)["calls"]) == "1"
+
+
+def test_a_decision_of_one_model_costs_what_that_costs_alone() -> None:
+    """However little that is: a run's cost is rounded up to micro-USD."""
+    tiny = {**ROUTED, "prompt_tokens": 11, "completion_tokens": 19, "cost_microusd": 5}
+    tiny["request"] = {**ROUTED["request"], "prompt_tokens": 11}
+    (default,) = seen([tiny, tiny, tiny]).decisions
+    assert default.savings == Savings("small", 3, 15, 15)
 
 
 def test_shares_are_those_of_requests_and_not_of_what_memory_has_left_of_them() -> None:
