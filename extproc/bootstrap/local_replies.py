@@ -154,6 +154,9 @@ def _of_clients() -> Iterator[hcm.ResponseMapper]:
 
 def _of_the_rest() -> Iterator[hcm.ResponseMapper]:
     """Backends that cannot be reached, filters that fail, and statuses that say nothing more."""
+    yield _answer(
+        _flags("UF", "UH", "DF"), errors.UpstreamFailed("The model could not be reached.")
+    )
     failed = errors.UpstreamFailed("The model gave no usable answer.")
     yield _answer(_both(_from(500), _either(_flags(*_UPSTREAM_FLAGS), _cel(_UPSTREAM))), failed)
     yield _answer(

@@ -77,6 +77,12 @@ class Called(Part):
     first_token: Seconds | None = None
     reason: str | None = Field(default=None, description="why it failed or was given up")
     status: int | None = None
+    finish_reason: str | None = Field(
+        default=None, description="how its answer ended: one of OpenAI's words"
+    )
+    contract: Literal["broken"] | None = Field(
+        default=None, description="whether its answer was found to break the contract"
+    )
     span: str | None = Field(default=None, description="its span in the client's W3C trace")
     score: float | None = Field(default=None, ge=0, le=1)
     measured: dict[str, float] | None = Field(

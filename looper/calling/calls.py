@@ -68,9 +68,9 @@ class CallFailed(Exception):
     """A call came to nothing. Never leaves the runtime: what the client reads is a LooperError.
 
     `reason` is a word of ours that says more: which limit had no room, or what the model lacks. `refusal` says why an
-    upstream, or we in its place, will not answer this request whoever asks. `seen` are the bytes that had come of
-    an unstreamed answer when it broke off, `said` is what can be read of one that came as a stream unasked, `limit`
-    the tokens that the answer might have had.
+    upstream, or we in its place, will not answer this request whoever asks, and `param` which member of it is to
+    blame. `seen` are the bytes that had come of an unstreamed answer when it broke off, `said` is what can be read of
+    one that came as a stream unasked, `limit` the tokens that the answer might have had.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class CallFailed(Exception):
         attempts: int = 1,
         seen: int = 0,
         limit: int | None = None,
+        param: str | None = None,
     ) -> None:
         super().__init__(failure.value if status is None else f"{failure.value} {status}")
         self.failure = failure
@@ -91,10 +92,18 @@ class CallFailed(Exception):
         self.retry_after = retry_after
         self.reason = reason
         self.refusal = refusal
+        self._param = param
         self.attempts = attempts
         self.seen = seen
         self.said: Completion | None = None
         self.limit = limit
+
+    @property
+    def param(self) -> str | None:
+        """The member of the request that cannot be served, as far as an upstream names it, or we know it."""
+        if self.failure is Failure.UNSUITABLE:
+            return _ASKED_BY.get(self.reason or "")
+        return self._param
 
     @property
     def is_rate_limited(self) -> bool:
@@ -107,6 +116,14 @@ class CallFailed(Exception):
         too_long = self.refusal == "context_length_exceeded"
         return too_long and self.failure is not Failure.UNSUITABLE
 
+
+_ASKED_BY = {
+    "vision": "messages",
+    "tools": "tools",
+    "json_schema": "response_format",
+    "logprobs": "logprobs",
+}
+"""By what a model lacks: the member of a request that asks for it."""
 
 State = Literal["ok", "unusable", "failed", "timed_out", "cancelled", "not_started"]
 

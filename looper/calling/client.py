@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.payload import BytesIOPayload, BytesPayload, Payload
 
 from looper.calling.calls import RATE_LIMITED, TOO_LARGE, Answer, Call, CallFailed, Failure
-from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
+from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, named, refusal, said
 from looper.wire.chat import Completion
 from looper.wire.deltas import GatheredAnswer
 from looper.wire.dialects import Dialect
@@ -35,6 +35,9 @@ _MOMENT = 1.0
 
 _LAST_WORDS = 5.0
 """Seconds that a stream may take to end whose answer is complete: what is missing is its usage, at the most."""
+
+_UNREACHED = frozenset({"UF", "UH", "DF"})
+"""Envoy's flags of an answer of its own: no connection, nobody there that is healthy, no address."""
 
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
 _BOM = b"\xef\xbb\xbf"
@@ -334,6 +337,8 @@ async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFai
     status, attempts = response.status, _attempts(response)
     if status == 504:
         return CallFailed(Failure.TIMEOUT, status=504, attempts=attempts)
+    if not _UNREACHED.isdisjoint(response.headers.get("x-looper-flags", "").split(",")):
+        return CallFailed(Failure.CONNECT, status=status, attempts=attempts)
     body = await _beginning(response, deadline) if status in READ else b""
     limited = status in READ and is_rate_limit(body)
     return CallFailed(
@@ -342,6 +347,7 @@ async def _refused(response: aiohttp.ClientResponse, deadline: float) -> CallFai
         retry_after=retry_after(response.headers.get("retry-after", "")),
         reason=RATE_LIMITED if limited else None,
         refusal=refusal(status, body) if status in READ and not limited else None,
+        param=named(body),
         attempts=attempts,
     )
 
@@ -398,4 +404,4 @@ def _error_in(body: bytes) -> CallFailed:
     """What an answer fails with that is an error, in spite of its status."""
     if is_rate_limit(body):
         return CallFailed(Failure.UNUSABLE, reason=RATE_LIMITED)
-    return CallFailed(Failure.UNUSABLE, refusal=said(body))
+    return CallFailed(Failure.UNUSABLE, refusal=said(body), param=named(body))

@@ -34,7 +34,17 @@ def why_no_answer(
     shared = _shared(errors, quorum) if errors and not answered else None
     if shared is not None and (everybody or not isinstance(shared, NothingButThoughts)):
         return shared
-    return UpstreamFailed("The models behind this name did not give enough usable answers.")
+    return UpstreamFailed(_DOWN if not answered and _is_down(errors) else _UNUSABLE)
+
+
+_UNUSABLE = "The models behind this name did not give enough usable answers."
+_DOWN = "The models behind this name could not be reached."
+
+
+def _is_down(errors: Sequence[CallFailed]) -> bool:
+    """Whether whoever was asked was not there."""
+    asked = [error for error in errors if error.failure is not Failure.UNSUITABLE]
+    return bool(asked) and all(error.failure is Failure.CONNECT for error in asked)
 
 
 def _shared(errors: Sequence[CallFailed], quorum: int) -> LooperError | None:
@@ -70,11 +80,20 @@ def _refused(errors: Sequence[CallFailed]) -> LooperError:
         case ["content_filter"]:
             return ContentFilter("The request was stopped by a content filter of the models.")
         case ["unsupported_by_model"]:
-            return UnsupportedByModel("The request asks for what the models cannot do.")
+            return _unsupported(errors)
         case []:
             return InvalidRequest("Every model that was asked refused the request as it is.")
         case _:
             return InvalidRequest("The models refused the request, each for a reason of its own.")
+
+
+def _unsupported(errors: Sequence[CallFailed]) -> LooperError:
+    """What the models cannot do, as far as they agree on it."""
+    named = {error.param for error in errors if error.param is not None}
+    if len(named) != 1:
+        return UnsupportedByModel("The request asks for what the models cannot do.")
+    param = named.pop()
+    return UnsupportedByModel(f"The models cannot do what `{param}` asks for.", param=param)
 
 
 def _refusal(error: CallFailed) -> Refusal | None:

@@ -3,6 +3,8 @@
 import re
 from typing import Literal
 
+from looper.wire.dialects import STANDARD
+
 Refusal = Literal[
     "context_length_exceeded", "content_filter", "unsupported_by_model", "invalid_request"
 ]
@@ -57,6 +59,24 @@ def said(body: bytes) -> Refusal | None:
             if found[1] in codes:
                 return kind
     return next((kind for kind, words in _WORDS if words.search(text)), None)
+
+
+def named(body: bytes) -> str | None:
+    """The member of a request that an error is about: a name that OpenAI's API has, and nothing else of the error.
+
+    It stands in `param`, at the end of a place such as `["body", "seed"]`, or in quotes of some kind.
+    """
+    text = _text(body)
+    for places in (_PARAM, _PLACE, _QUOTED):
+        names = (found[1] for found in places.finditer(text))
+        if (name := next((each for each in names if each in STANDARD), None)) is not None:
+            return name
+    return None
+
+
+_PARAM = re.compile(r"""\\?"param\\?"\s*:\s*\\?"([a-z_]{1,40})[".\[\\]""")
+_PLACE = re.compile(r"""\\?"body\\?"\s*,\s*\\?"([a-z_]{1,40})\\?\"""")
+_QUOTED = re.compile(r"""['"`‘“]([a-z_]{1,40})['"`’”\\](?!\s*:)""")
 
 
 def _text(body: bytes) -> str:

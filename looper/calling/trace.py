@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, StandIn
 from looper.wire.chat import Completion, Usage
+from looper.wire.finish import standard
 
 _WHOLE = ("single", "candidate", "panel", "member")
 _MAX_CALLS = 256
@@ -51,12 +52,18 @@ class CallRecord:
     agent: str | None = None
     stands_in: StandIn | None = None
     queued: float = 0.0
+    finish: str | None = None
+    """How its answer ended, in one of OpenAI's words."""
+    keeps: bool | None = None
+    """False: its answer broke the contract. None: as far as anybody looked, it did not."""
     text: str | None = None
     """What the model said; kept only in a trace that is `full`."""
 
     def end(self, result: Result) -> Result:
         """Note what came of the call. The result then knows its place here."""
         self.state = result.state
+        if result.finish is not None:
+            self.finish = standard(result.finish)
         if self.text is not None:
             self.text += result.text
         if result.error is not None:
@@ -73,6 +80,9 @@ class CallRecord:
         """Note a chunk of a streamed answer."""
         if self.first_token is None:
             self.first_token = time.monotonic()
+        for choice in chunk.choices[:1]:
+            if choice.finish_reason:
+                self.finish = standard(choice.finish_reason)
         if self.text is not None:
             deltas = (choice.delta for choice in chunk.choices)
             self.text += "".join(delta.content or "" for delta in deltas if delta is not None)
@@ -158,6 +168,16 @@ class Trace:
         ends = get_args(Breach)
         self.breach = max(filter(None, (self.breach, end)), key=ends.index)
 
+    def violated(self, number: int | None) -> None:
+        """The answer of a call broke the contract."""
+        if number is not None and number < len(self.calls):
+            self.calls[number].keeps = False
+
+    def last(self, model: str, role: str) -> int | None:
+        """The number of the last call of a model in a role."""
+        calls = (each for each in reversed(self.calls) if (each.model, each.role) == (model, role))
+        return next((each.number for each in calls), None)
+
     def used(self, role: str, usage: Usage | None) -> None:
         """What a call has used, whatever came of it."""
         if usage is not None:
@@ -213,11 +233,7 @@ class Trace:
         """What an error may say of the calls before it: for each its model and what kind of end it had."""
         if not self.calls:
             return None
-        shown = [
-            {"model": record.model, "result": record.state}
-            | ({} if record.status is None else {"status": record.status})
-            for record in self.calls[:_MAX_ATTEMPTS]
-        ]
+        shown = [_attempt(record) for record in self.calls[:_MAX_ATTEMPTS]]
         more = len(self.calls) - len(shown)
         return {"attempts": shown, "more": more} if more else {"attempts": shown}
 
@@ -255,6 +271,16 @@ class Trace:
         }
 
 
+def _attempt(record: CallRecord) -> dict[str, Any]:
+    """What a client may read of a call."""
+    told: dict[str, Any] = {"model": record.model, "result": record.state}
+    if record.status is not None:
+        told["status"] = record.status
+    if record.keeps is False:
+        told["contract"] = "broken"
+    return told
+
+
 def _plain(record: CallRecord) -> dict[str, Any]:
     """A call, without what is not known of it."""
     ended, first = record.ended, record.first_token
@@ -270,6 +296,8 @@ def _plain(record: CallRecord) -> dict[str, Any]:
         "first_token": None if first is None else round(first - record.started, 4),
         "reason": record.reason,
         "status": record.status,
+        "finish_reason": record.finish,
+        "contract": "broken" if record.keeps is False else None,
         "span": record.span,
         "score": None if record.score is None else round(record.score, _DIGITS),
         "measured": record.measured or None,

@@ -393,6 +393,7 @@ def _kept(result: Result, run: Run) -> list[Event] | None:
     held = list(events_of(result))
     kept = keeping(held, run.terms.contract)
     if isinstance(kept, Violation):
+        run.trace.violated(result.number)
         run.trace.broke("replaced" if run.terms.on_violation == "fail" else "published")
         return None
     if text_of(kept) != text_of(held):

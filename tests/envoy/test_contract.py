@@ -102,6 +102,8 @@ async def test_an_answer_without_its_form_may_be_an_error(strict: Stack, streame
 
     assert (status, text, error["code"]) == (502, "", "contract_violated")
     assert "know" not in error["message"]
+    attempts = error["looper"]["attempts"]
+    assert [(each["result"], each.get("contract")) for each in attempts] == [("ok", "broken")] * 2
 
 
 @both_ways

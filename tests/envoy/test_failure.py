@@ -5,9 +5,10 @@ import signal
 
 import pytest
 
-from looper.simulate.server import Hang
+from looper.simulate.server import Address, Hang
 from tests.envoy.conftest import quick_models
-from tests.envoy.requests import ask, chat
+from tests.envoy.requests import ROUTED, TEAM, ask, chat
+from tests.fakes.envoy import free_port
 from tests.fakes.stack import run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -73,3 +74,16 @@ async def test_a_restart_fails_no_request() -> None:
         await asyncio.gather(client(), client(), restart())
 
     assert set(statuses) == {200}
+
+
+@pytest.mark.parametrize("text", [ROUTED, TEAM], ids=["routed", "team"])
+async def test_models_that_are_not_there_could_not_be_reached(text: str) -> None:
+    """Nobody has given an answer that is no good: it is the operator who has something to mend."""
+    nobody = Address("127.0.0.1", free_port())
+    async with (
+        run_stack(quick_models(), models_at=nobody) as stack,
+        stack.session.post(f"{stack.base_url}/chat/completions", json=chat(text)) as response,
+    ):
+        status, answer = response.status, await response.json()
+    assert (status, answer["error"]["code"]) == (502, "upstream_failed")
+    assert "could not be reached" in answer["error"]["message"]

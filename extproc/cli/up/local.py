@@ -1,4 +1,4 @@
-"""Envoy, the processor and, if wanted, simulated models as processes of this machine."""
+"""Envoy, the processor and, if wanted, simulated models or a real one as processes of this machine."""
 
 import asyncio
 import contextlib
@@ -14,19 +14,25 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import aiohttp
 import yaml
 
 from extproc import bootstrap
+from extproc.cli.up import llama
 from extproc.config import Config, parse, parse_config
 from looper.calling.models import ApiKey
 from looper.simulate.server import Simulator
 
 _READY_WITHIN = 30.0
+_LOADED_WITHIN = 120.0
 _LOG_LINES = 15
 _PR_SET_PDEATHSIG = 1
+
+
+Models = Literal["simulated", "real", "configured"]
+"""Whose answers come back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ async def everything(
     config_text: str,
     *,
     name: str,
-    simulated: bool,
+    models: Models,
     port: int,
     envoy: str | None,
     environment: Mapping[str, str],
@@ -67,15 +73,13 @@ async def everything(
     binary = envoy or _find_envoy()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="looper-")))
-        models = None
-        if simulated:
-            models = (await stack.enter_async_context(Simulator().serve())).url
+        served = await stack.enter_async_context(_serving(models, folder, environment))
         addresses = Addresses(
             ingress=f"127.0.0.1:{free_port(port)}",
             admin=f"unix:{folder}/envoy-admin.sock",
             stats=f"127.0.0.1:{free_port()}",
             console=f"127.0.0.1:{free_port()}",
-            models=models,
+            models=served,
             folder=folder,
         )
         config, path = localised(config_text, name, addresses)
@@ -92,8 +96,32 @@ async def everything(
         proxy = await stack.enter_async_context(
             running("envoy", _envoy(binary, folder), folder, environment)
         )
-        await _until_ready(addresses, (processor, proxy))
+        # Envoy answers once it has reached the processor.
+        await _until_answering(f"{addresses.base_url}/models", (processor, proxy), _READY_WITHIN)
         yield config, addresses
+
+
+@asynccontextmanager
+async def _serving(
+    models: Models, folder: Path, environment: Mapping[str, str]
+) -> AsyncIterator[str | None]:
+    """Serve models on this machine; None if they are where the configuration says."""
+    match models:
+        case "configured":
+            yield None
+        case "simulated":
+            async with Simulator().serve() as simulated:
+                yield simulated.url
+        case "real":
+            if missing := llama.missing():
+                text = f"not installed: {', '.join(missing)}; `make run REAL=1` installs what a real model takes"
+                raise UpFailed(text)
+            port = free_port()
+            command = [sys.executable, "-m", llama.__name__, "--port", str(port)]
+            async with running("models", command, folder, environment) as server:
+                url = f"http://127.0.0.1:{port}"
+                await _until_answering(f"{url}/health", [server], _LOADED_WITHIN)
+                yield url
 
 
 def localised(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]:
@@ -257,20 +285,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _until_ready(addresses: Addresses, children: Sequence[Child]) -> None:
-    """Wait until Envoy, through the processor, answers a request."""
+async def _until_answering(url: str, children: Sequence[Child], seconds: float) -> None:
+    """Wait until a request is answered that leads through these processes."""
     async with aiohttp.ClientSession() as session:
         try:
-            async with asyncio.timeout(_READY_WITHIN):
-                while not await _answers(session, f"{addresses.base_url}/models"):
+            async with asyncio.timeout(seconds):
+                while not await _answers(session, url):
                     for child in children:
                         if child.process.returncode is not None:
                             raise child.died()
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise UpFailed(
-                f"nothing answered at {addresses.base_url} in {_READY_WITHIN:g} s"
-            ) from None
+            raise UpFailed(f"nothing answered at {url} in {seconds:g} s") from None
 
 
 async def _answers(session: aiohttp.ClientSession, url: str) -> bool:

@@ -7,33 +7,40 @@ from typing import Any
 
 import click
 
-from extproc.cli.up.local import everything
-from extproc.cli.up.tour import DEMO, announce, tour
+from extproc.cli.up.local import Models, everything
+from extproc.cli.up.tour import DEMO, REAL, announce, tour
 
 
 async def up(
     config: tuple[str, str] | None,
     *,
+    real: bool,
     once: bool,
     port: int,
     envoy: str | None,
     environment: Mapping[str, str],
 ) -> bool:
-    """Start everything, show the tour, and stay up unless `once`. Whether every reply of the tour was right."""
-    name, text = config or (str(DEMO), DEMO.read_text(encoding="utf-8"))
+    """Start everything, show the tour, and stay up unless `once`. Whether every reply of the tour was right.
+
+    `real`: all models of the configuration, or of a demo of its own, are names of one real model.
+    """
+    demo = REAL if real else DEMO
+    name, text = config or (str(demo), demo.read_text(encoding="utf-8"))
+    models: Models = "real" if real else "configured" if config else "simulated"
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with everything(
         text,
         name=name,
-        simulated=config is None,
+        models=models,
         port=port,
         envoy=envoy,
         environment=environment,
     ) as (settings, addresses):
         announce(settings, addresses)
-        right = await _unless(stop, tour(settings, addresses))
+        known = models == "simulated"
+        right = await _unless(stop, tour(settings, addresses, known=known))
         if right is None or once:
             return bool(right)
         click.echo("Everything stays up until Ctrl-C.")

@@ -137,6 +137,7 @@ async def _kept(
     """An answer that keeps its contract: as it is, mended by machinery, or mended by its model in one more call."""
     match keeping(held, run.terms.contract):
         case Violation(message):
+            run.trace.violated(run.trace.last(draft.model.name, draft.role))
             kept = await _repaired(text_of(held), message, draft, run, ending.until)
             run.trace.broke("repaired" if kept else "replaced")
         case events:
@@ -163,7 +164,10 @@ async def _repaired(
     if result.state != "ok":
         return None
     kept = keeping(list(events_of(result)), run.terms.contract)
-    return None if isinstance(kept, Violation) else kept
+    if isinstance(kept, Violation):
+        run.trace.violated(result.number)
+        return None
+    return kept
 
 
 def instead(
@@ -176,6 +180,7 @@ def instead(
             ending = replace(ending, by_another=True)
             yield from (*kept, ending.done(kept, run, usage_of(result)))
             return
+        run.trace.violated(result.number)
         run.trace.broke("replaced")
     run.trace.note("no answer keeps the contract")
     if run.terms.on_violation == "fail":

@@ -457,6 +457,30 @@ class TestRefusals:
         assert failed is not None
         assert (failed.failure, failed.status) == (Failure.STATUS, status)
 
+    @pytest.mark.parametrize(
+        ("flags", "failure"),
+        [
+            pytest.param("UF", Failure.CONNECT, id="no-connection"),
+            pytest.param("URX,UF", Failure.CONNECT, id="nor-at-another-try"),
+            pytest.param("UH", Failure.CONNECT, id="nobody-healthy"),
+            pytest.param("DF", Failure.CONNECT, id="no-address"),
+            pytest.param("UO", Failure.STATUS, id="too-many-at-once"),
+            pytest.param("NC", Failure.STATUS, id="no-cluster"),
+            pytest.param("UC", Failure.STATUS, id="broke-off"),
+            pytest.param("-", Failure.STATUS, id="none"),
+        ],
+    )
+    @both_ways
+    async def test_envoy_says_that_nobody_is_there(
+        self, flags: str, failure: Failure, stream: bool
+    ) -> None:
+        """A dead upstream is told from one that answers with the same status."""
+        gone = http(b"", "503 X", f"x-looper-flags: {flags}")
+        async with speaking(gone) as (client, _, _):
+            failed = (await heard(client, stream=stream)).failed
+        assert failed is not None
+        assert (failed.failure, failed.status) == (failure, 503)
+
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     @both_ways
     async def test_a_redirect_is_not_followed(self, status: int, stream: bool) -> None:

@@ -198,3 +198,36 @@ def test_no_error_says_what_an_upstream_said() -> None:
         said = why_no_answer([outcome]).to_json().decode()
         assert "418" not in said
         assert MODEL.name not in said.split('"message"')[1].split('"type"')[0].split()
+
+
+UNNAMED = refused(400, body=b"not supported")
+
+
+def unsupported(member: str) -> CallFailed:
+    return CallFailed(Failure.STATUS, status=400, refusal="unsupported_by_model", param=member)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words", "param"),
+    [
+        pytest.param([CONNECT], "could not be reached", None, id="unreachable"),
+        pytest.param([CONNECT, CallFailed(Failure.CONNECT, status=503)], "could not be reached", None, id="dead"),
+        pytest.param([CONNECT, NO_VISION], "could not be reached", None, id="dead-or-unsuitable"),
+        pytest.param([CONNECT, UNUSABLE], "usable answers", None, id="dead-and-garbage"),
+        pytest.param([result("ok"), CONNECT], "usable answers", None, id="too-few-as-others-are-dead"),
+        pytest.param([UNUSABLE], "usable answers", None, id="garbage"),
+        pytest.param([CANCELLED], "usable answers", None, id="nobody-failed"),
+        pytest.param([NO_VISION], "messages", "messages", id="vision"),
+        pytest.param([unsupported("seed"), unsupported("seed")], "`seed`", "seed", id="one-member"),
+        pytest.param([unsupported("seed"), UNNAMED], "`seed`", "seed", id="named-once"),
+        pytest.param([unsupported("seed"), unsupported("n")], "cannot do", None, id="two-members"),
+        pytest.param([UNNAMED], "cannot do", None, id="unnamed"),
+    ],
+)  # fmt: skip
+def test_the_words_say_what_it_was(
+    outcomes: list[Result | CallFailed], words: str, param: str | None
+) -> None:
+    """Who is not there has given no unusable answer, and what is not supported has a name."""
+    error = why_no_answer(outcomes)
+    assert words in error.message
+    assert error.param == param

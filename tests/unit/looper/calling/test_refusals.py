@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, refusal, said
+from looper.calling.refusals import MAX_BODY, READ, is_rate_limit, named, refusal, said
 
 
 def openai(message: str, code: Any = None, type: str = "invalid_request_error") -> dict[str, Any]:
@@ -294,3 +294,24 @@ def test_hostile_bodies_take_no_time(unit: str) -> None:
     began = time.process_time()
     assert said(body) is None
     assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "member"),
+    [
+        pytest.param({"error": {"param": "logprobs", "code": "unsupported_parameter"}}, "logprobs", id="param"),
+        pytest.param({"error": {"param": "response_format.type"}}, "response_format", id="inside-one"),
+        pytest.param({"error": {"param": "messages[0].content"}}, "messages", id="item-of-one"),
+        pytest.param(MISTRAL_FIELD, "store", id="place"),
+        pytest.param({"error": {"param": None, "message": "Unsupported parameter: 'seed'."}}, "seed", id="quoted"),
+        pytest.param({"message": "`logit_bias` is not supported"}, "logit_bias", id="ticks"),
+        pytest.param({"raw": json.dumps({"param": "temperature"})}, "temperature", id="nested"),
+        pytest.param({"error": {"message": "'secret_of_ours' is not permitted"}}, None, id="not-of-the-api"),
+        pytest.param({"error": {"param": "secret_of_ours"}}, None, id="param-not-of-the-api"),
+        pytest.param({"error": "unsupported", "user": "x", "metadata": 1}, None, id="keys-are-no-names"),
+        pytest.param({}, None, id="nothing"),
+    ],
+)  # fmt: skip
+def test_a_member_is_named_if_it_is_one_of_openais(body: Any, member: str | None) -> None:
+    """Nothing else of an error is shown to anybody."""
+    assert named(json.dumps(body).encode()) == member

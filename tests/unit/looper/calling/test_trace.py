@@ -1,9 +1,11 @@
 """The record of a run, and what of it an error may tell."""
 
+import pytest
+
 from looper.calling.calls import CallFailed, Failure, Result
 from looper.calling.drafts import Draft
 from looper.calling.trace import Trace
-from tests.fakes.models import model, refused
+from tests.fakes.models import chunk, completion, last_chunk, model, refused
 
 
 def ended(trace: Trace, name: str, error: CallFailed) -> None:
@@ -35,6 +37,39 @@ def test_attempts_are_told_by_model_and_kind_of_end() -> None:
             {"model": "b", "result": "failed"},
         ]
     }
+
+
+def test_an_attempt_that_broke_the_contract_says_so() -> None:
+    """The answer came, and was of no use: without that a client reads that all went well."""
+    trace = Trace()
+    draft = Draft(model("a"), "final", {}, 0)
+    for _ in range(2):
+        with trace.call(draft) as record:
+            record.end(Result(draft.model, "final", "ok", completion("x", finish="stop")))
+    trace.violated(trace.last("a", "final"))
+    trace.violated(trace.last("b", "final"))
+    assert trace.attempts() == {
+        "attempts": [
+            {"model": "a", "result": "ok"},
+            {"model": "a", "result": "ok", "contract": "broken"},
+        ]
+    }
+    assert [call.get("contract") for call in trace.to_dict()["calls"]] == [None, "broken"]
+
+
+@pytest.mark.parametrize(
+    ("said", "told"), [("stop", "stop"), ("length", "length"), ("MAX_TOKENS", "length")]
+)
+def test_each_call_says_how_its_answer_ended(said: str, told: str) -> None:
+    """Whole and streamed, in OpenAI's words."""
+    trace = Trace()
+    draft = Draft(model("a"), "final", {}, 0)
+    with trace.call(draft) as record:
+        record.end(Result(draft.model, "final", "ok", completion("x", finish=said)))
+    with trace.call(draft) as record:
+        for each in (chunk("x"), chunk(finish=said), last_chunk()):
+            record.spoke(each)
+    assert [call.get("finish_reason") for call in trace.to_dict()["calls"]] == [told, told]
 
 
 def test_what_is_told_is_bounded() -> None:
