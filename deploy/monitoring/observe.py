@@ -91,7 +91,7 @@ async def observe(path: Path | None, environment: Mapping[str, str]) -> None:
             everything(
                 read_text(file),
                 name=str(file),
-                simulated=path is None,
+                models="simulated" if path is None else "configured",
                 port=8080,
                 envoy=None,
                 environment=environment,
