@@ -142,6 +142,15 @@ class RateLimited(LooperError):
     retry = False
 
 
+class TenantLimitReached(LooperError):
+    """What the client's tenant may spend in a stretch of time is spent."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "tenant_limit_reached"
+    retry = False
+
+
 class BudgetExhausted(LooperError):
     """The decision's budget is spent and there is nothing to return."""
 

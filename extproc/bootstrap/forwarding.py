@@ -21,8 +21,7 @@ _OF_ANSWERS = (":status", "content-encoding", "content-type")
 def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
     """No header that is not named here leaves Envoy, least of all what clients prove themselves with."""
     asked = {signal.name for signal in _signals(config) if isinstance(signal, HeaderConfig)}
-    if (header := _identity(config).header) is not None:
-        asked.add(header)
+    asked |= {each.header for each in _identities(config) if each.header is not None}
     names = [*dict.fromkeys((*_OWN, *config.forwarded, *_OF_ANSWERS, *sorted(asked)))]
     patterns = [matcher.StringMatcher(exact=name, ignore_case=True) for name in names]
     patterns.append(matcher.StringMatcher(prefix=GROWTH))
@@ -34,21 +33,23 @@ def header_rules(config: Config) -> ext_proc.HeaderForwardingRules:
 def attributes(config: Config) -> list[str]:
     """The attributes that are asked for."""
     signals = (signal for signal in _signals(config) if isinstance(signal, AttributeConfig))
-    asked = [_identity(config).attribute, *(signal.name for signal in signals)]
+    told = (each.attribute for each in _identities(config))
+    asked = [*told, *(signal.name for signal in signals)]
     return sorted({name for name in asked if name is not None})
 
 
 def metadata(config: Config) -> ext_proc.MetadataOptionsMetadataNamespaces | None:
     """The namespaces that are asked for."""
     asked = [signal.metadata for signal in _signals(config) if isinstance(signal, AttributeConfig)]
-    asked.append(_identity(config).metadata)
+    asked += [each.metadata for each in _identities(config)]
     namespaces = sorted({namespace for namespace in asked if namespace is not None})
     return ext_proc.MetadataOptionsMetadataNamespaces(untyped=namespaces) if namespaces else None
 
 
-def _identity(config: Config) -> Identity:
-    """What tells clients apart whose runs wait."""
-    return config.state.identity or Identity.model_construct()
+def _identities(config: Config) -> list[Identity]:
+    """What tells clients apart whose runs wait, and tenants."""
+    known = [] if config.state.identity is None else [config.state.identity]
+    return [*known, *config.tenancies().values()]
 
 
 def _signals(config: Config) -> Iterator[SignalConfig]:

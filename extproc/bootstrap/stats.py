@@ -49,7 +49,7 @@ def _known(key: str) -> str:
     return f"%DYNAMIC_METADATA(looper:{key})%"
 
 
-_TOLD = ("decision", "algorithm", "model", "outcome", "recipe", "error")
+_TOLD = ("decision", "algorithm", "model", "outcome", "recipe", "error", "tenant")
 _INGRESS: Values = {
     **{label: _known(label) for label in _TOLD},
     "reason": _known("degraded_by"),
@@ -108,6 +108,7 @@ def ingress(config: Config) -> list[accesslog.AccessLog]:
         _confidence(),
         *(_projection(key, name) for key, name in _projections(config)),
         *(_shadow(name) for name in _shadows(config)),
+        *(_by_tenant() if config.tenancies() else ()),
     ]
 
 
@@ -162,6 +163,22 @@ def _roles(config: Config) -> list[str]:
     decisions = [each for recipe in config.recipes.values() for each in recipe.decisions]
     planned = {call.role for each in decisions if each.loop for call in each.planned()}
     return sorted({*planned, "repair"} if planned else ())
+
+
+def _by_tenant() -> Iterator[accesslog.AccessLog]:
+    """A request of which it is not known whose it was has come to no entrypoint that tells them apart."""
+    yield _logger(_count(series.TENANT_REQUESTS, _INGRESS), only=_is_known("tenant"))
+    amounts = {f"{kind}_tokens": {"kind": kind} for kind in ("prompt", "completion")}
+    for key, labels in amounts.items():
+        count = _count(series.TENANT_TOKENS, {**_INGRESS, **labels}, _known(key))
+        yield _logger(count, only=_both(_is_known("tenant"), _is_number(key)))
+    key = "cost_microusd"
+    count = _count(series.TENANT_COST_MICROUSD, _INGRESS, _known(key))
+    yield _logger(count, only=_both(_is_known("tenant"), _is_number(key)))
+
+
+def _both(*filters: accesslog.AccessLogFilter) -> accesslog.AccessLogFilter:
+    return accesslog.AccessLogFilter(and_filter=accesslog.AndFilter(filters=[*filters]))
 
 
 def _confidence() -> accesslog.AccessLog:

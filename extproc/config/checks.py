@@ -22,7 +22,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for index, name in enumerate(models):
         if name in models[:index]:
             yield ("models", index, "name"), f"the model {name!r} is named twice"
-    for public, recipe in config.entrypoints.items():
+    for public, recipe in config.led().items():
         if recipe not in config.recipes:
             yield ("entrypoints", public), unknown("recipe", recipe, config.recipes)
         if public in models:
@@ -37,6 +37,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _check_budgets(config)
     yield from _check_state(config)
     yield from _check_ports(config)
+    yield from _check_tenants(config)
 
 
 def _check_recipe(
@@ -112,7 +113,7 @@ def _check_public(config: Config) -> Iterator[tuple[YamlPath, str]]:
         recipe = config.recipes.get(entries.get(model.name, ""))
         if isinstance(model.public, str) and recipe is None:
             yield path, unknown("recipe", model.public, config.recipes)
-        elif model.public is True and strict and len(set(config.entrypoints.values())) > 1:
+        elif model.public is True and strict and len(set(config.led().values())) > 1:
             yield path, f"name the recipe whose guards it meets, such as `public: {strict[0]}`"
         elif model.public and recipe is not None and not recipe.allows(model):
             yield path, _not_allowed(model.name, recipe)
@@ -146,6 +147,14 @@ def _check_state(config: Config) -> Iterator[tuple[YamlPath, str]]:
     if pauses and isinstance(config.state, MemoryState) and len(config.envoy.processors) > 1:
         text = "workflows of several processors need `state: {type: redis}`: each has a memory of its own"
         yield ("state",), text
+
+
+def _check_tenants(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """Who is to be told from whom has to be on a list: what clients say is no label of statistics."""
+    if not config.limits.tenants:
+        for public in sorted(config.tenancies().keys() & config.entrypoints.keys()):
+            text = "name the tenants in `limits.tenants`, such as `{acme: {}, other: {calls: 100}}`"
+            yield ("entrypoints", public, "tenant"), text
 
 
 def _check_clocks(config: Config) -> Iterator[tuple[YamlPath, str]]:

@@ -8,6 +8,7 @@ from extproc import headers
 from extproc.config.exposure import absent, exposed
 from extproc.config.load import Loaded
 from extproc.config.model import Config
+from extproc.config.tenancy import tenancy
 from extproc.config.yaml_source import Path as YamlPath
 from extproc.config.yaml_source import in_words
 from extproc.decisions import rules
@@ -57,6 +58,7 @@ def doubts(config: Config) -> Iterator[Doubt]:
             for below, text in _lost_headers(decision, config):
                 yield ("recipes", name, "decisions", index, "headers", *below), text
     yield from _unused_models(config)
+    yield from tenancy(config)
     yield from exposed(config)
     for name in config.envoy.keep_headers:
         if name not in models:

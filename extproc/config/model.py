@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from extproc.config.addresses import Address, Egress, Listened
+from extproc.config.entrypoints import Entrypoint
 from extproc.config.envoy_versions import NEWEST, EnvoyVersion
 from extproc.config.included import RecipeOrInclude
 from extproc.config.overlay import AccessLogs, Clusters, Cors, DownstreamTls, Filters, Routes
@@ -16,7 +17,7 @@ from extproc.headers import check_droppable, check_forwardable
 from looper.calling.budget import Ceiling
 from looper.calling.models import Model
 from looper.calling.propagation import CONTEXT, FORWARDED
-from looper.patterns.workflows.pauses.state import AnyState, MemoryState
+from looper.patterns.workflows.pauses.state import AnyState, Identity, MemoryState
 from looper.settings import ByteCount, Duration, Name, Setting, SomeTime
 
 ForwardedHeader = Annotated[
@@ -33,6 +34,10 @@ DroppedHeader = Annotated[
 
 _LARGEST_BODY = (1 << 32) - 1
 """Bytes that Envoy can count to."""
+
+
+_MOST_TENANTS = 1000
+"""Each is a label of statistics."""
 
 
 class Limits(Setting):
@@ -55,6 +60,12 @@ class Limits(Setting):
     )
     patience: Duration = Field(default=timedelta(seconds=1), description="how long they wait")
     ceiling: Ceiling = Field(default=Ceiling(), description="what teams may spend together")
+    tenants: dict[Name, Ceiling] = Field(
+        default_factory=dict,
+        max_length=_MOST_TENANTS,
+        description="who is told from whom where an entrypoint has `tenant`, and what each may spend in a stretch of "
+        "time; `other` are all that are not named here",
+    )
 
 
 class EnvoySettings(Setting):
@@ -148,7 +159,9 @@ class Config(Setting):
     envoy: EnvoySettings = EnvoySettings()
     models: tuple[Model, ...] = Field(min_length=1)
     recipes: dict[Name, RecipeOrInclude] = Field(min_length=1)
-    entrypoints: dict[Name, str] = Field(min_length=1, description="public model name: recipe")
+    entrypoints: dict[Name, str | Entrypoint] = Field(
+        min_length=1, description="public model name: recipe, or that and `tenant`"
+    )
     passthrough: tuple[Passthrough, ...] = Field(
         default=(), description="which model gets what comes to paths that are none of ours"
     )
@@ -165,14 +178,36 @@ class Config(Setting):
         verifiers = {each.verifier.name: each.verifier for each in decisions if each.verifier}
         return (*self.models, *verifiers.values())
 
+    def led(self) -> dict[str, str]:
+        """The recipe of each entrypoint."""
+        return {
+            name: each if isinstance(each, str) else each.recipe
+            for name, each in self.entrypoints.items()
+        }
+
     def entries(self) -> dict[str, str]:
         """Every name that clients may use, and the recipe that it leads to.
 
         A public model that names no recipe is in the care of the first one.
         """
-        first = next(iter(self.entrypoints.values()))
+        entrypoints = self.led()
+        first = next(iter(entrypoints.values()))
         public = (model for model in self.models if model.public)
         names = {
             model.name: model.public if isinstance(model.public, str) else first for model in public
         }
-        return {**names, **self.entrypoints}
+        return {**names, **entrypoints}
+
+    def tenancies(self) -> dict[str, Identity]:
+        """By public name: who is told from whom. To ask for a model by its own name is no way around that."""
+        said = {
+            name: (each.recipe, each.tenant)
+            for name, each in self.entrypoints.items()
+            if isinstance(each, Entrypoint) and each.tenant is not None
+        }
+        by_recipe = dict(reversed(said.values()))
+        by_name = {name: tenant for name, (_, tenant) in said.items()}
+        models = (model.name for model in self.models if model.public)
+        recipes = self.entries()
+        named = {name: by_recipe[recipes[name]] for name in models if recipes[name] in by_recipe}
+        return named | by_name

@@ -19,12 +19,13 @@ from extproc.exchange.incoming import Incoming
 from extproc.exchange.outlet import Outlet
 from extproc.exchange.reply import error_facts, error_reply, said_of
 from extproc.exchange.respond import respond
-from extproc.exchange.routed import Routed, Why
+from extproc.exchange.routed import Routed, Why, used
 from extproc.exchange.routing import traced
 from extproc.exchange.team import Team, results_for_us
 from extproc.exchange.work import Work
 from extproc.paths import ALIASED, CHAT, MODELS, is_below_ours
 from extproc.process.runtime import Runtime
+from extproc.process.tenants import ONE_CALL, Account
 from extproc.protocol.actions import (
     Metadata,
     PassResponseBody,
@@ -81,6 +82,7 @@ class Exchange:
         self._incoming = Incoming(channel, self._outlet, opening, runtime.config.limits.max_body)
         self._routed: Routed | None = None
         self._team: Team | None = None
+        self._account: Account | None = None
         self._asked: Request | None = None
 
     def _traced(self, span: ExchangeSpan, opening: RequestHeaders) -> RequestHeaders:
@@ -112,6 +114,8 @@ class Exchange:
             )
             if self._routed is not None:
                 self._routed.remember(self._facts, known_by, end, self._began)
+                if self._account is not None:
+                    self._account.charge(used(self._facts))
             if self._span is not None:
                 self._span.end(self._told(path, end))
 
@@ -166,10 +170,12 @@ class Exchange:
         """A chat completion: whatever the decision says is done with it, unless it answers a run that waits."""
         if results := await results_for_us(request):
             self._asked = request
+            self._bill(request)
             await self._begin_team().resume(request, results)
             return
         policy = self._runtime.policy(request.model, self._recipe)
         self._asked = request
+        self._bill(request)
         subject = Subject(
             request,
             self._opening.headers,
@@ -177,7 +183,7 @@ class Exchange:
             self._runtime.process.correction.factor,
         )
         decided = await self._decide(policy, subject)
-        decision, self._decided = decided.decision, decided.facts
+        decision, self._decided = decided.decision, {**self._decided, **decided.facts}
         facts = self._decided
         why = partial(explanation, policy, decided, subject, self._runtime.models, bounded=False)
         asked, request = request, decision.parameters.applied(request)
@@ -193,6 +199,14 @@ class Exchange:
                 work = Work(decided.recipe, decision, facts, decided.bands, pattern, why=why)
                 asked.check()
                 await self._begin_team().answer(request, work)
+
+    def _bill(self, request: Request) -> None:
+        """Find out whose request it is. Raises TenantLimitReached if there is nothing left for it."""
+        self._account = self._runtime.account(request.model, self._opening)
+        if self._account is not None:
+            self._decided = {"tenant": self._account.name}
+            self._facts |= self._decided
+            self._account.check()
 
     async def _decide(self, policy: Policy, subject: Subject) -> Decided:
         """What is to be done; the signals have a span of their own, if any is kept."""
@@ -212,10 +226,13 @@ class Exchange:
             await self._incoming.release(request.body)
             return
         self._asked = request
+        self._bill(request)
         match policy.decisions:
             case [Decision(name=name, algorithm=SingleConfig(main=main)) as decision]:
                 self._check_limit(request)
-                facts: Metadata = {"decision": name, "recipe": policy.name, "algorithm": "single"}
+                facts: Metadata = {
+                    **self._decided, "decision": name, "recipe": policy.name, "algorithm": "single"
+                }  # fmt: skip
                 await self._route(request, self._runtime.models[main], facts, decision)
             case _:
                 raise ChatOnly(
@@ -265,6 +282,8 @@ class Exchange:
         self._facts |= metadata
         metered = self._opening.metered
         self._routed = Routed(self._runtime, request, model, metered=metered, why=why)
+        if self._account is not None:
+            self._account.charge(ONE_CALL)
         trailers = self._incoming.trailers
         if request.streams:
             metadata = {**metadata, "streamed": 1}
@@ -275,7 +294,13 @@ class Exchange:
 
     def _begin_team(self) -> Team:
         self._team = Team(
-            self._runtime, self._outlet, self._opening, self._facts, self._route, self._began
+            self._runtime,
+            self._outlet,
+            self._opening,
+            self._facts,
+            self._route,
+            self._began,
+            self._account,
         )
         return self._team
 

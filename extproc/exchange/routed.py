@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any
 
 from extproc.decisions.explain import Explanation
@@ -13,6 +14,7 @@ from extproc.process.records import asked_of_one, conversation
 from extproc.process.runtime import Runtime
 from extproc.protocol.actions import Metadata, PassResponseBody, Rewrite
 from extproc.protocol.events import ResponseBody, ResponseHeaders
+from looper.calling.budget import Amount
 from looper.calling.models import Model
 from looper.wire.chat import ChatRequest, Request
 
@@ -111,3 +113,9 @@ class Routed:
         outcome = _OUTCOMES.get(end, "failed")
         status = {"status": self._status} if self._status >= 400 else {}
         return {**status, **facts, "outcome": outcome}
+
+
+def used(facts: Metadata) -> Amount:
+    """What a routed request took beside its call, as far as it is known."""
+    tokens = sum(int(facts.get(name, 0)) for name in ("prompt_tokens", "completion_tokens"))
+    return Amount(0, tokens, Decimal(facts.get("cost_microusd", 0)))

@@ -21,6 +21,7 @@ from extproc.process.records import Opened
 from extproc.process.runtime import Runtime
 from extproc.process.states import identity
 from extproc.process.telemetry import standing
+from extproc.process.tenants import Account
 from extproc.protocol.actions import Metadata
 from extproc.protocol.events import BodyMode, RequestHeaders
 from extproc.signals.read import INLINE
@@ -58,6 +59,7 @@ class Team:
         log: dict[str, str | int],
         route: Route,
         began: float,
+        account: Account | None = None,
     ) -> None:
         self._runtime = runtime
         self._outlet = outlet
@@ -65,6 +67,7 @@ class Team:
         self._log = log
         self._route = route
         self._began = began
+        self._account = account
         self._reply: Reply | None = None
         self._answering: Answering | None = None
         self._pause: Pause | None = None
@@ -89,7 +92,12 @@ class Team:
         work = Work(
             origin.recipe,
             decision,
-            {"decision": decision.name, "recipe": origin.recipe, "algorithm": decision.label},
+            {
+                **({} if self._account is None else {"tenant": self._account.name}),
+                "decision": decision.name,
+                "recipe": origin.recipe,
+                "algorithm": decision.label,
+            },
             {},
             workflows.going_on(saved, results),
             waiting.paused,
@@ -172,6 +180,7 @@ class Team:
         ledger = Ledger(
             decision.budget,
             runtime.purse,
+            tenant=self._account,
             planned_calls=planned,
             floors=kept(decision, runtime.models, request),
             before=work.spent.amount,

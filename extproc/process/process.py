@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 
 from extproc.config import Config
+from extproc.config.entrypoints import OTHER
 from extproc.process.outflow import Outflow
 from extproc.process.runs import Runs
 from extproc.process.states import in_memory
 from extproc.process.tally import Tally
+from extproc.process.tenants import Tenants
 from extproc.signals.tally import SignalTally
 from extproc.tracing import Tracer
 from looper.admission import Admission
@@ -27,6 +29,7 @@ class Process:
     tally: Tally = field(default_factory=Tally)
     signals: SignalTally = field(default_factory=SignalTally)
     correction: Correction = field(default_factory=Correction)
+    tenants: Tenants = field(default_factory=lambda: Tenants({}, OTHER))
     tracer: Tracer | None = None
     """Makes spans, where somebody collects them."""
 
@@ -46,6 +49,7 @@ class Process:
             outflow=Outflow(limits.max_inflight_bytes),
             runs=Runs(config.trace),
             states=states or in_memory(config.state),
+            tenants=Tenants(limits.tenants, OTHER),
             tracer=tracer,
         )
 
@@ -59,4 +63,5 @@ class Process:
             patience=limits.patience.total_seconds(),
         )
         self.purse.limit(limits.ceiling)
+        self.tenants.limit(limits.tenants)
         self.outflow.limit = limits.max_inflight_bytes

@@ -196,8 +196,8 @@ def _answers(run: Run, calls: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 _SUMMED_UP = (
-    "run", "kind", "time", "request_id", "trace_id", "recipe", "decision", "algorithm", "model", "outcome", "code",
-    "status",
+    "run", "kind", "tenant", "time", "request_id", "trace_id", "recipe", "decision", "algorithm", "model", "outcome",
+    "code", "status",
     "queued", "seconds", "first_token", "confidence_permille", "threshold_permille", "cost_microusd",
     "completion_tokens",
 )  # fmt: skip

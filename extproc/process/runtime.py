@@ -16,6 +16,9 @@ from extproc.errors import ProtocolError
 from extproc.process.outflow import Outflow
 from extproc.process.process import Process
 from extproc.process.runs import Runs
+from extproc.process.states import said
+from extproc.process.tenants import Account
+from extproc.protocol.events import RequestHeaders
 from extproc.signals import Egress
 from looper.admission import Admission
 from looper.calling.budget import Purse
@@ -25,6 +28,7 @@ from looper.contract import Terms, from_response_format
 from looper.errors import ModelNotFound, StateOutdated
 from looper.patterns.workflows import Workflows
 from looper.patterns.workflows.pauses.pausing import Origin, States
+from looper.patterns.workflows.pauses.state import Identity
 from looper.patterns.workflows.saved import Saved
 from looper.run import Client, Pattern
 from looper.wire.chat import ChatRequest
@@ -40,6 +44,7 @@ class Runtime:
     policies: Mapping[str, Policy]
     public: Mapping[tuple[str, str], Policy]
     entries: Mapping[str, str]
+    tenancies: Mapping[str, Identity]
     patterns: Mapping[tuple[str, str], Pattern]
     planned_calls: Mapping[tuple[str, str], int]
     agreed: Mapping[tuple[str, str], Terms]
@@ -83,6 +88,11 @@ class Runtime:
         if (policy := self.public.get((model, recipe or entry))) is None:
             raise _not_found(model)  # its tags are not allowed in that recipe
         return policy
+
+    def account(self, model: str, opening: RequestHeaders) -> Account | None:
+        """That of the tenant whose request for this name it is; None where nobody is told from another."""
+        tenancy = self.tenancies.get(model)
+        return None if tenancy is None else self.process.tenants.account(said(tenancy, opening))
 
     def resumable(self, origin: Origin, saved: Saved) -> tuple[Decision, Workflows]:
         """What a paused run goes on with. Raises StateOutdated if the configuration has no place for it any more."""
@@ -152,6 +162,7 @@ def build(config: Config, client: Client, process: Process | None = None) -> Run
         policies=policies,
         public=public,
         entries=config.entries(),
+        tenancies=config.tenancies(),
         patterns={key: algorithm.build() for key, algorithm in algorithms.items()},
         planned_calls={
             key: planned_calls(algorithm.planned()) for key, algorithm in algorithms.items()

@@ -222,6 +222,9 @@ class RunRecord(BaseModel):
     status: int | None = Field(default=None, description="of an error")
     code: str | None = Field(default=None, description="of an error")
     model: str | None = Field(default=None, description="to which it was routed")
+    tenant: str | None = Field(
+        default=None, description="whose request it was, as `limits.tenants` lists them"
+    )
     resumes: str | None = Field(default=None, description="the run that this one goes on with")
     request_id: str | None = Field(default=None, description="its x-request-id")
     trace_id: str | None = Field(default=None, description="of its traceparent")

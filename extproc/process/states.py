@@ -76,13 +76,14 @@ def identity(setting: Identity | None, opening: RequestHeaders) -> str | None:
     """
     if setting is None:
         return None
-    value = _said(setting, opening)
+    value = said(setting, opening)
     if isinstance(value, bool | int | float | str) and value != "":
         return str(value)
     raise IdentityMissing("Who asks is not known, and has to be for what this request may begin.")
 
 
-def _said(setting: Identity, opening: RequestHeaders) -> object:
+def said(setting: Identity, opening: RequestHeaders) -> object:
+    """What stands there; None if nothing does."""
     if setting.header is not None:
         return opening.headers.get(setting.header)
     if setting.attribute is not None:

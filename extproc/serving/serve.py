@@ -13,6 +13,7 @@ import structlog
 
 from extproc.config import Loaded, warnings
 from extproc.config.watch import Watched
+from extproc.process.sharing import sharing
 from extproc.process.states import opened
 from extproc.serving.admin import Access, Facts, admin, scraped
 from extproc.serving.calls import Tls, Transport
@@ -65,6 +66,9 @@ async def serve(
         states = await stack.enter_async_context(opened(loaded.config.state, environment))
         tracer = await stack.enter_async_context(tracing.opened(loaded.config.tracing, environment))
         versions = await stack.enter_async_context(at_work(loaded.config, states, tracer))
+        await stack.enter_async_context(
+            sharing(versions.process.tenants, loaded.config.state, environment)
+        )
         facts = Facts(versions, Reloads(), Lag())
         stack.enter_context(versions.process.runs.writing())
         if service.admin is not None:

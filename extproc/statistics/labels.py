@@ -47,6 +47,7 @@ LABELS: Mapping[str, str] = {
     "outcome": f"of a team {_any_of(*ANSWERED)}, `failed`, and `started` if it was cut short; `looper_runs_total` has "
     "`abandoned` for that, as nobody was left to answer; `bypass`, `overload` where one model stood in for a team; "
     "else empty",
+    "tenant": "the names in `limits.tenants`, and `other`",
     "code": "the status of the answer; 0 if there was none",
     "flags": "Envoy's response flags; `-` is none. A stream that has said its last word may be closed with `DC`",
     "role": _any_of(*get_args(Answering), *get_args(Private)),

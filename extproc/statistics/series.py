@@ -161,6 +161,31 @@ SHADOW = Series(
     2000,
 )
 
+TENANT_REQUESTS = Series(
+    "envoy_looper_tenant_requests_total",
+    "counter",
+    "ingress",
+    ("tenant", "decision", "outcome", "code"),
+    "requests where an entrypoint has `tenant`",
+    5000,
+)
+TENANT_TOKENS = Series(
+    "envoy_looper_tenant_tokens_total",
+    "counter",
+    "ingress",
+    ("tenant", "decision", "kind"),
+    "what these took, where it is known",
+    5000,
+)
+TENANT_COST_MICROUSD = Series(
+    "envoy_looper_tenant_cost_microusd_total",
+    "counter",
+    "ingress",
+    ("tenant", "decision"),
+    "what these cost, where it is known",
+    5000,
+)
+
 # By Envoy's logger on the listener through which the processor calls models.
 
 EGRESS_CALLS = Series(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -19,8 +19,8 @@ MIN_OUTPUT = 256
 """Tokens below which an answer is not worth its call."""
 
 Usd = Annotated[Decimal, Field(gt=0)]
-Limit = Literal["calls", "tokens", "cost_usd", "process"]
-"""What can be too small for a call: a limit of the run, or one of the whole process."""
+Limit = Literal["calls", "tokens", "cost_usd", "process", "tenant"]
+"""What can be too small for a call: a limit of the run, one of the whole process, or the client's tenant's."""
 
 
 class Budget(Setting):
@@ -137,6 +137,18 @@ class Purse:
             self._ends = self._clock() + self._seconds
 
 
+class Spending(Protocol):
+    """What several runs spend from."""
+
+    def reserve(self, worst: Amount) -> bool:
+        """Take so much out of it; whether there was room for that."""
+        ...
+
+    def settle(self, worst: Amount, real: Amount) -> None:
+        """Give back what was reserved, and book what it came to."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """Leave to make one call: the limit on its output to send (None: none), and the retries it may be given."""
@@ -196,8 +208,9 @@ class Ledger:
     def __init__(
         self,
         budget: Budget,
-        purse: Purse | None = None,
+        purse: Spending | None = None,
         *,
+        tenant: Spending | None = None,
         planned_calls: int = 0,
         floors: Iterable[Floor] = (),
         before: Amount = NOTHING,
@@ -206,7 +219,8 @@ class Ledger:
         # What earlier turns of the run have spent is gone, and none of what this one is seen to spend.
         self._before = before
         self._limits = Limits.of(budget).less(before)
-        self._purse = purse
+        shared: dict[Limit, Spending | None] = {"process": purse, "tenant": tenant}
+        self._shared = {name: each for name, each in shared.items() if each is not None}
         self._spent = NOTHING
         self._reserved = NOTHING
         # Calls that the plan does not need may be spent on Envoy's retries, re-asks and repairs.
@@ -288,8 +302,8 @@ class Ledger:
         worst = Amount(1 + retries, input_tokens + written, cost(model, input_tokens, written))
         if short := self._limits.exceeded(self._spent + self._reserved + worst):
             return short
-        if self._purse is not None and not self._purse.reserve(worst):
-            return "process"
+        if (short := self._share(worst)) is not None:
+            return short
         self._reserved += worst
         if not extra:
             self._kept.begin(role)
@@ -313,8 +327,19 @@ class Ledger:
         self.last_usage = None if used == self.usage else used
         if self._spare is not None:
             self._spare += max(0, grant.worst.calls - max(1, attempts))
-        if self._purse is not None:
-            self._purse.settle(grant.worst, real)
+        for each in self._shared.values():
+            each.settle(grant.worst, real)
+
+    def _share(self, worst: Amount) -> Limit | None:
+        """Take it out of what this run shares with others: out of all of that, or of nothing."""
+        taken: list[Spending] = []
+        for limit, each in self._shared.items():
+            if not each.reserve(worst):
+                for other in taken:
+                    other.settle(worst, NOTHING)
+                return limit
+            taken.append(each)
+        return None
 
     def _output(
         self, model: Model, input_tokens: int, wanted: int | None, share: "_Share"

@@ -529,11 +529,13 @@ async def test_what_is_found_on_the_way(seen: Seen) -> None:
 
 
 async def test_nothing_is_left_out(seen: Seen) -> None:
-    """Every series but that of profile `metered`, every algorithm, every reason for a degraded answer, and everything
-    that becomes of a broken contract.
+    """Every series but that of profile `metered` and those of tenants, every algorithm, every reason for a degraded
+    answer, and everything that becomes of a broken contract.
     """
     there = {name.removesuffix("_count") for name, _, _ in of({**seen.series, **seen.process})}
-    assert {each.name for each in every()} - there == {series.UNMETERED.name}
+    tenants = (series.TENANT_REQUESTS, series.TENANT_TOKENS, series.TENANT_COST_MICROUSD)
+    elsewhere = {each.name for each in (series.UNMETERED, *tenants)}
+    assert {each.name for each in every()} - there == elsewhere
     assert {case.algorithm for case in CASES} == kinds(AlgorithmConfig) | {"respond"}
     assert {case.lack for case in CASES if case.lack} == set(get_args(Lack))
     assert {case.breach for case in CASES if case.breach} == {*get_args(Breach), "failed"}

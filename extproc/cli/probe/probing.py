@@ -104,7 +104,7 @@ def _read_subject(path: Path) -> Config:
 
 def _recipe(file: Path, config: Config, name: str | None) -> str:
     if name is None:
-        return next(iter(config.entrypoints.values()))
+        return next(iter(config.led().values()))
     if name not in config.recipes:
         raise ConfigError([f"{file}: {unknown('recipe', name, config.recipes)}"])
     return name

@@ -433,3 +433,63 @@ def test_doubts_are_said_of_the_file_they_are_in(tmp_path: Path) -> None:
         f"{name}:5: models[1]: no recipe names 'large', and clients may not either",
         f"{tmp_path / 'own.yaml'}:4: recipe.signals.s.any[1]: changes nothing: 'x' is there",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tenants", "more", "told"),
+    [
+        ("{acme: {calls: 5}, other: {calls: 1}}", "", []),
+        ("{acme: {}}", "", []),
+        ("{acme: {calls: 5}}", "", ["limits.tenants: whoever is not named here"]),
+        (
+            "{acme: {calls: 5}, other: {calls: 1}}",
+            'envoy: {processors: ["unix:/a.sock", "unix:/b.sock"]}\n',
+            ["limits.tenants: each of the processors counts for itself"],
+        ),
+        (
+            "{acme: {tokens: 5}, other: {calls: 1}}",
+            "",
+            ["limits.tenants.acme: routed answers do not count"],
+        ),
+        ("{acme: {tokens: 5}, other: {calls: 1}}", "envoy: {profile: metered}\n", []),
+    ],
+)
+def test_limits_that_hold_for_less_than_they_seem_to_are_told(
+    tenants: str, more: str, told: list[str]
+) -> None:
+    said = tenancy(TENANT, f"limits: {{tenants: {tenants}}}\n{more}")
+    assert len(said) == len(told)
+    assert all(text in line for text, line in zip(told, said, strict=True))
+
+
+TENANT = (
+    "{looper/auto: {recipe: general, tenant: {attribute: connection.subject_peer_certificate}}}"
+)
+
+
+def tenancy(entrypoints: str, more: str) -> list[str]:
+    """What is found of tenants."""
+    head = HEAD.replace("entrypoints: {looper/auto: general}", f"entrypoints: {entrypoints}")
+    lines = found("    decisions:\n" + DEFAULT, more + head)
+    return [line for line in lines if "tenant" in line]
+
+
+def test_ways_around_tenants_are_told() -> None:
+    limits = "limits: {tenants: {acme: {calls: 5}, other: {calls: 1}}}\n"
+    for entrypoints, text in (
+        (TENANT[:-1] + ", looper/free: general}", "entrypoints.looper/free: has no `tenant`"),
+        ("{looper/auto: general}", "limits.tenants: no entrypoint says"),
+        (
+            TENANT.replace("attribute: connection.subject_peer_certificate", "header: x-team"),
+            "a client may send it",
+        ),
+    ):
+        (line,) = tenancy(entrypoints, limits)
+        assert text in line
+
+
+def test_tenants_have_to_be_on_a_list() -> None:
+    with pytest.raises(
+        ConfigError, match=r"looper/auto.*tenant: name the tenants in `limits.tenants`"
+    ):
+        tenancy(TENANT, "")
