@@ -191,6 +191,7 @@ async def test_without_full_records_there_is_nothing_of_what_was_said(
     found.process.runs.add(record(1))
     await page.goto(f"{url}/#/runs/{1:016x}")
     await expect(page.get_by_text("What was said is not kept")).to_be_visible()
+    await expect(page.locator("code", has_text="trace: {record: full}")).to_be_visible()
     await expect(page.get_by_role("heading", name="Answers")).to_have_count(0)
 
 

@@ -137,7 +137,7 @@ function budgetSection(record) {
 
 function conversationSection(record) {
   if (!record.messages) return section("Conversation", h("p", { class: "quiet" },
-    store.about?.record === "full" ? "What was said could not be kept." : "What was said is not kept: the configuration has no `trace: {record: full}`."));
+    store.about?.record === "full" ? "What was said could not be kept." : ["What was said is not kept: the configuration has no ", h("code", {}, "trace: {record: full}"), "."]));
   return section("Conversation", h("ol", { class: "messages" }, record.messages.map((message) =>
     h("li", {}, h("span", { class: "role" }, message.role), h("pre", { class: "said", tabindex: "0" }, content(message.content))))));
 }

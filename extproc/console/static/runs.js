@@ -252,6 +252,6 @@ class Rows {
 function nothing() {
   if (!store.connected) return empty("Not connected yet.");
   if (store.runs.length + store.open.length) return empty("No run is like that.", "Change what you look for.");
-  if (store.about?.record === "none") return empty("No runs are kept.", "The configuration says `trace: {record: none}`.");
+  if (store.about?.record === "none") return empty("No runs are kept.", ["The configuration says ", h("code", {}, "trace: {record: none}"), "."]);
   return empty("No runs yet.", "Ask a public name by way of Envoy, and they appear here.");
 }
