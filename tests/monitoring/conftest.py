@@ -118,6 +118,7 @@ class Query:
             "$namespace": ".*",
             "$decision": ".*",
             "$model": ".*",
+            "${model:pipe}": ".*",
         }.items():
             text = text.replace(name, value)
         return text

@@ -47,6 +47,12 @@ async def test_what_is_shown_is_what_was(watched: Watched) -> None:
             f'envoy_looper_requests_total{{decision="{decision}", algorithm!=""}})'
         )
         assert counted == requests, decision
+    # Spend is that of teams, by the processor, and that of routed requests: nothing twice, and nothing left out.
+    spent = await prometheus.total(
+        "sum (max_over_time(looper_spend_microusd_total[10m]) or "
+        'envoy_looper_cost_microusd_total{model!=""})'
+    )
+    assert spent == await prometheus.total("sum (envoy_looper_cost_microusd_total)") > 0
     [failed] = await found(prometheus, "Failed")
     [degraded] = await found(prometheus, "Degraded")
     # Of the 16 requests of each round two fail; one panel and the votes on no choice are degraded.

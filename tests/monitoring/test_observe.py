@@ -130,6 +130,17 @@ async def test_a_choice_is_kept_to(page: Page) -> None:
     await expect(shown).to_contain_text("panel", timeout=30_000)
 
 
+async def test_variables_are_put_in_as_grafana_does(page: Page) -> None:
+    """Envoy has a cluster of a name with underscores where the model's has dots."""
+    asked = 'm=~"$model", c=~"model_(${model:pipe})", d=~"$decision" [$__rate_interval] [$__range]'
+    filled = await page.evaluate(
+        """async (asked) => (await import("./prometheus.js")).filled(
+          asked, { rate: 20, seconds: 300 }, { model: "gpt-5.5", decision: "" })""",
+        asked,
+    )
+    assert filled == 'm=~"gpt-5\\\\.5", c=~"model_(gpt-5.5)", d=~".*" [20s] [300s]'
+
+
 async def test_values_are_read_by_pointer_and_by_keyboard(page: Page) -> None:
     shown = panel(page, "Requests by decision")
     plot = shown.locator(".plot")

@@ -35,13 +35,15 @@ export function window_(seconds, scrape) {
   return { start: end - seconds, end, step, seconds, rate: Math.max(step + scrape, 4 * scrape) };
 }
 
-/** A query with the dashboard's variables put in, as Grafana does it. */
+/** A query with the dashboard's variables put in, as Grafana does it: as a literal of a regular expression, or `:pipe`, as it is. */
 export function filled(expression, span, chosen) {
   const values = { __rate_interval: `${span.rate}s`, __range: `${span.seconds}s` };
   for (const [name, value] of Object.entries(chosen)) {
     values[name] = value === "" ? ".*" : value.replace(/[.*+?^${}()|[\]\\]/g, "\\\\$&").replaceAll('"', '\\"');
   }
-  return expression.replace(/\$(\w+)/g, (whole, name) => values[name] ?? whole);
+  return expression
+    .replace(/\$\{(\w+):pipe\}/g, (_, name) => chosen[name] || ".*")
+    .replace(/\$(\w+)/g, (whole, name) => values[name] ?? whole);
 }
 
 /** A panel's series: `{name, points}`, a point being `[seconds, value]`, without what is no number. */
