@@ -7,7 +7,16 @@ secrets are named as Envoy's own.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from extproc.bootstrap import certificates, credentials, ingress, older, overlay, routes, stats
+from extproc.bootstrap import (
+    certificates,
+    credentials,
+    ingress,
+    older,
+    overlay,
+    routes,
+    stats,
+    tracing,
+)
 from extproc.bootstrap.annotated import annotated, remark
 from extproc.bootstrap.clusters import model_cluster
 from extproc.bootstrap.egress import egress
@@ -60,9 +69,12 @@ def _routes(config: Config) -> Made:
 
 def _clusters(config: Config) -> Made:
     ours = [model for model in config.models if model.cluster is None]
-    resources: Made = {
-        "clusters": [data(processors(config)), *(data(model_cluster(each, None)) for each in ours)]
-    }
+    made = (
+        processors(config),
+        *tracing.clusters(config),
+        *(model_cluster(each, None) for each in ours),
+    )
+    resources: Made = {"clusters": [data(each) for each in made]}
     if secrets := list(_secrets(config)):
         resources["secrets"] = secrets
     return {"static_resources": resources}

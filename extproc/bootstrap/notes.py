@@ -88,6 +88,9 @@ _CHAIN: Notes = {
         "Into the HTTP connection manager of the listener that clients connect to, beside its "
         "`stat_prefix` and routes."
     ),
+    ("http_connection_manager", "tracing"): (
+        "Not essential: Envoy's spans, which go to the cluster `looper_traces`."
+    ),
     ("envoy.filters.http.cors",): ("Not essential. Its policy is part of the virtual host."),
     ("looper.gzip",): (
         "Not essential: this and the next two read compressed bodies. They sleep until a route of "
@@ -186,6 +189,7 @@ _CLUSTERS: Notes = {
     ),
     ("looper_ext_proc", "health_checks"): ("Essential for restarts: sees a processor that drains."),
     ("looper_ext_proc", "typed_extension_protocol_options"): ("Essential: gRPC is HTTP/2."),
+    ("clusters", "looper_traces"): ("The collector of Envoy's spans."),
     ("outlier_detection",): ("Not essential: takes out a replica that cannot be reached."),
     ("alt_stat_name",): ("Not essential: dots would end a name in statistics."),
     ("secrets",): (
@@ -209,6 +213,9 @@ _EGRESS: Notes = {
     ("internal_address_config",): (
         "Essential, with `use_remote_address`: else Envoy ignores the deadline and the retries that "
         "the processor gives a call."
+    ),
+    ("typed_config", "tracing"): (
+        "Not essential: spans of calls, in the trace that each of them brings along."
     ),
     ("delayed_close_timeout",): (
         "Essential: what a model has said that breaks off would arrive a second later."

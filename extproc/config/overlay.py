@@ -125,7 +125,9 @@ def _check_route(entry: Entry) -> Iterator[str]:
 def _check_cluster(entry: Entry) -> Iterator[str]:
     yield from _named(entry)
     name = str(entry.get("name"))
-    if name in ("looper_ext_proc", "looper_metrics", "admin") or name.startswith("model:"):
+    if name in ("looper_ext_proc", "looper_metrics", "looper_traces", "admin") or name.startswith(
+        "model:"
+    ):
         yield f"the name {name} is taken by a cluster of ours"
 
 

@@ -62,5 +62,5 @@ LABELS: Mapping[str, str] = {
     "result": _any_of("ok", "refused"),
     "why": "`queue`: too many waited; `export`: a collector did not take them; `end`: the process was over",
     "envoy_http_conn_manager_prefix": _any_of("ingress", "egress"),
-    "envoy_cluster_name": "one for each model, `looper_ext_proc`, `looper_metrics` and `admin`",
+    "envoy_cluster_name": "one for each model, `looper_ext_proc`, `looper_metrics`, `looper_traces` and `admin`",
 }

@@ -11,7 +11,10 @@ from extproc.config import Config, parse_config
 TEXT = """
 version: 1
 egress: unix:/run/looper/egress.sock
-envoy: {cors: {origins: ["*"]}, profile: %s}
+envoy:
+  cors: {origins: ["*"]}
+  profile: %s
+  tracing: {otlp: {endpoint: "http://collector:4317"}}
 state: {type: memory, identity: {attribute: source.address}}
 models:
   - {name: m, url: "https://a.b.example/v1", api_key: {env: K}}
@@ -55,6 +58,7 @@ def test_secrets_are_envoys_own() -> None:
     assert names == {"env:K", "file:/k", "certificate:/c:/k"}
     assert [each["name"] for each in resources["clusters"]] == [
         "looper_ext_proc",
+        "looper_traces",
         "model:m",
         "model:f",
     ]
