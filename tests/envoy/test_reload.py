@@ -18,6 +18,7 @@ from extproc import bootstrap
 from extproc.config import load_config
 from tests.envoy.conftest import quick_models
 from tests.envoy.requests import TEAM, ask, body, chat
+from tests.envoy.series import count
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -246,11 +247,10 @@ async def test_what_envoy_does_not_know_is_not_used() -> None:
     assert "newcomer" not in asked
     assert said["looper_config_valid"] == 1
     assert said["looper_open_runs"] == 0
-    labels = 'recipe="general",decision="panel",algorithm="fusion"'
-    assert said[f'looper_runs_total{{{labels},outcome="ok"}}'] == len(runs) > 1
-    assert said[f"looper_spend_microusd_total{{{labels}}}"] == sum(
-        run["cost_microusd"] for run in runs
-    )
+    labels = {"recipe": "general", "decision": "panel", "algorithm": "fusion"}
+    assert count(said, "looper_runs_total", **labels, outcome="ok") == len(runs) > 1
+    cost = count(said, "looper_spend_microusd_total", **labels)
+    assert cost == sum(run["cost_microusd"] for run in runs)
     assert 0 <= said["looper_event_loop_lag_seconds"] < 5
 
 
