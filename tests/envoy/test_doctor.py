@@ -65,6 +65,8 @@ async def test_a_sound_stack_is_sound() -> None:
             "answers",
             "ingress route",
             "egress route",
+            "ingress retries",
+            "egress retries",
             "breaker",
             "roles",
             "stream",

@@ -1,34 +1,91 @@
 """Envoy's own configuration as its admin interface shows it: the parts that matter here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+import re2  # type: ignore[import-untyped]  # google-re2 has no types
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """A filter and its configuration."""
+    """A filter and its configuration; one that only some requests meet has its own inside."""
 
     name: str = ""
     typed_config: dict[str, Any] = {}
+    disabled: bool = False
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        inside = self.typed_config.get("extension_config")
+        return inside.get("typed_config", {}) if isinstance(inside, dict) else self.typed_config
+
+    @property
+    def kind(self) -> str:
+        """The name of its message, such as `ExternalProcessor`; packages are left out."""
+        return str(self.settings.get("@type", "")).rpartition(".")[2]
+
+    @property
+    def package(self) -> str:
+        """The one that its message is of, such as `rbac`."""
+        return str(self.settings.get("@type", "")).partition(".filters.http.")[2].partition(".")[0]
 
     def is_a(self, kind: str) -> bool:
-        return str(self.typed_config.get("@type", "")).endswith(f".{kind}")
+        return self.kind == kind
 
 
 class Chain(msgspec.Struct, frozen=True):
     """A filter chain of a listener."""
 
     filters: list[Filter] = []
+    transport_socket: dict[str, Any] = {}
+
+    @property
+    def wants_certificates(self) -> bool:
+        """Whether only clients with a certificate come through."""
+        typed = self.transport_socket.get("typed_config", {})
+        return bool(typed.get("require_client_certificate"))
+
+
+class Socket(msgspec.Struct, frozen=True):
+    """An address of the network."""
+
+    address: str = ""
+    port_value: int = 0
+
+
+class Pipe(msgspec.Struct, frozen=True):
+    """A socket of the file system; without a `mode`, that is up to Envoy's umask."""
+
+    path: str = ""
+    mode: int = 0
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a listener listens. One that only Envoy itself reaches is neither."""
+
+    socket_address: Socket | None = None
+    pipe: Pipe | None = None
+
+
+class Additional(msgspec.Struct, frozen=True):
+    """One more of them."""
+
+    address: Address = Address()
 
 
 class Listener(msgspec.Struct, frozen=True):
     """A listener."""
 
     name: str = ""
+    address: Address = Address()
+    additional_addresses: list[Additional] = []
     per_connection_buffer_limit_bytes: int = 1 << 20
     filter_chains: list[Chain] = []
     default_filter_chain: Chain | None = None
+
+    @property
+    def addresses(self) -> list[Address]:
+        return [self.address, *(each.address for each in self.additional_addresses)]
 
 
 class Threshold(msgspec.Struct, frozen=True):
@@ -52,6 +109,16 @@ class Cluster(msgspec.Struct, frozen=True):
 
     name: str
     circuit_breakers: Breakers = Breakers()
+    load_assignment: dict[str, Any] = {}
+    typed_extension_protocol_options: dict[str, dict[str, Any]] = {}
+
+    @property
+    def filters(self) -> list[Filter]:
+        """HTTP filters that each request passes on its way out."""
+        found = (
+            each.get("http_filters", []) for each in self.typed_extension_protocol_options.values()
+        )
+        return [msgspec.convert(each, Filter) for filters in found for each in filters]
 
     @property
     def limits(self) -> Threshold:
@@ -60,10 +127,50 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Matched(msgspec.Struct, frozen=True):
-    """How a header has to be."""
+    """How a header has to be, as it is written today, or was before."""
 
     name: str = ""
     string_match: dict[str, Any] = {}
+    exact_match: str | None = None
+    prefix_match: str | None = None
+    present_match: bool | None = None
+    safe_regex_match: dict[str, Any] | None = None
+    invert_match: bool = False
+
+    def holds(self, value: str) -> bool:
+        """Whether a header of this value is such a one."""
+        return self._holds(value) is not self.invert_match
+
+    def _holds(self, value: str) -> bool:
+        if self.exact_match is not None:
+            return value == self.exact_match
+        if self.prefix_match is not None:
+            return value.startswith(self.prefix_match)
+        if self.safe_regex_match is not None:
+            return matches({"safe_regex": self.safe_regex_match}, value)
+        if self.present_match is not None:
+            return self.present_match
+        return matches(self.string_match, value)
+
+
+def matches(matcher: Mapping[str, Any], value: str) -> bool:
+    """Whether a text is as one of Envoy's matchers wants it."""
+    if matcher.get("ignore_case"):
+        value = value.lower()
+        matcher = {key: str(text).lower() for key, text in matcher.items()}
+    match matcher:
+        case {"exact": str(text)}:
+            return value == text
+        case {"prefix": str(text)}:
+            return value.startswith(text)
+        case {"suffix": str(text)}:
+            return value.endswith(text)
+        case {"contains": str(text)}:
+            return text in value
+        case {"safe_regex": {"regex": str(text)}}:
+            return re2.fullmatch(text, value) is not None
+        case _:
+            return False
 
 
 class Match(msgspec.Struct, frozen=True):
@@ -72,47 +179,85 @@ class Match(msgspec.Struct, frozen=True):
     headers: list[Matched] = []
 
 
+class Weighted(msgspec.Struct, frozen=True):
+    """One of several clusters."""
+
+    name: str = ""
+
+
+class Split(msgspec.Struct, frozen=True):
+    """Clusters among which requests are divided."""
+
+    clusters: list[Weighted] = []
+
+
 class Target(msgspec.Struct, frozen=True):
     """Where a route leads. Without a `timeout` Envoy waits 15 s."""
 
     cluster: str = ""
+    cluster_header: str = ""
+    weighted_clusters: Split = Split()
     timeout: str = "15s"
     idle_timeout: str | None = None
+    retry_policy: dict[str, Any] | None = None
+
+    def clusters(self, model: str, header: str) -> list[str]:
+        """Those that it leads to for a model."""
+        if self.cluster_header:
+            return [model] if self.cluster_header == header else []
+        split = [each.name for each in self.weighted_clusters.clusters]
+        return split or [self.cluster]
 
 
-class Route(msgspec.Struct, frozen=True):
+class Scope(msgspec.Struct, frozen=True):
+    """What route, host and table alike may say of a request's headers, and to filters."""
+
+    name: str = ""
+    request_headers_to_add: list[dict[str, Any]] = []
+    request_headers_to_remove: list[str] = []
+    typed_per_filter_config: dict[str, dict[str, Any]] = {}
+
+
+class Route(Scope, frozen=True):
     """A route."""
 
     match: Match = Match()
     route: Target | None = None
 
-    def model(self, header: str) -> str | None:
-        """The model that it is for."""
-        names = (each for each in self.match.headers if each.name == header)
-        return next((each.string_match.get("exact") for each in names), None)
+    def is_for(self, model: str, header: str) -> bool:
+        """Whether it takes what this header names."""
+        named = [each for each in self.match.headers if each.name == header]
+        by_cluster = self.route is not None and self.route.cluster_header == header
+        return all(each.holds(model) for each in named) and (bool(named) or by_cluster)
 
 
-class Host(msgspec.Struct, frozen=True):
+class Host(Scope, frozen=True):
     """A virtual host. Of a body it has so many bytes kept, whatever the listener's buffers hold."""
 
     routes: list[Route] = []
+    retry_policy: dict[str, Any] | None = None
     request_body_buffer_limit: int | str = 0
     """JSON has it as a text: it is a number of 64 bits."""
 
 
-class Routes(msgspec.Struct, frozen=True):
+class Routes(Scope, frozen=True):
     """A route table."""
 
-    name: str = ""
     virtual_hosts: list[Host] = []
+    internal_only_headers: list[str] = []
 
 
 class _Node(msgspec.Struct, frozen=True):
     metadata: dict[str, Any] = {}
 
 
+class _Admin(msgspec.Struct, frozen=True):
+    address: Address = Address()
+
+
 class _Bootstrap(msgspec.Struct, frozen=True):
     node: _Node = _Node()
+    admin: _Admin = _Admin()
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -145,6 +290,12 @@ class Dump(msgspec.Struct, frozen=True):
         return next(
             (str(node["looper_generation"]) for node in nodes if "looper_generation" in node), None
         )
+
+    @property
+    def admin(self) -> Address:
+        """Where its admin interface is."""
+        found = (each.bootstrap.admin.address for each in self.configs if each.bootstrap)
+        return next(found, Address())
 
     @property
     def cluster_versions(self) -> set[str]:
@@ -183,23 +334,28 @@ class Dump(msgspec.Struct, frozen=True):
             if entry.route_config is not None
         }
 
+    def routes(self, manager: "Manager") -> Routes:
+        """The routes of a listener: its own, or those that it watches."""
+        if "route_config" in manager.settings:
+            return msgspec.convert(manager.settings["route_config"], Routes)
+        watched = manager.settings.get("rds", {}).get("route_config_name")
+        return self.tables().get(str(watched), Routes())
+
 
 class Manager(msgspec.Struct, frozen=True):
-    """An HTTP connection manager, and the buffer limit of its listener."""
+    """An HTTP connection manager, the chain that it ends, and the listener of that."""
 
     settings: dict[str, Any]
-    buffer: int
+    chain: Chain
+    listener: Listener
 
     @property
     def name(self) -> str:
         return str(self.settings.get("stat_prefix", ""))
 
     @property
-    def table(self) -> str:
-        """The name of its routes."""
-        inline = self.settings.get("route_config", {})
-        watched = self.settings.get("rds", {}).get("route_config_name")
-        return str(watched or inline.get("name", ""))
+    def buffer(self) -> int:
+        return self.listener.per_connection_buffer_limit_bytes
 
     @property
     def filters(self) -> list[Filter]:
@@ -217,7 +373,7 @@ def _managers(listener: Listener | None) -> Iterator[Manager]:
     for chain in chains:
         for each in chain.filters:
             if each.is_a("HttpConnectionManager"):
-                yield Manager(each.typed_config, listener.per_connection_buffer_limit_bytes)
+                yield Manager(each.typed_config, chain, listener)
 
 
 def seconds(duration: object, default: float) -> float:

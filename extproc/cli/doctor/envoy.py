@@ -1,17 +1,19 @@
 """Envoy's clocks, limits and routes, compared with what the configuration needs of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
-from extproc import headers
-from extproc.cli.doctor.dump import Dump, Filter, Manager, Route, Routes, seconds
+from extproc.cli.doctor.chain import examine_chain
+from extproc.cli.doctor.dump import Dump, Filter, Manager, seconds
 from extproc.cli.doctor.findings import Finding
+from extproc.cli.doctor.leaks import examine_headers
+from extproc.cli.doctor.reach import examine_admin, examine_reach
+from extproc.cli.doctor.ways import Sides, Way, examine_ways, longest_run
 from extproc.config import Config
 from extproc.process.generation import generation
 
 _REWRITE = "write Envoy's files again with `looper envoy-config`"
 _RESTART = f"{_REWRITE}, and restart Envoy"
-_PROCESSOR = "ExternalProcessor"
+_CLUSTER = "name the cluster of the processors in the filter's `grpc_service`"
 _IDLE = 300.0
 """Envoy's own `stream_idle_timeout`, in seconds."""
 
@@ -19,16 +21,18 @@ _IDLE = 300.0
 def examine_envoy(dump: Dump, config: Config) -> Iterator[Finding]:
     """Everything that is to be seen in Envoy's configuration."""
     yield from _generations(dump, config)
-    managers = list(dump.managers())
-    ingress = [(each, found) for each in managers if (found := each.first(_PROCESSOR)) is not None]
-    if not ingress:
+    yield from examine_admin(dump)
+    sides = Sides.of(dump, config)
+    if not sides.clients:
         yield Finding("envoy", "processor", "fail", "no listener has an ext_proc filter", _RESTART)
-    for manager, processor in ingress:
-        yield from _ingress(manager, processor, dump, config)
-    sides = _Sides.of(dump, managers)
-    for manager in sides.egress:
-        yield from _clocks(f"envoy listener {manager.name}", manager, longest_run(config))
-    yield from _models(dump, config, sides)
+    for way in sides.clients:
+        yield from _ingress(way, dump, config)
+        yield from examine_chain(way, config)
+        yield from examine_headers(way, sides, dump, config)
+    for way in sides.calls:
+        yield from _clocks(way.about, way.manager, longest_run(config))
+        yield examine_reach(way)
+    yield from examine_ways(dump, config, sides)
 
 
 def _generations(dump: Dump, config: Config) -> Iterator[Finding]:
@@ -40,6 +44,8 @@ def _generations(dump: Dump, config: Config) -> Iterator[Finding]:
     for part, versions in parts.items():
         about = f"envoy {part}"
         advice = _RESTART if part == "bootstrap" else _REWRITE
+        if not versions - {""}:
+            continue  # somebody else's
         if versions <= {ours}:
             yield Finding(about, "generation", "ok", ours)
         else:
@@ -50,20 +56,15 @@ def _generations(dump: Dump, config: Config) -> Iterator[Finding]:
 # The listener that clients connect to...
 
 
-def _ingress(manager: Manager, processor: Filter, dump: Dump, config: Config) -> Iterator[Finding]:
-    about = f"envoy listener {manager.name}".rstrip()
+def _ingress(way: Way, dump: Dump, config: Config) -> Iterator[Finding]:
+    about, manager, processor = way.about, way.manager, way.processor
+    assert processor is not None
     longest = longest_run(config)
     yield from _mode(about, processor, longest)
     yield from _clocks(about, manager, longest)
-    yield _body_limit(about, manager, config)
-    yield _buffer(about, manager, dump, config)
+    yield _body_limit(about, manager, processor, config)
+    yield _buffer(way, config)
     yield from _breakers(processor, dump, config)
-
-
-def longest_run(config: Config) -> float:
-    """The longest deadline of a decision, in seconds."""
-    decisions = (each for recipe in config.recipes.values() for each in recipe.decisions)
-    return max(each.budget.deadline.total_seconds() for each in decisions)
 
 
 def _mode(about: str, processor: Filter, longest: float) -> Iterator[Finding]:
@@ -107,29 +108,36 @@ def _at_least(
     return Finding(about, clock, "fail", found, advice)
 
 
-def _body_limit(about: str, manager: Manager, config: Config) -> Finding:
-    buffer = manager.first("Buffer")
+def _body_limit(about: str, manager: Manager, processor: Filter, config: Config) -> Finding:
     ours = config.limits.max_body
-    if buffer is None:
+    before = manager.filters[: manager.filters.index(processor)]
+    limits = [
+        int(each.settings.get("max_request_bytes", 0))
+        for each in before
+        if each.kind in ("Buffer", "BodySizeLimit") and not each.disabled
+    ]
+    if not limits:
         advice = "nothing but the processor bounds a body: put Envoy's buffer filter before it"
         return Finding(about, "body limit", "warn", "none", advice)
-    limit = int(buffer.typed_config.get("max_request_bytes", 0))
-    found = f"{limit} bytes; `limits.max_body` is {ours}"
-    if limit == ours:
+    found = f"{min(limits)} bytes; `limits.max_body` is {ours}"
+    if min(limits) == ours:
         return Finding(about, "body limit", "ok", found)
-    return Finding(about, "body limit", "warn", found, _RESTART)
+    advice = "give `max_request_bytes` of the buffer filter and `limits.max_body` one value"
+    return Finding(about, "body limit", "warn", found, advice)
 
 
-def _buffer(about: str, manager: Manager, dump: Dump, config: Config) -> Finding:
+def _buffer(way: Way, config: Config) -> Finding:
     """What Envoy holds of a body, to try a request again: what listener or host have room for."""
-    table = dump.tables().get(manager.table, Routes())
-    hosts = (int(each.request_body_buffer_limit) for each in table.virtual_hosts)
-    held = max(manager.buffer, min(hosts, default=0))
+    hosts = (int(each.request_body_buffer_limit) for each in way.routes.virtual_hosts)
+    held = max(way.manager.buffer, min(hosts, default=0))
     found = f"{held} bytes; `limits.max_body` is {config.limits.max_body}"
     if held >= config.limits.max_body:
-        return Finding(about, "buffer limit", "ok", found)
-    advice = f"requests above it are refused or not tried again: {_RESTART}"
-    return Finding(about, "buffer limit", "warn", found, advice)
+        return Finding(way.about, "buffer limit", "ok", found)
+    advice = (
+        "requests above it are refused or not tried again: raise the virtual host's"
+        " `request_body_buffer_limit`, or the listener's `per_connection_buffer_limit_bytes`"
+    )
+    return Finding(way.about, "buffer limit", "warn", found, advice)
 
 
 def _breakers(processor: Filter, dump: Dump, config: Config) -> Iterator[Finding]:
@@ -138,7 +146,7 @@ def _breakers(processor: Filter, dump: Dump, config: Config) -> Iterator[Finding
     cluster = dump.clusters().get(name)
     about = f"envoy cluster {name}"
     if cluster is None:
-        yield Finding(about, "processor", "fail", "there is no such cluster", _RESTART)
+        yield Finding(about, "processor", "fail", "there is no such cluster", _CLUSTER)
         return
     # Each request is a stream: those of teams, and all that are routed beside them.
     yield _room(about, "max_requests", cluster.limits.max_requests, config.limits.max_runs)
@@ -156,92 +164,3 @@ def _room(about: str, limit: str, has: int, runs: int) -> Finding:
     if has >= runs:
         return Finding(about, limit, "ok", found)
     return Finding(about, limit, "warn", found, f"raise {limit}, or have fewer runs at once")
-
-
-# ... and the way to each model.
-
-
-@dataclass(frozen=True, slots=True)
-class _Sides:
-    """The route tables that lead to models: for clients' requests, and for the processor's own calls."""
-
-    tables: Mapping[str, Sequence[Routes]]
-    egress: Sequence[Manager]
-
-    @classmethod
-    def of(cls, dump: Dump, managers: Sequence[Manager]) -> "_Sides":
-        ours = {name: each for name, each in dump.tables().items() if _leads_to_models(each)}
-        clients = {each.table for each in managers if each.first(_PROCESSOR) is not None}
-        return cls(
-            {
-                "ingress": [each for name, each in ours.items() if name in clients],
-                "egress": [each for name, each in ours.items() if name not in clients],
-            },
-            [each for each in managers if each.table in ours.keys() - clients],
-        )
-
-    def routes(self, side: str, model: str) -> list[Route]:
-        """The routes to a model."""
-        hosts = (host for table in self.tables[side] for host in table.virtual_hosts)
-        return [
-            each for host in hosts for each in host.routes if each.model(headers.MODEL) == model
-        ]
-
-
-def _leads_to_models(table: Routes) -> bool:
-    return any(route.model(headers.MODEL) for host in table.virtual_hosts for route in host.routes)
-
-
-def _models(dump: Dump, config: Config, sides: _Sides) -> Iterator[Finding]:
-    most = _calls_at_once(config)
-    for model in config.models:
-        for side in sides.tables:
-            routes = sides.routes(side, model.name)
-            yield _route(model.name, side, routes, dump, longest_run(config))
-        for route in sides.routes("egress", model.name)[:1]:
-            yield from _breaker(model.name, route, dump, most.get(model.name, 0))
-    # Verifiers are called by us alone.
-    for verifier in config.upstreams()[len(config.models) :] if "egress" in sides.tables else ():
-        routes = sides.routes("egress", verifier.name)
-        yield _route(verifier.name, "egress", routes, dump, longest_run(config))
-
-
-def _route(model: str, side: str, routes: list[Route], dump: Dump, longest: float) -> Finding:
-    check = f"{side} route"
-    targets = [route.route for route in routes if route.route is not None]
-    if not targets:
-        return Finding(model, check, "fail", "Envoy has none", _REWRITE)
-    clusters = dump.clusters()
-    for target in targets:
-        if target.cluster not in clusters:
-            advice = "is its key there, and its `url` right? see Envoy's log"
-            return Finding(model, check, "fail", "it leads to no cluster", advice)
-        for clock, written in (("timeout", target.timeout), ("idle_timeout", target.idle_timeout)):
-            limit = seconds(written, 0)
-            if 0 < limit <= longest:
-                found = f"its {clock} is {limit:g} s; the longest deadline is {longest:g} s"
-                return Finding(model, check, "fail", found, f"set the route's {clock} to 0s")
-    return Finding(model, check, "ok", f"to {targets[0].cluster}")
-
-
-def _calls_at_once(config: Config) -> dict[str, int]:
-    """How many calls of one run a model may have to take at once, at the most."""
-    most: dict[str, int] = {}
-    for recipe in config.recipes.values():
-        for decision in recipe.decisions:
-            names = [name for call in decision.planned() for name in call.models]
-            most |= {name: max(most.get(name, 0), names.count(name)) for name in set(names)}
-    return most
-
-
-def _breaker(model: str, route: Route, dump: Dump, calls: int) -> Iterator[Finding]:
-    cluster = dump.clusters().get(route.route.cluster) if route.route is not None else None
-    if cluster is not None:
-        yield _enough(model, cluster.limits.max_requests, calls)
-
-
-def _enough(model: str, limit: int, calls: int) -> Finding:
-    found = f"{limit} requests at once; one run may make {calls} calls"
-    if limit >= calls:
-        return Finding(model, "breaker", "ok", found)
-    return Finding(model, "breaker", "fail", found, "raise `breaker.max_requests`")

@@ -11,6 +11,7 @@ from extproc.cli.doctor.dump import Dump
 from extproc.cli.doctor.envoy import examine_envoy
 from extproc.cli.doctor.findings import Finding
 from extproc.cli.doctor.models import Examination
+from extproc.cli.doctor.version import Server, examine_version
 from extproc.cli.envoy_admin import admin_session
 from extproc.config import Config
 from looper.calling.client import EgressClient
@@ -49,21 +50,27 @@ async def _envoy(config: Config, admin: str | None) -> Sequence[Finding]:
     if admin is None:
         return []
     try:
-        dump, stats = await _read(admin)
+        dump, server, stats = await _read(admin)
     except (aiohttp.ClientError, TimeoutError, OSError):
         return [Finding("envoy", "admin", "fail", f"{admin} does not answer", _UNREACHABLE)]
     except msgspec.MsgspecError:
         found = f"what {admin} answers is no configuration of Envoy's"
         return [Finding("envoy", "admin", "fail", found, _UNREACHABLE)]
-    return [*examine_envoy(dump, config), *_rejected(stats)]
+    return [
+        *examine_version(server, config),
+        *examine_envoy(dump, config),
+        *_rejected(stats),
+    ]
 
 
-async def _read(admin: str) -> tuple[Dump, str]:
+async def _read(admin: str) -> tuple[Dump, Server, str]:
     async with admin_session(admin, _ADMIN_SECONDS) as session:
         async with session.get("/config_dump") as response:
             dump = msgspec.json.decode(await response.read(), type=Dump)
+        async with session.get("/server_info") as response:
+            server = msgspec.json.decode(await response.read(), type=Server)
         async with session.get("/stats?filter=update_rejected$") as response:
-            return dump, await response.text()
+            return dump, server, await response.text()
 
 
 def _rejected(stats: str) -> list[Finding]:

@@ -10,7 +10,10 @@ from rich.console import Console
 from extproc.cli.doctor.dump import Dump
 from extproc.cli.doctor.envoy import examine_envoy
 from extproc.cli.doctor.findings import Finding, as_json, as_table, has_failed
+from extproc.cli.doctor.version import Server, examine_version
 from extproc.config import Config, parse_config
+from extproc.config.envoy_versions import BOUNDED
+from extproc.headers import NOT_FOR_BACKENDS
 from extproc.process.generation import generation
 
 TEXT = """
@@ -32,8 +35,13 @@ def route(name: str, **target: Any) -> dict[str, Any]:
     header = {"name": "x-looper-model", "string_match": {"exact": name}}
     return {
         "match": {"headers": [header]},
-        "route": {"cluster": name, "timeout": "0s", **target},
+        "route": {"cluster": name, "timeout": "0s", "retry_policy": RETRIES, **target},
     }
+
+
+RETRIES = {"retry_on": "connect-failure"}
+REMOVED = {"request_headers_to_remove": list(NOT_FOR_BACKENDS)}
+EARLY = {"mutations": [{"remove_on_match": {"key_matcher": {"prefix": "x-looper-"}}}]}
 
 
 def manager(name: str, *filters: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -42,17 +50,25 @@ def manager(name: str, *filters: dict[str, Any], **settings: Any) -> dict[str, A
         "stat_prefix": name,
         "rds": {"route_config_name": name},
         "http_filters": [{"name": "x", "typed_config": each} for each in filters],
+        "early_header_mutation_extensions": [{"typed_config": EARLY}],
         **settings,
     }
     chain = {"filters": [{"name": "hcm", "typed_config": typed}]}
     limit = {"per_connection_buffer_limit_bytes": 1 << 20}
-    return {"listener": {"name": name, "filter_chains": [chain], **limit}}
+    place = {"address": {"pipe": {"path": "/run/x.sock", "mode": 0o600}}}
+    return {"listener": {"name": name, "filter_chains": [chain], **limit, **place}}
+
+
+REPLAYS = {"retry_on": "unavailable", "num_retries": 12}
 
 
 def processor(mode: str = "FULL_DUPLEX_STREAMED", **settings: Any) -> dict[str, Any]:
     return {
         "@type": f"{KIND}ExternalProcessor",
-        "grpc_service": {"envoy_grpc": {"cluster_name": "ours"}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": "ours"}, "retry_policy": REPLAYS},
+        "route_cache_action": "CLEAR",
+        "metadata_options": {"receiving_namespaces": {"untyped": ["looper", "looper.rewritten"]}},
+        "forward_rules": {"allowed_headers": {"patterns": [{"exact": ":path"}]}},
         "processing_mode": {"request_body_mode": mode},
         **settings,
     }
@@ -67,13 +83,14 @@ def dump(
     routes: list[dict[str, Any]] | None = None,
     clusters: tuple[dict[str, Any], ...] = ({"name": "a"}, {"name": "b"}),
     version: str | None = None,
+    host: dict[str, Any] = REMOVED,
 ) -> Dump:
     version = version or generation(CONFIG)
     retries = {"circuit_breakers": {"thresholds": [{"max_retries": 1000}]}}
     tables = [
         {
             "version_info": version,
-            "route_config": {"name": name, "virtual_hosts": [{"routes": each}]},
+            "route_config": {"name": name, "virtual_hosts": [{"routes": each, **host}]},
         }
         for name, each in (("ingress", ROUTES), ("egress", ROUTES if routes is None else routes))
     ]
@@ -212,6 +229,54 @@ def test_another_generation_is_a_warning() -> None:
 def test_an_envoy_without_us_is_said_to_be() -> None:
     """Nobody asks the processor."""
     assert doubts(dump(manager("ingress", BUFFER)))["envoy", "processor"] == "fail"
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted", "expected"),
+    [
+        ("1.40.0", "1.40", {"version": "ok"}),
+        ("1.41.2", "1.40", {"version": "ok"}),
+        ("1.39.3", "1.40", {"version": "ok"}),
+        ("1.38.1", "1.40", {"version": "ok", BOUNDED.name: "warn"}),
+        ("1.38.1", "1.38", {"version": "ok", BOUNDED.name: "ok"}),
+        ("1.36.4", "1.40", {"version": "fail"}),
+        ("1.9.0", "1.40", {"version": "fail"}),
+    ],
+)
+def test_an_envoy_that_is_too_old_is_named(
+    running: str, wanted: str, expected: dict[str, str]
+) -> None:
+    """For all that we need, or for what its files are written with."""
+    config = parse_config(f"{TEXT}envoy: {{version: '{wanted}'}}\n", "looper.yaml")
+    server = Server(f"0123abc/{running}/Clean/RELEASE/BoringSSL")
+    told = list(examine_version(server, config))
+    assert {each.check: each.state for each in told} == expected
+    assert all(each.advice for each in told if each.state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("taken", "reaches"),
+    [
+        ({"remove": "Cookie"}, False),
+        ({"remove_on_match": {"key_matcher": {"prefix": "COOK", "ignore_case": True}}}, False),
+        ({"append": {"header": {"key": "cookie"}, "append_action": "OVERWRITE_IF_EXISTS"}}, False),
+        ({"append": {"header": {"key": "cookie"}, "append_action": "ADD_IF_ABSENT"}}, True),
+        ({"remove": "cookies"}, True),
+    ],
+)
+def test_a_header_is_gone_whoever_takes_it(taken: dict[str, Any], reaches: bool) -> None:
+    """A filter of the cluster that a model is in is the last that can."""
+    mutations = {"@type": f"{KIND}HeaderMutation", "mutations": {"request_mutations": [taken]}}
+    behind = {"x": {"http_filters": [{"name": "x", "typed_config": mutations}]}}
+    kept = {"request_headers_to_remove": [each for each in NOT_FOR_BACKENDS if each != "cookie"]}
+    seen = dump(
+        clusters=tuple(
+            {"name": name, "typed_extension_protocol_options": behind} for name in ("a", "b")
+        ),
+        host=kept,
+    )
+    expected = {("envoy listener ingress", "header cookie"): "fail"} if reaches else {}
+    assert doubts(seen) == expected
 
 
 def test_findings_are_shown_to_people_and_machines() -> None:
