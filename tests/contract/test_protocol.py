@@ -732,7 +732,10 @@ async def test_the_metadata_of_a_loop() -> None:
     assert between == [{}] * len(between)
     assert last["outcome"] == "ok"
     numbers = {name: value for name, value in last.items() if not isinstance(value, str)}
-    assert numbers.keys() == {"calls", "prompt_tokens", "completion_tokens", "cost_microusd"}
+    kinds = ("prompt_tokens", "completion_tokens")
+    assert numbers.keys() == {
+        *kinds, *(f"{kind}.single" for kind in kinds), "calls", "cost_microusd", "first_token_ms",
+    }  # fmt: skip
     assert all(value >= 0 and value == int(value) for value in numbers.values())
     assert (numbers["calls"], numbers["prompt_tokens"], numbers["completion_tokens"]) == (1, 10, 5)
 
