@@ -9,7 +9,8 @@ from tests.fakes.prometheus import Prometheus
 from tests.monitoring.conftest import Query, Watched, queries
 from tests.monitoring.test_rules import ALERTS, rules
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+# Whichever is first waits for figures to come.
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 QUERIES = queries()
 

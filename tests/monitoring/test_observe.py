@@ -20,7 +20,8 @@ from tests.fakes.needs import command
 from tests.fakes.prometheus import SHIPPED
 from tests.monitoring.conftest import dashboard
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+# Whichever is first waits for figures to come.
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
 OBSERVE = SHIPPED / "observe.py"
 STARTED = "Everything stays up"

@@ -19,7 +19,7 @@ RULES = sorted(SHIPPED.glob("rules/*.yaml"))
 def promtool(*arguments: str | Path) -> None:
     tool = command("promtool", "prometheus")
     done = subprocess.run(
-        [tool, *map(str, arguments)], capture_output=True, text=True, timeout=55, check=False
+        [tool, *map(str, arguments)], capture_output=True, text=True, timeout=170, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -41,6 +41,7 @@ def test_the_configuration_is_one() -> None:
     promtool("check", "config", SHIPPED / "prometheus-static.yaml")
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda path: path.stem)
 def test_scenarios(scenario: Path) -> None:
     promtool("test", "rules", scenario)
