@@ -101,7 +101,10 @@ def _leading_somewhere(each: route.Route) -> route.Route:
 
     No request has the header that would name it, and its absence is a 404 as well.
     """
-    if each.direct_response is None or each.direct_response.status != UnknownPath.status:
+    conditions = [] if each.match is None else each.match.headers
+    decided = any(asked.name == headers.MODEL for asked in conditions)
+    refused = each.direct_response
+    if decided or refused is None or refused.status != UnknownPath.status:
         return each
     return route.Route(
         name=each.name,

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator
 
 from extproc.config.addresses import is_local, parted
 from extproc.config.model import Config
+from extproc.config.overlay import is_ours
 from extproc.config.yaml_source import Path as YamlPath
 from extproc.decisions import rules
 from extproc.decisions.budgets import too_small
@@ -30,6 +31,7 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     for name, recipe_ in config.recipes.items():
         for path, text in _check_recipe(recipe_, models, config.entrypoints):
             yield ("recipes", name, *path), text
+    yield from _check_clusters(config)
     yield from _check_passthrough(config, models)
     yield from _check_public(config)
     yield from _check_tags(config)
@@ -38,6 +40,14 @@ def check(config: Config) -> Iterator[tuple[YamlPath, str]]:
     yield from _check_state(config)
     yield from _check_ports(config)
     yield from _check_tenants(config)
+
+
+def _check_clusters(config: Config) -> Iterator[tuple[YamlPath, str]]:
+    """A model in one of ours would lead clients to Envoy's admin interface, or round in a circle."""
+    for index, model in enumerate(config.models):
+        if model.cluster is not None and is_ours(model.cluster):
+            text = f"{model.cluster} is a cluster of ours: name one of yours"
+            yield ("models", index, "cluster"), text
 
 
 def _check_recipe(

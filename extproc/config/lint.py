@@ -59,6 +59,7 @@ def doubts(config: Config) -> Iterator[Doubt]:
                 yield ("recipes", name, "decisions", index, "headers", *below), text
     yield from _unused_models(config)
     yield from tenancy(config)
+    yield from _strange_clusters(config)
     yield from exposed(config)
     for name in config.envoy.keep_headers:
         if name not in models:
@@ -88,6 +89,17 @@ def _unused_models(config: Config) -> Iterator[Doubt]:
     for index, model in enumerate(config.models):
         if model.name not in asked and not model.public:
             yield ("models", index), f"no recipe names {model.name!r}, and clients may not either"
+
+
+def _strange_clusters(config: Config) -> Iterator[Doubt]:
+    """Models in clusters that the file of clusters, if there is one, does not have."""
+    entries = config.envoy.clusters
+    if entries is None or entries.content is None:
+        return
+    known = [str(each.get("name")) for each in entries.content]
+    for index, model in enumerate(config.models):
+        if model.cluster is not None and model.cluster not in known:
+            yield ("models", index, "cluster"), unknown("cluster", model.cluster, known)
 
 
 def _of_recipe(recipe: Recipe, models: dict[str, Model]) -> Iterator[Doubt]:

@@ -4,6 +4,7 @@ Only `looper envoy-config` puts the content of these files to use. A processor m
 that is not there is no error here; and what they say is no part of the generation, on which both have to agree.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -124,11 +125,13 @@ def _check_route(entry: Entry) -> Iterator[str]:
 
 def _check_cluster(entry: Entry) -> Iterator[str]:
     yield from _named(entry)
-    name = str(entry.get("name"))
-    if name in ("looper_ext_proc", "looper_metrics", "looper_traces", "admin") or name.startswith(
-        "model:"
-    ):
+    if is_ours(name := str(entry.get("name"))):
         yield f"the name {name} is taken by a cluster of ours"
+
+
+def is_ours(cluster: str) -> bool:
+    """Whether a cluster is one that is written here: Envoy's admin interface, the processors, models with a URL."""
+    return cluster == "admin" or cluster.startswith(("looper_", "model:"))
 
 
 _FILE = BeforeValidator(_read, json_schema_input_type=str)
@@ -159,9 +162,14 @@ class DownstreamTls(Setting):
         return self
 
 
+_PRINTABLE = re.compile(r"[!-~]{1,512}")
+
+
 def _check_origin(origin: str) -> str:
     scheme, _, rest = origin.partition("://")
     bare = origin in ("*", "null")
+    if not _PRINTABLE.fullmatch(origin):
+        raise ValueError("an origin is plain ASCII: write `xn--…`")
     if not bare and (scheme not in ("http", "https") or not rest or "/" in rest):
         raise ValueError(
             f"{origin!r} is no origin: scheme, host and perhaps a port, such as https://app.example.com"

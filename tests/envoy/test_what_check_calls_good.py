@@ -102,6 +102,18 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "envoy.body_mode": st.sampled_from(["full_duplex", "buffered"]),
     "envoy.profile": st.sampled_from(["fast", "metered"]),
     "envoy.preserve_external_request_id": st.booleans(),
+    "envoy.request_id_in_response": st.booleans(),
+    "envoy.version": st.sampled_from(
+        ["1.37", "1.38", "1.39", "1.40", "1.40.9", "v1.40", "1.4", ""]
+    ),
+    "envoy.cors": st.fixed_dictionaries(
+        {"origins": st.lists(urls | names | st.just("https://*.example"), max_size=3)},
+        optional={"headers": st.lists(headers), "max_age": durations, "credentials": st.booleans()},
+    ),
+    "envoy.tls": st.fixed_dictionaries(
+        {"certificate": texts.map("/{}".format), "key": texts.map("/{}".format)},
+        optional={"client_ca": st.just("/etc/ssl/certs/ca-certificates.crt")},
+    ),
     "envoy.drop_headers": st.lists(headers, max_size=3),
     "envoy.keep_headers": st.dictionaries(st.just("m"), st.lists(headers, max_size=2)),
     "envoy.stream_idle_timeout": durations,

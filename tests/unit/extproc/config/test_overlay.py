@@ -29,6 +29,8 @@ TLS = {"certificate": "/c.pem", "key": "/k.pem"}
         ({"cors": {}}, "envoy.cors.origins"),
         ({"cors": {"origins": []}}, "envoy.cors.origins"),
         ({"cors": {"origins": ["app.example.com"]}}, "is no origin"),
+        ({"cors": {"origins": ["https://a b"]}}, "plain ASCII"),
+        ({"cors": {"origins": ["https://é.example"]}}, "plain ASCII"),
         ({"cors": {"origins": ["https://a.example/"]}}, "is no origin"),
         ({"cors": {"origins": ["https://a.*.example"]}}, "first dot"),
         ({"cors": {"origins": ["*"], "credentials": True}}, "every page"),
@@ -67,6 +69,28 @@ def test_a_model_is_somewhere(model: dict[str, Any]) -> None:
     """At a URL or in a cluster, which has its key and its certificates itself."""
     with pytest.raises(ConfigError):
         parse_config(written({"models": [{"name": "m", **model}]}), "f.yaml")
+
+
+@pytest.mark.parametrize("name", ["admin", "looper_ext_proc", "looper_traces", "model:m"])
+def test_a_cluster_of_ours_is_no_models(name: str) -> None:
+    """A model there would lead clients to Envoy's admin interface, or round in a circle."""
+    with pytest.raises(ConfigError) as raised:
+        parse_config(written({"models": [{"name": "m", "cluster": name}]}), "f.yaml")
+    (problem,) = raised.value.problems
+    assert "models[0].cluster" in problem
+
+
+def test_a_cluster_that_is_not_in_the_file_is_told(tmp_path: Path) -> None:
+    """With what it may have been meant to be; without such a file it may be in a bootstrap of the operator's."""
+    models = {"models": [{"name": "m", "cluster": "vlm"}]}
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump([{"name": "vllm"}]))
+    (tmp_path / "f.yaml").write_text(written({**models, "envoy": {"clusters": "theirs.yaml"}}))
+    (warning,) = warnings(load(tmp_path / "f.yaml"))
+    assert "models[0].cluster" in warning
+    assert "vllm" in warning
+
+    (tmp_path / "f.yaml").write_text(written(models))
+    assert warnings(load(tmp_path / "f.yaml")) == []
 
 
 def loaded(folder: Path, content: Any, key: str = "filters") -> Config:
