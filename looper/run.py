@@ -25,7 +25,7 @@ from looper.calling.calls import (
 )
 from looper.calling.drafts import Draft
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import Round, Stop, fan_out, is_failure, is_late, never
+from looper.calling.fanout import LATE, Patience, Round, Stop, fan_out, is_failure, is_late, never
 from looper.calling.heard import Heard
 from looper.calling.models import Model
 from looper.calling.propagation import child
@@ -150,16 +150,22 @@ class Run:
                 error.limit = grant.max_tokens
                 heard.failed(error)
                 return record.end(Result(draft.model, draft.role, _state(error), error=error))
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as left:
                 heard.left()
-                record.left(late=is_late(until))
+                record.left(late=is_late(until) or LATE in left.args)
                 raise
             finally:
                 self._settle(draft, heard, record)
             return record.end(_judged(draft, answer))
 
     async def fan_out(
-        self, drafts: Sequence[Draft], settings: Round, *, until: float, stop: Stop = never
+        self,
+        drafts: Sequence[Draft],
+        settings: Round,
+        *,
+        until: float,
+        stop: Stop = never,
+        patience: Patience | None = None,
     ) -> list[Result]:
         """Make several calls at once; one result for each, in their order. Silence makes nobody a straggler.
 
@@ -167,10 +173,17 @@ class Run:
         """
 
         async def ask(draft: Draft) -> Result:
-            return await self.ask(draft, until=until)
+            return await self.ask(draft, until=until if patience is None else patience.until)
 
         results = await fan_out(
-            drafts, ask, settings, self.models, until=until, stop=stop, counts=self.speaks
+            drafts,
+            ask,
+            settings,
+            self.models,
+            until=until,
+            stop=stop,
+            counts=self.speaks,
+            patience=patience,
         )
         if settings.on_error == "fail" and (failed := list(filter(is_failure, results))):
             raise why_no_answer(failed, everybody=len(failed) == len(results))
@@ -194,8 +207,9 @@ class Run:
             self.trace.note(f"the {draft.role}'s answer was not the JSON asked for: asked again")
             quotable = len(result.text) <= LONGEST and draft.has_room_for(result.text)
             said = result.text if quotable else ""
-            again = draft.again(said, _REASK.format(read.why))
-            if result.finish == "length":
+            cut = result.finish == "length"
+            again = draft.again(said, _REASK.format(_cut_off(result, draft) if cut else read.why))
+            if cut:
                 again = again.roomier()
             result = await self.ask(again, until=until)
             read = await _read(result, type, fault, again)
@@ -273,9 +287,9 @@ class Run:
                 heard.failed(error)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))
                 raise
-            except (asyncio.CancelledError, GeneratorExit):
+            except (asyncio.CancelledError, GeneratorExit) as left:
                 heard.left()
-                record.left(late=is_late(until))
+                record.left(late=is_late(until) or LATE in left.args)
                 raise
             finally:
                 self._settle(draft, heard, record)
@@ -358,6 +372,13 @@ async def _read(result: Result, type: type[T], fault: Fault[T], draft: Draft) ->
     if why is None:
         return read
     return NotRead(why if result.text else "it has no content.")
+
+
+def _cut_off(result: Result, draft: Draft) -> str:
+    """What is wrong with an answer that has no end."""
+    used = result.completion.usage if result.completion is not None else None
+    tokens = (used and used.completion_tokens) or draft.wanted_output
+    return f"it was cut off after {tokens} tokens. Be shorter."
 
 
 def _thought_only(result: Result) -> str:

@@ -29,7 +29,7 @@ class Budget(Setting):
     calls: Annotated[int, Field(ge=1)] | None = None
     tokens: Tokens | None = None
     cost_usd: Usd | None = None
-    deadline: SomeTime = timedelta(seconds=120)
+    deadline: SomeTime = timedelta(seconds=240)
 
 
 class Ceiling(Setting):

@@ -12,7 +12,7 @@ import msgspec
 from looper.calling.budget import MIN_OUTPUT
 from looper.calling.calls import Call, Role
 from looper.calling.models import Model
-from looper.contract import NO_TERMS, Terms
+from looper.contract import NO_TERMS, Grammar, Terms
 from looper.wire.chat import Capability, ChatRequest
 from looper.wire.dialects import STANDARD, Effort
 from looper.wire.messages import message, plain, speak, with_ours
@@ -60,6 +60,8 @@ class Draft:
     """Composes it with less of the answers that stand in its prompt, where there are any."""
     proposals: bool = False
     """Whether calls of tools say something though they are none: where they would be answers if others made them."""
+    grammar: Grammar | None = None
+    """What its answer is to be, as far as a server can see to that."""
     stands_in: StandIn | None = None
     choices: int = 1
     """How many answers it asks for."""
@@ -142,11 +144,20 @@ class Draft:
         if max_tokens is not None:
             members[dialect.max_tokens] = max_tokens
         say_effort(members, dialect.effort)
+        if self.grammar is not None and self._may_be_bound():
+            bind(members, self.grammar, self.model)
         if self.stream:
             members["stream"] = True
             if "stream_options" not in dialect.drop:
                 members["stream_options"] = {"include_usage": True}
         return Call(self.model, self.role, msgspec.json.encode(members), retries)
+
+    def _may_be_bound(self) -> bool:
+        """Whether a grammar takes nothing away: no reasoning, no calls of tools, and no wish of the client's."""
+        grammar, calls = self.grammar, self.tools and "tools" in self.members
+        free = self.role == "repair" or self.model.dialect.thinks_outside
+        bare = free or (grammar is not None and grammar.bare)
+        return bare and not calls and "response_format" not in self.members
 
     def dropped(self) -> Iterable[str]:
         """The client's members that the model's dialect does not take."""
@@ -210,6 +221,7 @@ def answering(
         wanted_output=request.output_limit,
         stream=stream,
         tools=tools,
+        grammar=terms.grammar,
         proposals=not tools and request.offers_tools and _uses_tools(request),
         choices=request.choices if choices else 1,
     )
@@ -232,10 +244,7 @@ def private(
         members |= {name: request.members[name] for name in _TOOLS if name in request.members}
         _settle_tools(request, members, armed=False)
     if schema is not None and "json_schema" in (model.capabilities or ()):
-        members["response_format"] = {
-            "type": "json_schema",
-            "json_schema": {"name": role, "schema": schema, "strict": False},
-        }
+        members["response_format"] = _response_format(role, schema)
     return Draft(
         model,
         role,
@@ -279,6 +288,27 @@ def _uses_tools(request: ChatRequest) -> bool:
     return any(message.role == "tool" for message in request.messages)
 
 
+def bind(members: Members, grammar: Grammar, model: Model) -> None:
+    """Say what an answer is to be, in the way that the upstream understands, if there is one."""
+    dialect = model.dialect
+    if grammar.schema is not None:
+        if "json_schema" in (model.capabilities or ()) and "response_format" not in dialect.drop:
+            members["response_format"] = _response_format("answer", grammar.schema)
+        return
+    name, said = ("choice", grammar.choices) if grammar.choices else ("regex", grammar.regex)
+    if dialect.constrain == "structured_outputs":
+        members.setdefault("structured_outputs", {name: said})
+    elif dialect.constrain == "guided":
+        members.setdefault(f"guided_{name}", said)
+
+
+def _response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "schema": schema, "strict": False},
+    }
+
+
 def say_effort(members: Members, how: Effort) -> None:
     """Say how much to think in the way that the upstream understands."""
     if "reasoning_effort" not in members or how == "reasoning_effort":
@@ -311,5 +341,26 @@ _THINKING = {"low": 1024, "medium": 4096, "high": 16_384}
 @cache
 def json_schema(type: type[Any]) -> dict[str, Any]:
     """The JSON schema of a pydantic model, as backends take it."""
-    schema: dict[str, Any] = json.loads(json.dumps(type.model_json_schema()))
+    schema: dict[str, Any] = _bounded(json.loads(json.dumps(type.model_json_schema())))
     return schema
+
+
+_MOST_ITEMS = 16
+_LONGEST_TEXT = 2000
+
+
+def _bounded(part: Any) -> Any:
+    """A schema with an end to its lists and texts: a small model that is bound to one without may go on for ever."""
+    if isinstance(part, list):
+        return [_bounded(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    bounded = {name: _bounded(each) for name, each in part.items()}
+    match part.get("type"):
+        case "array":
+            bounded.setdefault("maxItems", _MOST_ITEMS)
+        case "string" if part.keys().isdisjoint(("enum", "const", "pattern")):
+            bounded.setdefault("maxLength", _LONGEST_TEXT)
+        case _:
+            pass
+    return bounded

@@ -58,7 +58,7 @@ def _shared(errors: Sequence[CallFailed], quorum: int) -> LooperError | None:
     if failures == {Failure.BUDGET}:
         return BudgetExhausted("The budget of this request was spent before a model answered.")
     if failures == {Failure.TIMEOUT}:
-        return DeadlineExceeded("No model answered before the deadline.")
+        return DeadlineExceeded("No model answered within its stage's share of the deadline.")
     if all(error.reason == TOO_LARGE for error in errors):
         return AnswerTooLarge("The models' answers are larger than any may be.")
     if all(error.reason == NO_ROOM for error in errors):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -88,6 +88,16 @@ class Round(Setting):
                 yield replace(call, models=(name,), need=need, stands_in=True)
 
 
+@dataclass(slots=True)
+class Patience:
+    """How long a round may go on in which nobody has answered when its time is up, and whether it has: the first answer
+    ends it then. That is the time of the stages behind it, which have nothing to do as long as there is no answer.
+    """
+
+    until: float
+    used: bool = False
+
+
 def never(results: Results) -> bool:
     """The `stop` predicate that waits for every call."""
     return False
@@ -107,16 +117,17 @@ async def fan_out(
     until: float,
     stop: Stop = never,
     counts: Counts = is_usable,
+    patience: Patience | None = None,
 ) -> list[Result]:
     """Ask all, at most `max_concurrent` at a time, and return one result for each draft, in the order of `drafts`.
 
     It is over when every call is, when `stop` says of what has arrived that it is enough, when those that are left
     straggle, at the first failure if `on_error` is `fail`, or at `until` (in the loop's time). What still runs then is
     cancelled before this returns, and what waits its turn never starts; nor does it behind the quorum, where others
-    may straggle.
+    may straggle. With `patience` a round in which nobody has answered at `until` goes on.
     """
     spare = [models[name] for name in settings.substitutes]
-    asked = _UnderWay(drafts, settings, until, stop, counts)
+    asked = _UnderWay(drafts, settings, until, stop, counts, patience)
     if drafts and asked.began < until:
         await asked.ask_all(_Asking(ask, settings, asked.closed, spare))
     late = is_late(until)
@@ -136,7 +147,9 @@ class _UnderWay:
         until: float,
         stop: Stop,
         counts: Counts,
+        patience: Patience | None,
     ) -> None:
+        self._patience = patience
         self._drafts = drafts
         self._settings = settings
         self._until = until
@@ -156,10 +169,24 @@ class _UnderWay:
             numbers = range(len(self._drafts))
             tasks = [group.create_task(self._work(index, asking)) for index in numbers]
             with _cancelling(tasks):
-                await self._over.wait(self._clock, self._until)
+                await self._wait()
             self.closed.set()
             for task in tasks:
                 task.cancel(self._over.why)
+
+    async def _wait(self) -> None:
+        """Until it is over, by the clock if nobody says so before."""
+        if await self._over.within(self._clock):
+            return
+        late, patience = is_late(self._until), self._patience
+        if late and patience is not None and not self._anybody_has_answered():
+            patience.used = True
+            if await self._over.within(asyncio.timeout_at(patience.until)):
+                return
+        self._over.say(LATE if late else _STRAGGLED)
+
+    def _anybody_has_answered(self) -> bool:
+        return any(result is not None and is_usable(result) for result in self.results)
 
     async def _work(self, index: int, asking: "_Asking") -> None:
         waits = asking.turn.locked()
@@ -179,6 +206,8 @@ class _UnderWay:
     def _look_at(self, latest: Result) -> None:
         if self._settings.on_error == "fail" and is_failure(latest):
             self._end(_FAILED)
+        elif self._patience is not None and self._patience.used and is_usable(latest):
+            self._end(LATE)
         elif None not in self.results:
             pass  # nothing is left to be stopped
         elif self._stop(self.results):
@@ -202,7 +231,7 @@ class _UnderWay:
 
 
 _ENOUGH, _FAILED = "enough was said", "another call failed"
-_LATE, _STRAGGLED = "time was up", "the others did not wait"
+LATE, _STRAGGLED = "time was up", "the others did not wait"
 _SLOWER = "the other call was quicker"
 """Why calls are cancelled, for whoever reads a trace."""
 
@@ -218,13 +247,14 @@ class _Over:
         self.why = self.why or why
         self._event.set()
 
-    async def wait(self, clock: asyncio.Timeout, until: float) -> None:
-        """Wait until it is over, by the clock if nobody says so before."""
+    async def within(self, clock: asyncio.Timeout) -> bool:
+        """Whether somebody says so before the clock strikes."""
         try:
             async with clock:
                 await self._event.wait()
         except TimeoutError:
-            self.say(_LATE if is_late(until) else _STRAGGLED)
+            pass
+        return self.why is not None
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from looper.contract.base import FREE, Contract, Free, Violation, canonical
 from looper.contract.choice import ChoiceConfig
 from looper.contract.code import CodeConfig
 from looper.contract.exact import ExactConfig
+from looper.contract.grammar import Grammar
 from looper.contract.json_contract import JsonConfig, JsonContract, from_response_format
 from looper.contract.number import NumberConfig
 from looper.contract.reference import Reference, ReferenceConfig
@@ -37,6 +38,7 @@ __all__ = [
     "ContractConfig",
     "ExactConfig",
     "Free",
+    "Grammar",
     "JsonConfig",
     "JsonContract",
     "NumberConfig",

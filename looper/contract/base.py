@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Generic, TypeVar
 
+from looper.contract.grammar import Grammar
+
 V = TypeVar("V", bound=Hashable)
 _THOUGHT = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
 _QUOTED = 60
@@ -46,6 +48,11 @@ class Contract(ABC, Generic[V]):
     @property
     def options(self) -> int | None:
         """How many values there are; None if nobody knows."""
+        return None
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What holds a model to it; None if nothing does that servers know."""
         return None
 
     @abstractmethod

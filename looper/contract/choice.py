@@ -16,6 +16,7 @@ from looper.contract.extraction import (
     check_template,
     plain_characters,
 )
+from looper.contract.grammar import Grammar
 from looper.settings import Setting
 
 _PLACEHOLDER = "{choice}"
@@ -120,6 +121,10 @@ class Choice(Extracting[str]):
     @property
     def options(self) -> int | None:
         return len(self._values)
+
+    @property
+    def grammar(self) -> Grammar:
+        return Grammar(self._mode == "exact", choices=tuple(map(self.render, self._values)))
 
     def _wanted(self) -> str:
         return f"exactly one of {', '.join(self._values)}"[:200]

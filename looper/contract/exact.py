@@ -5,6 +5,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from looper.contract.extraction import Extracting, Extraction, Mode, check_template
+from looper.contract.grammar import Grammar
 from looper.contract.patterns import Pattern, PatternSource
 from looper.settings import Setting
 
@@ -41,6 +42,10 @@ class Exact(Extracting[str]):
 
     def _characters(self, text: str) -> str:
         return text  # what the expression says about them is meant
+
+    @property
+    def grammar(self) -> Grammar | None:
+        return self._framed(self._pattern.source)
 
     def _wanted(self) -> str:
         return f"a text of the form {self._pattern.source[:80]}"

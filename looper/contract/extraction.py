@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from looper.contract import json_text
 from looper.contract.base import Contract, Violation, quote, visible
 from looper.contract.fences import unfenced
+from looper.contract.grammar import Grammar, literally
 from looper.settings import Setting
 
 V = TypeVar("V", bound=Hashable)
@@ -283,6 +284,14 @@ class Extracting(Contract[V], Generic[V]):
         if self._template is None:
             return json.dumps({self._field: written}, ensure_ascii=False)
         return self._template.replace(self.placeholder, written)
+
+    def _framed(self, pattern: str) -> Grammar | None:
+        """A grammar of values of this form, as they are rendered."""
+        if self._mode == "json_field":
+            return None
+        before, _, after = (self._template or self.placeholder).partition(self.placeholder)
+        regex = f"{literally(before)}({pattern}){literally(after)}"
+        return Grammar(self._mode == "exact", regex=regex)
 
     def check(self, text: str) -> Violation | None:
         value = self.extract(text)

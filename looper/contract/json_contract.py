@@ -1,6 +1,8 @@
 """`json`: an answer that is one JSON value, and fits a schema."""
 
+import json
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import msgspec
@@ -10,6 +12,7 @@ from looper.contract import json_schema
 from looper.contract.base import Contract, Violation, quote, visible
 from looper.contract.extraction import Extraction, marker_pattern
 from looper.contract.fences import blocks
+from looper.contract.grammar import Grammar
 from looper.contract.json_mending import mend
 from looper.contract.json_schema import BadSchema, Schema
 from looper.contract.json_text import NotJson, canonical, is_json, parse, sources
@@ -62,6 +65,13 @@ class JsonContract(Contract[str]):
     def unchecked(self) -> tuple[str, ...]:
         """What of the schema is not checked."""
         return self._schema.unchecked
+
+    @cached_property
+    def grammar(self) -> Grammar | None:
+        if self._mode == "marker" or self._schema.unread:
+            return None
+        schema = json.loads(self._schema.canonical)
+        return Grammar(bare=True, schema=schema if isinstance(schema, dict) else {"type": "object"})
 
     def extract(self, text: str) -> str | None:
         content = text if self._include_reasoning else visible(text)

@@ -19,6 +19,7 @@ from looper.contract.extraction import (
     plain_characters,
     whole_words,
 )
+from looper.contract.grammar import Grammar, literally
 from looper.contract.latex import plain_math
 from looper.settings import Setting
 
@@ -121,6 +122,11 @@ class Number(Extracting[Fraction]):
     @property
     def transitive(self) -> bool:
         return not (self._absolute or self._relative)
+
+    @property
+    def grammar(self) -> Grammar | None:
+        point = literally(self._point)
+        return self._framed(rf"-?[0-9]{{1,20}}({point}[0-9]{{1,12}}|/[0-9]{{1,9}})?")
 
     def _wanted(self) -> str:
         return "exactly one number"

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from looper.contract.base import Contract
+from looper.contract.grammar import Grammar
 from looper.errors import InvalidField
 
 OnViolation = Literal["pass", "fail"]
@@ -19,6 +20,11 @@ class Terms:
     prompt: str | None = None
     on_violation: OnViolation = "pass"
     wins: Winner = "client"
+
+    @property
+    def grammar(self) -> Grammar | None:
+        """What holds a model to the contract."""
+        return None if self.contract is None else self.contract.grammar
 
     def beside(self, wanted: Contract[str] | None) -> "Terms":
         """These terms for a client that wants JSON of this form; None: it does not say.

@@ -12,8 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
 from looper.calling.drafts import (
-    AGAIN_OUTPUT,
-    PRIVATE_OUTPUT,
+    MORE_ROOM,
     Draft,
     answering,
     json_schema,
@@ -21,7 +20,7 @@ from looper.calling.drafts import (
     shortened,
 )
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import Round
+from looper.calling.fanout import Patience, Round
 from looper.calling.models import Model
 from looper.contract import Contract
 from looper.errors import InvalidField
@@ -42,6 +41,10 @@ _JUDGE_SHARE = 0.4
 _FINAL_SHARE = 0.95
 """Parts of the time that is left which a stage may use. The stages behind it need the rest; behind the last one it is
 the time to publish the best of the panel instead."""
+
+_OVERTIME = (
+    "nobody had answered in the panel's share of the deadline: the first answer since then stands"
+)
 
 Skip = Annotated[Literal["unanimous", "never"] | Posterior, posterior_or("unanimous", "never")]
 
@@ -128,13 +131,13 @@ class FusionConfig(Round, Weighing, Judging):
         panel = [PlannedCall((each.model,), "panel", output=each.max_tokens) for each in self.panel]
         more = [PlannedCall((name,), "panel", need="perhaps") for name in self.escalate_to]
         reads = len(panel) + len(more)
-        judge = PlannedCall((self.judge_model,), "judge", reads, PRIVATE_OUTPUT, need)
+        judge = PlannedCall((self.judge_model,), "judge", reads, self.judge_max_output, need)
         final, *others = (PlannedCall((name,), "final", reads + 1) for name in self.writers)
         return (
             *self.in_round(panel),
             *self.in_round(more),
             judge,
-            replace(judge, reads=reads + 1, output=AGAIN_OUTPUT, need="spare"),
+            replace(judge, reads=reads + 1, output=self.judge_max_output * MORE_ROOM, need="spare"),
             replace(judge, reads=2, need="spare"),
             replace(final, need=need),
             *(replace(each, need="perhaps", stands_in=True) for each in others),
@@ -237,8 +240,11 @@ class Fusion:
         # The panel answers, all at once; a stronger model joins it if it does not agree...
         yield Progress("panel")
         run.trace.stage("panel")
-        vote = await self._ask_panel(request, run)
-        if self._config.escalate_to and not self._checked(vote, request, run):
+        patience = self._patience(run)
+        vote = await self._ask_panel(request, run, patience)
+        if patience is not None and patience.used:
+            run.trace.note(_OVERTIME)
+        elif self._config.escalate_to and not self._checked(vote, request, run):
             yield Progress("escalation")
             run.trace.stage("escalation")
             vote = await self._ask_more(vote, request, run)
@@ -247,18 +253,23 @@ class Fusion:
         if len(refusing) >= self._config.quorum:
             closing = decline(refusing, vote.results, run)
         else:
-            closing = self._close(vote, request, run)
+            late = patience is not None and patience.used
+            closing = self._close(vote, request, run, late=late)
         async with aclosing(closing) as events:
             async for event in events:
                 yield event
 
-    async def _close(self, vote: Vote, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
+    async def _close(
+        self, vote: Vote, request: ChatRequest, run: Run, *, late: bool
+    ) -> AsyncGenerator[Event]:
         panel = Panel.of(vote, run)
         if not panel.shown or self._too_few(panel):
             raise why_no_answer(vote.results, quorum=self._config.quorum)
 
-        # ... an answer on which it agrees is published as it is...
-        if self._checked(vote, request, run):
+        # ... an answer on which it agrees, or that came when time was up, is published as it is...
+        if late:
+            closing = self._publish(panel, request, run)
+        elif self._checked(vote, request, run):
             run.trace.note("the panel agrees: nobody judges")
             closing = self._publish(panel, request, run)
         else:
@@ -281,14 +292,20 @@ class Fusion:
 
     # The panel...
 
-    async def _ask_panel(self, request: ChatRequest, run: Run) -> Vote:
+    def _patience(self, run: Run) -> Patience | None:
+        """The time of judge and final, which have nothing to do as long as nobody has answered."""
+        limited = self._config.round_timeout is not None
+        return None if limited else Patience(run.deadline.share(_FINAL_SHARE))
+
+    async def _ask_panel(self, request: ChatRequest, run: Run, patience: Patience | None) -> Vote:
         until = run.deadline.share(_PANEL_SHARE)
         if self._config.round_timeout is not None:
             until = min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
         drafts = [
             self._draft(each, index, request, run) for index, each in enumerate(self._config.panel)
         ]
-        return self._vote(await run.fan_out(drafts, self._config, until=until), drafts, run)
+        results = await run.fan_out(drafts, self._config, until=until, patience=patience)
+        return self._vote(results, drafts, run)
 
     async def _ask_more(self, vote: Vote, request: ChatRequest, run: Run) -> Vote:
         """The same vote with the word of those whom the panel escalates to."""
@@ -353,14 +370,12 @@ class Fusion:
         return not self._is_enough(panel) and self._config.below_quorum == "fail"
 
     async def _publish(self, panel: Panel, request: ChatRequest, run: Run) -> AsyncGenerator[Event]:
-        """The answer on which the panel agrees, as its best-rated member gave it."""
+        """The answer on which the panel agrees, as its best-rated member gave it; or the only one there is."""
         vote = panel.vote
         ranking = voted(vote, run)
         winner, *others = ranking.results
         draft = answering(request, winner.model, "panel", terms=run.terms)
-        lack = lack_of(
-            vote.results, enough=self._is_enough(panel), confidence=vote.verdict.confidence
-        )
+        lack = lack_of(vote.results, enough=self._is_enough(panel), confidence=ranking.confidence)
         until = run.deadline.share(_FINAL_SHARE)
         ending = Ending(until, lack, vote.weigh, grounds=Grounds("posterior"))
         async with aclosing(present(winner, run, others, ending, draft=draft)) as events:
@@ -381,7 +396,8 @@ class Fusion:
                 judge,
                 "judge",
                 instruction=_JUDGE.format(evidence=evidence, fence=run.fence),
-                schema=json_schema(Analysis),
+                schema=_of_analysis(len(panel.shown)),
+                output=self._config.judge_max_output,
             )
 
         run.trace.shown("judge", panel.shown)
@@ -474,6 +490,16 @@ def _instruction(
         analysis=_findings(analysis, run) if analysis else "",
         verbatim=_VERBATIM if panel.vote.comparable else "",
     )
+
+
+def _of_analysis(count: int) -> dict[str, Any]:
+    """The schema of an analysis of so many answers."""
+    schema = json_schema(Analysis)
+    members = schema["properties"]
+    numbers = {"type": "integer", "minimum": 1, "maximum": count}
+    scores = {**members["scores"], "minItems": count, "maxItems": count}
+    winner = {**members["winner"], "anyOf": [numbers, {"type": "null"}]}
+    return {**schema, "properties": {**members, "winner": winner, "scores": scores}}
 
 
 def _findings(analysis: Analysis, run: Run) -> str:

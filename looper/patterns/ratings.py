@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 
 from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
-from looper.calling.drafts import AGAIN_OUTPUT, PRIVATE_OUTPUT, Draft, answering
+from looper.calling.drafts import MORE_ROOM, Draft, answering
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import Results, Round, Stop, never
+from looper.calling.fanout import Patience, Results, Round, Stop, never
 from looper.calling.models import Model
 from looper.contract import Contract, Violation
 from looper.errors import ContractViolated, InvalidField
@@ -105,8 +105,8 @@ class RatingsConfig(Round, Weighing, Judging):
         calls = (*self.in_round(asked), *self.in_round(more))
         if self.judge_model is None:
             return calls
-        first = PlannedCall((self.judge_model,), "judge", len(asked), PRIVATE_OUTPUT)
-        spare = replace(first, need="spare", output=AGAIN_OUTPUT)
+        first = PlannedCall((self.judge_model,), "judge", len(asked), self.judge_max_output)
+        spare = replace(first, need="spare", output=self.judge_max_output * MORE_ROOM)
         again = replace(spare, reads=2)
         return (*calls, first, spare, again, again)
 
@@ -214,7 +214,8 @@ class Ratings:
         ]
         last = bool(before) or not (config.escalate_to or config.judge_model)
         stop = self._stop(drafts, before, run)
-        results = await run.fan_out(drafts, config, until=self._until(run, last), stop=stop)
+        until, patience = self._until(run, last), self._patience(run, last=last)
+        results = await run.fan_out(drafts, config, until=until, stop=stop, patience=patience)
         return [
             Candidate(draft.to(result.model), result)
             for draft, result in zip(drafts, results, strict=True)
@@ -225,6 +226,12 @@ class Ratings:
         if self._config.round_timeout is None:
             return until
         return min(until, run.deadline.now() + self._config.round_timeout.total_seconds())
+
+    def _patience(self, run: Run, *, last: bool) -> Patience | None:
+        """The time of those who come behind the members, and have nothing to do as long as nobody has answered."""
+        if last or self._config.round_timeout is not None:
+            return None
+        return Patience(run.deadline.share(_LAST_SHARE))
 
     def _stop(self, drafts: Sequence[Draft], before: Sequence[Candidate], run: Run) -> Stop:
         """When enough has been said, by the weights that the vote on all of it will have."""

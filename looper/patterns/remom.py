@@ -13,7 +13,7 @@ from looper.calling.calls import Result
 from looper.calling.cost import PlannedCall
 from looper.calling.drafts import Draft, answering, private, shortened
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import Round, Stop
+from looper.calling.fanout import Patience, Round, Stop
 from looper.calling.models import Model
 from looper.contract import Contract, Reference, ReferenceConfig
 from looper.errors import InvalidField
@@ -237,7 +237,7 @@ class Remom:
                 run.trace.note(f"round {number} brought nothing: the one before it stands")
                 break
             vote = latest
-            if team.agreed(vote):
+            if team.agreed(vote) or team.is_late:
                 break
         assert vote is not None
 
@@ -249,6 +249,9 @@ class Remom:
     async def _close(self, team: "_Team", vote: Vote, run: Run) -> AsyncGenerator[Event]:
         if refusing := refusals(vote.results):
             closing = decline(refusing, vote.results, run)
+        elif team.is_late:
+            run.trace.note("nobody had answered in the round's share of the deadline: no synthesis")
+            closing = team.publish(vote)
         elif team.agreed(vote) and not team.may_need_tools:
             run.trace.note("the round agreed: no synthesis")
             closing = team.publish(vote)
@@ -290,6 +293,12 @@ class _Team:
         self._asked: dict[str, int] = {}
         self._heard: list[Result] = []
         self._enough = True
+        self._patience: Patience | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time of the synthesis went by before anybody had answered."""
+        return self._patience is not None and self._patience.used
 
     @property
     def may_need_tools(self) -> bool:
@@ -313,23 +322,33 @@ class _Team:
         until = deadline.share(_ROUND_SHARE / (left + 1))
         if settings.round_timeout is not None:
             until = min(until, deadline.now() + settings.round_timeout.total_seconds())
+        elif before is None:
+            self._patience = Patience(deadline.share(_FINAL_SHARE))
+        patience = self._patience if before is None else None
         drafts = self._drafts(breadth, before)
         if settings.adaptive and self._comparable:
-            vote = await self._in_waves(drafts, until)
+            vote = await self._in_waves(drafts, until, patience)
         else:
-            vote = self._vote(await self._run.fan_out(drafts, settings, until=until), drafts)
+            results = await self._run.fan_out(drafts, settings, until=until, patience=patience)
+            vote = self._vote(results, drafts)
         self._heard += vote.results
         self._enough &= _usable(vote.results) >= settings.min_successful_responses
         return vote
 
-    async def _in_waves(self, drafts: Sequence[Draft], until: float) -> Vote:
+    async def _in_waves(
+        self, drafts: Sequence[Draft], until: float, patience: Patience | None
+    ) -> Vote:
         """Ask a few at a time, and nobody any more once the answer is clear."""
         results: list[Result] = []
         while len(results) < len(drafts):
             size = _NEXT_WAVES if results else _FIRST_WAVE
             wave = drafts[len(results) : len(results) + size]
             results += await self._run.fan_out(
-                wave, self._config, until=until, stop=self._stop(tuple(results), drafts)
+                wave,
+                self._config,
+                until=until,
+                stop=self._stop(tuple(results), drafts),
+                patience=None if _usable(results) else patience,
             )
             if self._is_clear(results, drafts) or self._run.deadline.now() >= until:
                 break

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import zip_longest
@@ -135,6 +135,19 @@ class ChatBody(msgspec.Struct, frozen=True):
     tool_choice: str | dict[str, Any] | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_choice: list[str] | None = None
+    guided_regex: str | None = None
+
+    @property
+    def choices(self) -> Sequence[str]:
+        """The answers that there may be, as vLLM is told of them: today, and before that."""
+        return self.guided_choice or (self.structured_outputs or {}).get("choice") or ()
+
+    @property
+    def expression(self) -> str | None:
+        """The form that the answer has to have."""
+        return self.guided_regex or (self.structured_outputs or {}).get("regex")
 
     @property
     def texts(self) -> list[str]:
@@ -181,8 +194,20 @@ def choose(
             )
         return Choice(_tool_calls(functions, short_ids), "tool_calls")
     said = verdict or _tool_results(body) or say(voice, body.texts, body.response_format, known)
+    said = _bound(said, body)
     thought = f"I am asked: {body.texts[-1][:80]} Let me think." if reasoning else ""
     return speak(said, body, thought)
+
+
+def _bound(said: Said, body: ChatBody) -> Said:
+    """What a server lets a model say under a grammar: of the choices the one it means, else the first."""
+    if body.choices:
+        meant = [each for each in body.choices if each.rpartition(" ")[2] in said.text.split()]
+        return replace(said, text=[*meant, body.choices[0]][0])
+    if body.expression is None:
+        return said
+    found = re.search(body.expression, said.text)
+    return replace(said, text=found[0] if found else "0")
 
 
 def speak(said: Said, body: ChatBody, reasoning: str = "") -> Choice:

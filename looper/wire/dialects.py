@@ -9,6 +9,8 @@ from looper.settings import Setting
 ToolCallIds = Literal["any", "max40", "alnum9"]
 Effort = Literal["reasoning_effort", "thinking_budget", "enable_thinking", "none"]
 
+Constraint = Literal["structured_outputs", "guided", "none"]
+
 STANDARD = frozenset(
     {
         *("model", "messages", "stream", "stream_options", "n", "stop", "seed", "user", "metadata"),
@@ -45,6 +47,14 @@ class Dialect(Setting):
         default="any", description="max40: at most 40 characters; alnum9: nine letters and digits"
     )
     effort: Effort = Field(default="reasoning_effort", description="how reasoning effort is said")
+    constrain: Constraint = Field(
+        default="none",
+        description="how it is told what values, or which expression, an answer is to be: structured_outputs, guided",
+    )
+    thinks_outside: bool = Field(
+        default=False,
+        description="whether such a grammar binds its answer only, and it may think before that",
+    )
     open: bool = Field(default=False, description="whether vendors' own members pass")
 
 
@@ -68,6 +78,7 @@ DIALECTS: dict[str, Dialect] = {
         drop=frozenset({"store", "metadata", "service_tier", "prediction", "web_search_options"}),
         roles={"developer": "system"},
         effort="enable_thinking",
+        constrain="structured_outputs",
         open=True,
     ),
     "mistral": Dialect(

@@ -1,5 +1,6 @@
 """What real models and their servers do, taught to the simulator: every pattern copes with it, through a real Envoy."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,11 @@ MODELS: list[dict[str, Any]] = [
     {"name": "own", "dialect": {"apart": True}},
     {"name": "wordless", "dialect": {"finish_reason": False}},
     {"name": "cut"},
+    {"name": "vllm", "dialect": "vllm"},
+    {"name": "guided", "dialect": {"constrain": "guided"}},
+    {"name": "thinking", "dialect": {"constrain": "structured_outputs", "thinks_outside": True}},
+    {"name": "able", "capabilities": ["json_schema"]},
+    *({"name": name} for name in ("slow-a", "slow-b")),
 ]
 NOT_SURE: dict[str, Any] = {"confidence_method": "self_verify", "threshold": 0.9}
 PATTERNS: dict[str, dict[str, Any]] = {
@@ -49,7 +55,53 @@ def decision(contract: dict[str, Any] | None = None, **algorithm: Any) -> dict[s
     return {"decisions": [{"name": "only", "algorithm": algorithm, **told}]}
 
 
+PANEL: dict[str, Any] = {"analysis_models": ["slow-a", "slow-b"], "judge_model": "w"}
+SLOWLY: dict[str, dict[str, Any]] = {
+    "fusion": PANEL,
+    "ratings": {"models": ["slow-a", "slow-b"], "aggregate": "judge", "judge_model": "w"},
+    "remom": {"models": ["slow-a", "slow-b"], "breadth_schedule": [2, 2], "synthesis_model": "w"},
+    "confidence": {"stages": ["slow-a"], "confidence_method": "verifier", "verifier_model": "w", "threshold": 0.5,
+                   "verifier_share": 0.5},
+    "workflows": {
+        "steps": [
+            {"id": "solve", "models": ["slow-a", "slow-b"], "prompt": "Solve it."},
+            {"id": "check", "role": "verifier", "models": ["w"], "needs": ["solve"], "prompt": "Check it."},
+        ],
+        "final": {"model": "w"},
+    },
+}  # fmt: skip
+
+
+def slowly(deadline: str, **algorithm: Any) -> dict[str, Any]:
+    only = {"name": "only", "algorithm": algorithm, "budget": {"deadline": deadline}}
+    return {"decisions": [only]}
+
+
+CHOICE: dict[str, Any] = {"type": "choice", "values": ["Ottawa", "Toronto"]}
+BARE = {**CHOICE, "extract": {"mode": "exact"}}
+SCHEMA = {"type": "object", "required": ["answer"], "properties": {"answer": {"type": "string"}}}
+JUDGED: dict[str, Any] = {
+    "analysis_models": ["own", "cut"],
+    "judge_model": "able",
+    "judge_max_output": 700,
+}
+
+
+def answered_by(model: str, contract: dict[str, Any]) -> dict[str, Any]:
+    return decision(contract, type="single", model=model)
+
+
 RECIPES = {
+    "bound": answered_by("vllm", BARE),
+    "bound-guided": answered_by("guided", BARE),
+    "bound-free": answered_by("vllm", CHOICE),
+    "bound-thinking": answered_by("thinking", CHOICE),
+    "bound-unable": answered_by("a", CHOICE),
+    "bound-json": answered_by("able", {"type": "json", "schema": SCHEMA}),
+    "bound-judge": decision(type="fusion", **JUDGED, final_model="own"),
+    "bound-judge-writes": decision(type="fusion", **JUDGED),
+    **{f"slow-{name}": slowly("10s", type=name, **each) for name, each in SLOWLY.items()},
+    "slower": slowly("2s", type="fusion", **PANEL),
     **{
         name: decision(**{"type": "workflows" if name == "planned" else name, **settings})
         for name, settings in PATTERNS.items()
@@ -77,6 +129,7 @@ async def stacks() -> AsyncIterator[Stack]:
         SimulatedModel(name=each["name"], skill=1, **(strict if each["name"] in {*STRICT, "merging"} else {}))
         for each in MODELS
     ]  # fmt: skip
+    models += [SimulatedModel(name=name, skill=1, latency=7.0 + at) for at, name in enumerate(SLOW)]
     change = {
         "models": [{**each, "url": ""} for each in MODELS],
         "recipes": RECIPES,
@@ -305,3 +358,112 @@ class TestScaffolding:
         await ask(team, "fusion")
         final = [call.parsed for call in team.simulator.calls if call.model == "w"][-1]
         assert '"candidate 1 is right, see "' in told(final)
+
+
+SLOW = ("slow-a", "slow-b")
+"""Models that need 7 of the 10 seconds that a run has: more than their stage's share."""
+
+
+class TestSlowModels:
+    @both_ways
+    async def test_a_first_answer_may_take_the_time_of_those_behind_it(
+        self, team: Stack, stream: bool
+    ) -> None:
+        """In every pattern: judge, verifier and final have nothing to do until then, and are not asked any more."""
+        names = [f"slow-{name}" for name in SLOWLY]
+        answers = await asyncio.gather(*(ask(team, name, stream=stream) for name in names))
+
+        for name, answered in zip(names, answers, strict=True):
+            assert (name, answered.status) == (name, 200)
+            assert "Ottawa" in answered.text
+            assert answered.finish == "stop"
+        asked = {call.model for call in team.simulator.calls if call.outcome == "finished"}
+        assert asked <= {*SLOW, "w"}
+        assert {"slow-a"} <= asked
+
+    async def test_who_is_too_slow_all_the_same_is_said_to_be(self, team: Stack) -> None:
+        """The error says whose time was up."""
+        answered = await ask(team, "slower")
+        assert answered.status == 504
+        error = json.loads(answered.raw)["error"]
+        assert error["code"] == "deadline_exceeded"
+        assert "its stage's share of the deadline" in error["message"]
+
+
+def constraint(request: dict[str, Any]) -> Any:
+    """What the server is told that an answer is to be."""
+    told = {
+        name: request.get(name)
+        for name in ("response_format", "structured_outputs", "guided_choice")
+    }
+    return {name: said for name, said in told.items() if said is not None}
+
+
+CHOICE_OF = {"choice": ["Ottawa", "Toronto"]}
+
+
+class TestGrammars:
+    """Contracts hold a model while it writes, where its server can see to that and nothing is lost by it."""
+
+    @pytest.mark.parametrize(
+        ("name", "members", "first", "again"),
+        [
+            ("bound", {}, {"structured_outputs": CHOICE_OF}, None),
+            (
+                "bound",
+                {"response_format": {"type": "text"}},
+                {"response_format": {"type": "text"}},
+                None,
+            ),
+            ("bound-guided", {}, {"guided_choice": ["Ottawa", "Toronto"]}, None),
+            ("bound-free", {}, {}, {"structured_outputs": CHOICE_OF}),
+            ("bound-thinking", {}, {"structured_outputs": CHOICE_OF}, None),
+            ("bound-unable", {}, {}, {}),
+        ],
+    )
+    async def test_bind_an_answer_only_where_that_takes_nothing_away(
+        self, team: Stack, name: str, members: dict[str, Any], first: Any, again: Any
+    ) -> None:
+        """Always the repair; else an answer that is to be the value, or of a model that thinks outside of it."""
+        for each in ("vllm", "guided", "thinking", "a"):
+            team.simulator.script(each, "It is hard to say.")
+        await ask(team, name, **members)
+        calls = [constraint(call.parsed) for call in team.simulator.calls]
+        assert calls[0] == first
+        if again is not None:
+            assert calls[1] == again
+
+    async def test_mend_what_a_model_would_not(self, team: Stack) -> None:
+        """A repair that is bound brings the value."""
+        team.simulator.script("vllm", "It is hard to say.")
+        answered = await ask(team, "bound-free")
+        assert answered.text == "Ottawa"
+
+    async def test_are_schemas_where_json_is_wanted(self, team: Stack) -> None:
+        """For models that can, under the contract's own schema; a client's own stays as it came."""
+        await ask(team, "bound-json")
+        wanted = {"type": "json_object"}
+        await ask(team, "bound-json", response_format=wanted)
+        ours, theirs = (call.parsed["response_format"] for call in team.simulator.calls)
+        assert ours["json_schema"]["schema"]["required"] == ["answer"]
+        assert theirs == wanted
+
+    async def test_keep_private_json_within_bounds(self, team: Stack) -> None:
+        """A judge that is bound to a schema cannot go on for ever, nor judge what it was not shown."""
+        await ask(team, "bound-judge")
+        (judge,) = [call.parsed for call in team.simulator.calls if call.model == "able"]
+        schema = judge["response_format"]["json_schema"]["schema"]["properties"]
+        assert schema["scores"]["maxItems"] == schema["winner"]["anyOf"][0]["maximum"] == 2
+        assert schema["consensus"]["maxItems"]
+        assert schema["consensus"]["items"]["maxLength"]
+        assert judge["max_tokens"] == 700
+
+    async def test_a_judge_that_was_cut_off_is_told_so(self, team: Stack) -> None:
+        """And has more room."""
+        cut = {"content": '{"consensus": ["a', "finish_reason": "length"}
+        team.simulator.script("able", cut, '{"scores": [1, 2], "winner": 2}', "Ottawa.")
+        await ask(team, "bound-judge-writes")
+        first, again = [call.parsed for call in team.simulator.calls if call.model == "able"][:2]
+        assert "cut off after" in told(again)
+        assert "tokens" in told(again)
+        assert again["max_tokens"] == 2 * first["max_tokens"]

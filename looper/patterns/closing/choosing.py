@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from looper.calling.calls import Result
+from looper.calling.drafts import PRIVATE_OUTPUT
 from looper.calling.models import Model
 from looper.patterns.closing.evidence import said
 from looper.patterns.closing.judge import judge
 from looper.run import Run
-from looper.settings import Setting
+from looper.settings import Setting, Tokens
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
 from looper.wire.events import Lack
@@ -44,6 +45,9 @@ class Judging(Setting):
     rating_weight: float = Field(
         default=1.0, ge=0, le=100, description="points that a rating of 1 adds to a judge's scores"
     )
+    judge_max_output: Tokens = Field(
+        default=PRIVATE_OUTPUT, ge=64, description="tokens that a judge may answer with"
+    )
     recheck_within: float = Field(
         default=1.0,
         ge=0,
@@ -74,7 +78,15 @@ async def judged(vote: Vote, bench: Bench, request: ChatRequest, run: Run) -> Ra
     if len(distinct) < 2:
         return voted(vote, run)
     shown = run.random.sample(list(distinct.values()), len(distinct))
-    scores = await judge(request, run, bench.model, shown, bench.rubric, until=bench.until)
+    scores = await judge(
+        request,
+        run,
+        bench.model,
+        shown,
+        bench.rubric,
+        until=bench.until,
+        output=bench.judging.judge_max_output,
+    )
     if scores is None:
         return None
     points = Points.of(vote, shown, scores, bench.judging)
@@ -138,7 +150,14 @@ async def confirmed(points: Points, bench: Bench, request: ChatRequest, run: Run
         # Whichever of the two stood first stands second now.
         pair = [each for each in reversed(points.shown) if any(each is one for one in top)]
         again = await judge(
-            request, run, bench.model, pair, bench.rubric, until=bench.until, extra=True
+            request,
+            run,
+            bench.model,
+            pair,
+            bench.rubric,
+            until=bench.until,
+            output=bench.judging.judge_max_output,
+            extra=True,
         )
         points.hear(pair, again or [])
     return points.ranking(run)

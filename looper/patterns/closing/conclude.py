@@ -159,7 +159,7 @@ async def _repaired(
     """Have the model that broke the contract mend its answer, once, if the plan leaves a call for it."""
     run.trace.note("the answer broke its contract: its model is asked to mend it")
     again = draft.again(said, _REPAIR.format(violation))
-    repair = replace(again.without_tools(), role="repair", stream=False)
+    repair = replace(again.without_tools(), role="repair", stream=False, grammar=run.terms.grammar)
     result = await run.ask(repair, until=until)
     if result.state != "ok":
         return None

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from looper.calling.calls import Result
-from looper.calling.drafts import Draft, json_schema, private, shortened
+from looper.calling.drafts import PRIVATE_OUTPUT, Draft, json_schema, private, shortened
 from looper.calling.models import Model
 from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.run import Run
@@ -30,6 +30,7 @@ async def judge(
     rubric: str | None,
     *,
     until: float,
+    output: int = PRIVATE_OUTPUT,
     extra: bool = False,
 ) -> list[float] | None:
     """A score from 0 to 10 for each answer, as they were given here; None if the judge gives none that can be used.
@@ -47,7 +48,12 @@ async def judge(
             count=len(answers),
         )
         return private(
-            request, reader, "judge", instruction=instruction, schema=json_schema(Scores)
+            request,
+            reader,
+            "judge",
+            instruction=instruction,
+            schema=_of_scores(len(answers)),
+            output=output,
         )
 
     draft = shortened(compose)
@@ -64,6 +70,13 @@ async def judge(
         return None
     run.trace.judged(answers, judged.scores)
     return judged.scores
+
+
+def _of_scores(count: int) -> dict[str, Any]:
+    """The schema of so many scores."""
+    schema = json_schema(Scores)
+    scores = {**schema["properties"]["scores"], "minItems": count, "maxItems": count}
+    return {**schema, "properties": {"scores": scores}}
 
 
 _RUBRIC = "Correct first of all, then complete, and in the form that the conversation asks for."

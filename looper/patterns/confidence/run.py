@@ -9,7 +9,7 @@ from typing import Literal
 from looper.calling.calls import Result
 from looper.calling.drafts import Draft, answering
 from looper.calling.failures import why_no_answer
-from looper.calling.fanout import fan_out, is_failure
+from looper.calling.fanout import Patience, fan_out, is_failure
 from looper.errors import InvalidField, LooperError
 from looper.patterns.closing.conclude import Ending, conclude, present
 from looper.patterns.closing.outcome import lack_of, outcome_of
@@ -27,7 +27,6 @@ from looper.wire.deltas import Gathering
 from looper.wire.events import Delta, Done, Event, Lack, Progress
 
 _LAST_SHARE = 0.95
-_ANSWER_SHARE = 0.7
 """Of the time of a stage whose answers are graded: the part in which they must come."""
 
 _AGAIN = "nobody else answers: who was given up is asked again"
@@ -170,23 +169,30 @@ class Confidence:
     async def _ask(self, climb: Climb, at: int, until: float) -> list[Candidate]:
         config, run, stage = self._config, climb.run, climb.stages[at]
         drafts = self._drafts(climb, stage)
-        answers_by = self._in_round(until, run)
+        patience = Patience(self._in_round(until, run))
+        answers_by = patience.until
         if self._config.grades(run.terms.contract):
-            share = run.deadline.now() + (until - run.deadline.now()) * _ANSWER_SHARE
-            answers_by = min(answers_by, share)
+            share = (until - run.deadline.now()) * (1 - self._config.verifier_share)
+            answers_by = min(answers_by, run.deadline.now() + share)
         watched = config.escalate_early and stage is not climb.stages[-1]
 
         async def ask(draft: Draft) -> Result:
             if watched and (hopeless := self._grading.hopeless(draft, run)) is not None:
-                result = await run.watch(draft, until=answers_by, hopeless=hopeless)
+                result = await run.watch(draft, until=patience.until, hopeless=hopeless)
                 if result.state == "cancelled":
                     run.trace.score(result, None, "given up")
                     climb.given_up.append(draft)
                 return result
-            return await run.ask(draft, until=answers_by)
+            return await run.ask(draft, until=patience.until)
 
         results = await fan_out(
-            drafts, ask, config, run.models, until=answers_by, counts=run.speaks
+            drafts,
+            ask,
+            config,
+            run.models,
+            until=answers_by,
+            counts=run.speaks,
+            patience=patience,
         )
         pairs = zip(drafts, results, strict=True)
         return [climb.heard(draft, result, at) for draft, result in pairs]

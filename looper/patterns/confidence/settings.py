@@ -83,6 +83,9 @@ class ConfidenceSettings(Round, Weighing):
         default=1, ge=1, le=16, description="how often each voter of a stage is asked"
     )
     verifier_model: str | None = None
+    verifier_share: float = Field(
+        default=0.3, ge=0.05, le=0.9, description="part of a stage's time that is kept for grading"
+    )
     automix_verifier: AutomixVerifier | None = None
     escalate_early: bool = Field(
         default=False, description="give an answer up as soon as its score can no longer pass"

@@ -44,6 +44,11 @@ class Crew:
         self._levels = _levels(board.steps, revises=config.on_verify_fail == "revise")
         self._begun = {agent.id for agent in board.agents.values()}
         self.failures: list[Result] = []
+        self._spoken = any(agent.answer is not None for agent in board.agents.values())
+        self._clocks: dict[asyncio.Timeout, float] = {}
+        """Of calls that may take longer than their share, and when that is over."""
+        self.overtime = False
+        """Whether the first answer came when the time of its step was up, so that it is the last one, too."""
 
     async def work(self) -> None:
         """Work on every step that can begin, or go on."""
@@ -60,7 +65,7 @@ class Crew:
 
     async def _begin(self, step: Step) -> None:
         needed = [each for each in self._board.steps if each.id in step.needs]
-        if any(self._board.failed(each) for each in needed):
+        if self.overtime or any(self._board.failed(each) for each in needed):
             self._board.skipped.add(step.id)
             return
         if not all(self._board.over(each) for each in needed):
@@ -176,6 +181,8 @@ class Crew:
         )
         if role == "worker" and len(self._board.steps) > 1:
             draft = _of_a_part(draft)
+        if role == "final":
+            draft = replace(draft, grammar=self._run.terms.grammar)
         members = {**draft.members, "messages": client}
         return replace(draft, members=members, ours=said, agent=self._board.name(agent.id))
 
@@ -264,7 +271,38 @@ class Crew:
             if not self._has_call(draft):
                 error = CallFailed(Failure.BUDGET, reason="max_calls", attempts=0)
                 return Result(draft.model, draft.role, "not_started", error=error)
-            return await self._run.ask(draft, until=self._by(step, until))
+            by = self._by(step, until)
+            if by < until:
+                return await self._run.ask(draft, until=by)
+            return await self._patiently(draft, until)
+
+    async def _patiently(self, draft: Draft, until: float) -> Result:
+        """Ask; as long as no worker has answered, longer than its share: who comes behind has nothing to do yet."""
+        run = self._run
+        if self._spoken:
+            return await run.ask(draft, until=until)
+        clock = asyncio.timeout(None)
+        self._clocks[clock] = until
+        try:
+            async with clock:
+                last = max(until, run.deadline.share(_LAST_SHARE))
+                result = await run.ask(draft, until=last)
+        except TimeoutError:
+            return Result(draft.model, draft.role, "timed_out")
+        finally:
+            del self._clocks[clock]
+        if result.state == "ok":
+            self._has_spoken(until)
+        return result
+
+    def _has_spoken(self, until: float) -> None:
+        """Somebody has answered, whose time was up then or not: everybody else's is up when their share is over."""
+        now = self._run.deadline.now()
+        self.overtime = self.overtime or (not self._spoken and now > until + _MOMENT)
+        self._spoken = True
+        for clock, share in self._clocks.items():
+            if not clock.expired():
+                clock.reschedule(max(now, share))
 
     def _has_call(self, draft: Draft) -> bool:
         if not self.may_call():
@@ -288,6 +326,8 @@ class Crew:
         return standing(self._board, self._run.models, self._run.terms.contract)
 
 
+_LAST_SHARE = 0.95
+_MOMENT = 0.01
 _NEVER_ASKED = ("not_started", "cancelled")
 _OF_THE_WHOLE = frozenset({"response_format", "stop"})
 """Members of the client's that say what its answer has to be like, and not what a part of the work has to be like."""

@@ -3,7 +3,9 @@
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
@@ -122,7 +124,7 @@ class Workflows:
             instruction=to_plan(
                 pool, bounds, planner.prompt, tools=request.offers_tools and run.pauses is not None
             ),
-            schema=json_schema(Planned),
+            schema=_of_plans(tuple(label for label, _ in labelled(pool)), bounds.max_steps),
             output=planner.max_output,
         )
         if planner.reasoning_effort is not None:
@@ -153,7 +155,13 @@ class Workflows:
         self, crew: Crew, board: Board, request: ChatRequest, run: Run
     ) -> AsyncGenerator[Event]:
         """What follows when nobody can work any more."""
+        if crew.overtime and crew.standing():
+            run.trace.note(
+                "nobody had answered in a step's share of the deadline: the first answer"
+            )
+            return self._best(crew, board, run)
         if board.skipped and (crew.standing() or not board.waiting):
+            run.trace.note("nothing came of a step that another one needs: the best answer so far")
             return self._best(crew, board, run)
         if board.waiting and run.pauses is not None:
             return _hand_over(board, request, run, run.pauses)
@@ -161,7 +169,6 @@ class Workflows:
 
     async def _best(self, crew: Crew, board: Board, run: Run) -> AsyncGenerator[Event]:
         """The best answer so far, as it is."""
-        run.trace.note("nothing came of a step that another one needs: the best answer so far")
         if standing := crew.standing():
             (best, winner), *rest = standing
             others = [result for _, result in rest]
@@ -201,6 +208,15 @@ class Workflows:
         final = board.final
         text = crew.tell(final.prompt, board.shown_to_final(), final.model, less=less)
         return Agent(FINAL, final.model, told=text)
+
+
+def _of_plans(labels: tuple[str, ...], most: int) -> dict[str, Any]:
+    """The schema of plans of so many steps by these models."""
+    schema: dict[str, Any] = deepcopy(json_schema(Planned))
+    schema["properties"]["steps"]["maxItems"] = most
+    models = schema["$defs"]["Step"]["properties"]["models"]
+    models["items"] = {"type": "string", "enum": list(labels)}
+    return schema
 
 
 def _ending(board: Board, run: Run) -> Ending:

@@ -604,7 +604,7 @@ class TestDeadline:
 
     def test_a_budget_without_a_deadline_has_one(self) -> None:
         """No run is without an end."""
-        assert Budget().deadline == timedelta(seconds=120)
+        assert Budget().deadline == timedelta(seconds=240)
 
 
 def request_with(**members: object) -> ChatRequest:

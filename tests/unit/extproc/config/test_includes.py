@@ -168,7 +168,7 @@ def test_signals_and_decisions_are_replaced_removed_and_added_by_name(folder: Pa
     assert [decision.name for decision in recipe.decisions] == ["verse", "hard", "default"]
     hard = recipe.decisions[1]
     assert (hard.when, hard.budget.calls, hard.overload) == ("hard", 9, None)
-    assert hard.budget.deadline.total_seconds() == 120
+    assert hard.budget.deadline.total_seconds() == 240
     assert isinstance(hard.algorithm, FusionConfig)
     assert recipe.signals_deadline.total_seconds() == 1
 

@@ -612,7 +612,7 @@ class TestHostileBodies:
         self, body: bytes, text: str, stream: bool
     ) -> None:
         """What is not understood is left out, and what is left may be nothing."""
-        said = b"data: " + body + b"\n\ndata: [DONE]\n\n" if stream else body
+        said = b"data: " + body + b"\n\n" + END + DONE_EVENT if stream else body
         async with speaking(http(said)) as (client, _, _):
             result = await heard(client, stream=stream)
         assert (result.failed, result.text) == (None, text)
@@ -652,9 +652,9 @@ class TestEvents:
     @pytest.mark.parametrize(
         "end",
         [
-            pytest.param(b"data:  [DONE]  \n\n", id="done-with-spaces"),
-            pytest.param(b"data: [DONE]", id="no-line-end"),
-            pytest.param(b"data: [DONE]\n", id="no-blank-line"),
+            pytest.param(END + b"data:  [DONE]  \n\n", id="done-with-spaces"),
+            pytest.param(END + b"data: [DONE]", id="no-line-end"),
+            pytest.param(END + b"data: [DONE]\n", id="no-blank-line"),
             pytest.param(END, id="end-alone"),
             pytest.param(END[:-1], id="end-without-blank-line"),
             pytest.param(END[:-2], id="end-without-line-end"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from looper.calling.calls import CallFailed, Failure, Result
 from looper.calling.drafts import Draft
-from looper.calling.fanout import Results, Round, fan_out, never
+from looper.calling.fanout import Patience, Results, Round, fan_out, never
 from tests.fakes.clock import timeless
 from tests.fakes.models import completion, model
 
@@ -107,6 +107,34 @@ class TestOrder:
         begun = now()
         assert await asked_all([], models().ask, max_concurrent=3, until=begun + 50) == []
         assert now() == begun
+
+
+@pytest.mark.parametrize(
+    ("seconds", "states_", "ended", "used"),
+    [
+        pytest.param((3, 7, 8), ["ok", "timed_out", "timed_out"], 5, False, id="somebody-was-in-time"),
+        pytest.param((7, 8, 99), ["ok", "timed_out", "timed_out"], 7, True, id="the-first-one-late"),
+        pytest.param((-2, 7, 8), ["failed", "ok", "timed_out"], 7, True, id="a-failure-is-no-answer"),
+        pytest.param((99, -6, 8), ["timed_out", "failed", "ok"], 8, True, id="nor-a-late-one"),
+        pytest.param((50, 60, 70), ["timed_out"] * 3, 9, True, id="nobody"),
+        pytest.param((-1, -2, -3), ["failed"] * 3, 3, False, id="nobody-is-left"),
+    ],
+)  # fmt: skip
+def test_a_round_in_which_nobody_has_answered_goes_on(
+    seconds: tuple[float, ...], states_: list[str], ended: float, used: bool
+) -> None:
+    """Whoever comes behind it has nothing to do without an answer; the first one ends it."""
+
+    @timeless
+    async def test() -> None:
+        begun, patience = now(), Patience(now() + 9)
+        results = await fan_out(
+            calls(3), models(*seconds).ask, Round(), {}, until=begun + 5, patience=patience
+        )
+        assert (states(results), now() - begun) == (states_, ended)
+        assert patience.used is used
+
+    test()
 
 
 class TestConcurrency:
