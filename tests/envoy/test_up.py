@@ -2,15 +2,18 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 import yaml
 
+from looper.simulate.server import Simulator
 from tests.fakes.envoy import free_port
 from tests.fakes.stack import DEMO
 
@@ -92,7 +95,34 @@ async def test_once_fails_when_a_reply_is_wrong(tmp_path: Path) -> None:
         text = (await process.stdout.read()).decode()
         assert await process.wait() == 1, text
 
-    assert "wrong" in text
+    assert "wrong (502 upstream_failed)" in text
+
+
+async def test_edits_of_the_file_are_followed(tmp_path: Path) -> None:
+    """A good one is put to work while everything runs; of a bad one the problems are told, and nothing changes."""
+    path = tmp_path / "looper.yaml"
+    config = yaml.safe_load(DEMO.read_text())
+    async with Simulator().serve() as models:
+        for model in config["models"]:
+            model["url"] = f"{models.url}/v1"
+        path.write_text(yaml.safe_dump(config))
+        async with up("-c", str(path)) as process, aiohttp.ClientSession() as session:
+            text = await printed(process, "edits of")
+            found = re.search(r"OpenAI API at (\S+)\)", text)
+            assert found is not None
+
+            async def names() -> set[str]:
+                async with session.get(f"{found[1]}/models") as response:
+                    return {each["id"] for each in (await response.json())["data"]}
+
+            path.write_text("version: 1\nnonsense: here\n")
+            assert "nonsense" in await printed(process, "nonsense")
+            config["entrypoints"]["looper/new"] = next(iter(config["recipes"]))
+            path.write_text(yaml.safe_dump(config))
+            await printed(process, "is at work as it is now")
+            async with asyncio.timeout(20):
+                while "looper/new" not in await names():
+                    await asyncio.sleep(0.1)
 
 
 async def test_a_key_that_is_not_set_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from looper.settings.files import read_text
 @click.command("up")
 @configured(required=False)
 @click.option(
-    "--once", is_flag=True, help="End after the tour: status 0 only if every reply was right."
+    "--once",
+    is_flag=True,
+    help="End after the tour: status 0 only if every reply was right (of models of your own: if each was answered).",
 )
 @click.option(
     "--real", is_flag=True, help="A small real model, in place of simulated or configured ones."

@@ -83,7 +83,7 @@ async def everything(
             folder=folder,
         )
         config, path = localised(config_text, name, addresses)
-        _check_keys(config, environment)
+        check_keys(config, environment)
         bootstrap.write(config, folder / "envoy")
         processor = await stack.enter_async_context(
             running(
@@ -149,8 +149,13 @@ def localised(text: str, name: str, addresses: Addresses) -> tuple[Config, Path]
             model.pop("cluster", None)
             model["url"] = f"{addresses.models}/v1"
     path = addresses.folder / "looper.yaml"
-    path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-    return parse_config(path.read_text(encoding="utf-8"), name), path
+    text = yaml.safe_dump(data, sort_keys=False)
+    config = parse_config(text, name)
+    # In one step: the processor may look at it just now.
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(path)
+    return config, path
 
 
 def _weighing(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -202,7 +207,7 @@ def _keys(config: Config) -> list[ApiKey]:
     return [model.api_key for model in config.models if model.api_key is not None]
 
 
-def _check_keys(config: Config, environment: Mapping[str, str]) -> None:
+def check_keys(config: Config, environment: Mapping[str, str]) -> None:
     missing = sorted({key.env for key in _keys(config) if key.env and not environment.get(key.env)})
     if missing:
         raise UpFailed(f"not set in the environment: {', '.join(missing)}")

@@ -3,10 +3,12 @@
 import asyncio
 import signal
 from collections.abc import Coroutine, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
 
+from extproc.cli.up.following import Edits
 from extproc.cli.up.local import Models, everything
 from extproc.cli.up.tour import DEMO, REAL, announce, tour
 
@@ -43,12 +45,17 @@ async def up(
         right = await _unless(stop, tour(settings, addresses, known=known))
         if right is None or once:
             return bool(right)
-        click.echo("Everything stays up until Ctrl-C.")
-        await stop.wait()
+        if config is None:
+            click.echo("Everything stays up until Ctrl-C.")
+            await stop.wait()
+        else:
+            click.echo(f"Everything stays up until Ctrl-C; edits of {name} are followed.")
+            edits = Edits(Path(name), settings, addresses, models, environment)
+            await _unless(stop, edits.follow())
         return right
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool]) -> bool | None:
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, bool | None]) -> bool | None:
     """The result of `work`; None if `stop` comes first."""
     async with asyncio.TaskGroup() as group:
         task, stopping = group.create_task(work), group.create_task(stop.wait())

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import click
@@ -28,7 +28,7 @@ REAL = DEMO.with_name("real.yaml")
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """A request of the tour. `decision` and `answer` are what the demo's models must come to."""
+    """A request of the tour. `answer` is a pattern that right ones have, `decision` what the demo must come to."""
 
     title: str
     prompt: str
@@ -38,23 +38,30 @@ class Stop:
 
 
 STOPS = (
-    Stop("one model", "What is the capital of Canada?", False, "default", "Ottawa"),
+    Stop("one model", "What is the capital of Canada?", False, "default", r"\bOttawa\b"),
     Stop(
         "a team",
         "Think step by step: What is the time complexity of binary search?",
         False,
         "panel",
-        "O(log n)",
+        r"\bO\}?\(\s*(log|lg)(_?\{?2\}?|₂)?\s*[({]*n",
     ),
-    Stop("a team, streamed", "Think step by step: What is 15 percent of 240?", True, "panel", "36"),
+    Stop(
+        "a team, streamed",
+        "Think step by step: What is 15 percent of 240?",
+        True,
+        "panel",
+        r"(?<![\d.])36(\.0+)?(?!\.?\d)",
+    ),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a client saw. Times are in seconds."""
+    """What a client saw. Times are in seconds; `code` is that of an error, also in a stream that had begun."""
 
     status: int
+    code: str | None
     decision: str
     algorithm: str
     text: str
@@ -78,7 +85,7 @@ def announce(config: Config, addresses: Addresses) -> None:
 async def tour(config: Config, addresses: Addresses, *, known: bool) -> bool:
     """Send the requests and print a table of what came of them. Whether every reply was right.
 
-    `known`: the models are those of the demo, and what they come to is known. Of others any answer is right.
+    `known`: the models are those of the demo, which know the answers. Others may not: that is no failure.
     """
     table = Table(title="A short tour", show_lines=True, expand=True)
     for column, ratio in (("question", 4), ("answered by", 4), ("answer", 5)):
@@ -89,16 +96,16 @@ async def tour(config: Config, addresses: Addresses, *, known: bool) -> bool:
             before = await _calls(session, addresses)
             seen = await _visit(session, config, addresses, stop)
             called = await _calls(session, addresses) - before
-            right = _is_right(stop, seen, known=known)
-            all_right = all_right and right
-            table.add_row(*_row(stop, seen, called, right=right))
+            verdict = judged(stop, seen, known=known)
+            all_right = all_right and verdict.good
+            table.add_row(*_row(stop, seen, called, verdict))
     Console().print(table)
     _say_what_next(config, addresses)
     return all_right
 
 
 def _row(
-    stop: Stop, seen: Seen, called: Mapping[tuple[str, str], int], *, right: bool
+    stop: Stop, seen: Seen, called: Mapping[tuple[str, str], int], verdict: "Verdict"
 ) -> tuple[Text, Text, Text]:
     question = Text(stop.prompt).append(f"\n{stop.title}", "dim")
     by = Text(seen.decision, "bold").append(f" {seen.algorithm}", "dim")
@@ -107,8 +114,7 @@ def _row(
     by.append(f"\n{seen.total * 1000:.0f} ms", "dim")
     if seen.first_token is not None:
         by.append(f", first token {seen.first_token * 1000:.0f} ms", "dim")
-    verdict = ("right", "green") if right else (f"wrong ({seen.status})", "red")
-    return question, by, Text(ending(seen.text)).append("\n").append(*verdict)
+    return question, by, Text(ending(seen.text)).append(f"\n{verdict.words}", verdict.tone)
 
 
 _SHOWN = 160
@@ -134,10 +140,30 @@ def _say_what_next(config: Config, addresses: Addresses) -> None:
     click.echo(f"  looper explain {addresses.folder}/looper.yaml {json.dumps(STOPS[1].prompt)}\n")
 
 
-def _is_right(stop: Stop, seen: Seen, *, known: bool) -> bool:
-    if not known:
-        return seen.status == 200 and bool(seen.text)
-    return seen.status == 200 and seen.decision == stop.decision and stop.answer in seen.text
+class Verdict(NamedTuple):
+    """What became of a request, in words, and whether the tour has seen what it was to see."""
+
+    words: str
+    tone: str
+    good: bool
+
+
+def judged(stop: Stop, seen: Seen, *, known: bool) -> Verdict:
+    """An answer is right only if it says what is right; a failure has a name."""
+    if seen.status != 200 or seen.code is not None:
+        return Verdict(f"wrong ({seen.status} {seen.code or 'without a code'})", "red", False)
+    if not seen.text:
+        return Verdict("wrong (empty)", "red", False)
+    if known and seen.decision != stop.decision:
+        return Verdict(f"wrong (decided {seen.decision}, not {stop.decision})", "red", False)
+    if re.search(stop.answer, _plain(seen.text), re.IGNORECASE):
+        return Verdict("right", "green", True)
+    return Verdict("wrong", "red", False) if known else Verdict("not what we know", "yellow", True)
+
+
+def _plain(text: str) -> str:
+    """Without the marks of Markdown and LaTeX."""
+    return re.sub(r"\\(?:mathcal|mathrm|text|left|right)?|[*`$]", "", text)
 
 
 def _entrypoint(config: Config) -> str:
@@ -155,26 +181,39 @@ async def _visit(
     began = time.perf_counter()
     first: float | None = None
     text = ""
+    code: str | None = None
     async with session.post(f"{addresses.base_url}/chat/completions", json=body) as response:
         if stop.stream and response.status == 200:
             reader = EventReader()
             async for data in response.content.iter_any():
                 for event in reader.feed(data):
+                    code = code or _code(event.data)
                     piece = _piece(event.data)
                     if piece and first is None:
                         first = time.perf_counter() - began
                     text += piece
         elif response.status == 200:
             text = (await response.json())["choices"][0]["message"]["content"] or ""
+        else:
+            code = _code(await response.read())
         headers = response.headers
         return Seen(
             response.status,
+            code,
             headers.get("x-looper-decision", "-"),
             headers.get("x-looper-algorithm", "-"),
             text,
             time.perf_counter() - began,
             first,
         )
+
+
+def _code(data: bytes) -> str | None:
+    """That of an error in OpenAI's shape, if it is one."""
+    try:
+        return str(json.loads(data)["error"]["code"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _piece(data: bytes) -> str:
