@@ -74,10 +74,11 @@ def written_for(
         return request.with_model(model.upstream, changes)
     limit, limit_without = _limit(request, dialect)
     effort, effort_without = _effort(request, dialect)
+    names, names_without = _names(request, dialect)
     return request.with_model(
         model.upstream,
-        {**_messages(request, dialect), **limit, **effort, **changes},
-        {*limit_without, *effort_without, *_not_taken(request, dialect, ours)},
+        {**_messages(request, dialect), **limit, **effort, **names, **changes},
+        {*limit_without, *effort_without, *names_without, *_not_taken(request, dialect, ours)},
     )
 
 
@@ -95,6 +96,16 @@ def _limit(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], li
         return {}, []
     others = [name for name in LIMITS if name != dialect.max_tokens]
     return {dialect.max_tokens: bytes(request.members[said[0]])}, others
+
+
+def _names(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], list[str]]:
+    """Members under the names that the model knows; one that is there already under its own stays."""
+    known = {
+        ours: theirs
+        for ours, theirs in dialect.names.items()
+        if ours in request.members and theirs not in request.members
+    }
+    return {theirs: bytes(request.members[ours]) for ours, theirs in known.items()}, list(known)
 
 
 def _effort(request: ChatRequest, dialect: Dialect) -> tuple[dict[str, bytes], list[str]]:

@@ -25,6 +25,7 @@ from looper.calling.propagation import forwarded
 from looper.patterns.closing.evidence import fenced
 from looper.run import Deadline, Run
 from looper.settings import Probability, SomeTime, Tokens
+from looper.wire.dialects import DIALECTS
 from looper.wire.model_json import NotRead, read_json
 from looper.wire.tokens import ends, estimate, fit
 
@@ -32,6 +33,9 @@ _log = structlog.get_logger()
 
 NONE = "none"
 """What the model says if no label fits."""
+
+_QUICK = (DIALECTS["vllm"], DIALECTS["sglang"])
+"""Servers that can be told to have their models not think, whichever model it is."""
 
 _CHARACTERS_PER_TOKEN = 6
 _ANSWER = 256
@@ -156,7 +160,7 @@ class ModelSignal:
             ],
             "temperature": 0,
         }
-        if model.dialect.effort == "enable_thinking":
+        if model.dialect in _QUICK or model.dialect.effort == "enable_thinking":
             members["reasoning_effort"] = NONE  # there is no time for it
         if "json_schema" in (model.capabilities or ()):
             members["response_format"] = _schema((*self._config.labels, NONE))

@@ -138,7 +138,9 @@ class Draft:
             if name not in LIMITS
             and name not in dialect.drop
             and (dialect.open or name in STANDARD)
+            and not is_null(value)
         }
+        say_names(members, dialect.names)
         members["model"] = self.model.upstream
         members["messages"] = speak(self.messages, dialect)
         if max_tokens is not None:
@@ -307,6 +309,18 @@ def _response_format(name: str, schema: Mapping[str, Any]) -> dict[str, Any]:
         "type": "json_schema",
         "json_schema": {"name": name, "schema": schema, "strict": False},
     }
+
+
+def is_null(value: Any) -> bool:
+    """Whether a member says nothing: many servers refuse a null where they take the member to be left out."""
+    return value is None or (isinstance(value, msgspec.Raw) and bytes(value).strip() == b"null")
+
+
+def say_names(members: Members, names: Mapping[str, str]) -> None:
+    """Call members what the upstream calls them."""
+    for ours, theirs in names.items():
+        if ours in members:
+            members[theirs] = members.pop(ours)
 
 
 def say_effort(members: Members, how: Effort) -> None:

@@ -11,7 +11,7 @@ from looper.settings import Setting, Tokens
 from looper.wire.chat import ChatRequest, Message, Request
 from looper.wire.json_object import JsonObject
 
-Level = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Level = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _LEVELS: tuple[Level, ...] = get_args(Level)
 Heat = Annotated[float, Field(ge=0, le=2)]
 T = TypeVar("T")

@@ -19,6 +19,7 @@ STANDARD = frozenset(
         *("tools", "tool_choice", "parallel_tool_calls"),
         *("reasoning_effort", "modalities", "audio", "prediction", "service_tier", "store"),
         *("verbosity", "web_search_options", "safety_identifier", "prompt_cache_key"),
+        *("prompt_cache_options", "prompt_cache_retention", "moderation"),
     }
 )
 """The members that OpenAI's API knows, without those of its older one, which no call has; others are vendors' own."""
@@ -31,6 +32,9 @@ class Dialect(Setting):
         default="max_tokens", description="the one name of the token limit"
     )
     drop: frozenset[str] = Field(default=frozenset(), description="members that it refuses")
+    names: dict[str, str] = Field(
+        default_factory=dict, description="members that it knows by another name"
+    )
     roles: dict[str, str] = Field(
         default_factory=dict, description="roles that it knows by another name"
     )
@@ -60,8 +64,12 @@ class Dialect(Setting):
 
 _OPENAI_ONLY = frozenset(
     {"store", "metadata", "service_tier", "prediction", "web_search_options", "safety_identifier"}
-    | {"prompt_cache_key", "verbosity", "user"}
+    | {"prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "moderation"}
+    | {"verbosity", "user"}
 )
+_NOT_OF_A_SERVER = frozenset({"store", "metadata", "service_tier", "prediction", "moderation"}) | {
+    "web_search_options"
+}
 
 DIALECTS: dict[str, Dialect] = {
     "openai": Dialect(max_tokens="max_completion_tokens", tool_call_ids="max40"),
@@ -69,24 +77,30 @@ DIALECTS: dict[str, Dialect] = {
         max_tokens="max_completion_tokens",
         drop=frozenset(
             {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
-            | {"logprobs", "top_logprobs", "logit_bias"}
+            | {"logprobs", "top_logprobs", "logit_bias", "stop"}
         ),
         roles={"system": "developer"},
         tool_call_ids="max40",
     ),
     "vllm": Dialect(
-        drop=frozenset({"store", "metadata", "service_tier", "prediction", "web_search_options"}),
+        drop=_NOT_OF_A_SERVER,
         roles={"developer": "system"},
-        effort="enable_thinking",
         constrain="structured_outputs",
         open=True,
     ),
+    "sglang": Dialect(
+        drop=_NOT_OF_A_SERVER,
+        roles={"developer": "system"},
+        open=True,
+    ),
     "mistral": Dialect(
-        drop=_OPENAI_ONLY | {"logprobs", "top_logprobs", "logit_bias", "parallel_tool_calls"},
+        # Usage comes in its streams unasked; its tiers of service are others than OpenAI's.
+        drop=(_OPENAI_ONLY - {"metadata", "prediction", "prompt_cache_key"})
+        | {"logit_bias", "modalities", "audio", "stream_options"},
+        names={"seed": "random_seed"},
         roles={"developer": "system"},
         merge=True,
         tool_call_ids="alnum9",
-        effort="none",
     ),
     "anthropic-compat": Dialect(
         drop=_OPENAI_ONLY

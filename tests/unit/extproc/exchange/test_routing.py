@@ -12,6 +12,8 @@ from tests.fakes.models import model
 BODY: dict[str, Any] = {"model": "looper/auto", "messages": [{"role": "user", "content": "hi"}]}
 
 
+TEMPLATE = {"effort": "enable_thinking", "open": True, "max_tokens": "max_tokens"}
+OWN = {"chat_template_kwargs": {"x": 1}}
 NULL = {"max_completion_tokens": None}
 
 
@@ -52,10 +54,13 @@ class TestDialects:
         ("dialect", "said", "expected"),
         [
             ("openai", {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
-            ("vllm", {"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}),
-            ("vllm", {"reasoning_effort": "high"}, {"chat_template_kwargs": {"enable_thinking": True}}),
-            ("vllm", {"reasoning_effort": None}, {}),
-            ("vllm", {"reasoning_effort": "low", "chat_template_kwargs": {"x": 1}}, {"chat_template_kwargs": {"x": 1}}),
+            ("vllm", {"reasoning_effort": "xhigh"}, {"reasoning_effort": "xhigh"}),
+            (TEMPLATE, {"reasoning_effort": "none"}, {"chat_template_kwargs": {"enable_thinking": False}}),
+            (TEMPLATE, {"reasoning_effort": "high"}, {"chat_template_kwargs": {"enable_thinking": True}}),
+            (TEMPLATE, {"reasoning_effort": None}, {}),
+            ("mistral", {"seed": 5}, {"random_seed": 5}),
+            ("mistral", {"seed": 5, "random_seed": 6}, {"seed": 5, "random_seed": 6}),
+            (TEMPLATE, {"reasoning_effort": "low", **OWN}, OWN),
             ("anthropic-compat", {"reasoning_effort": "low"}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
             ("anthropic-compat", {"reasoning_effort": "odd"}, {"reasoning_effort": "odd"}),
             ("mistral", {"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
@@ -71,7 +76,7 @@ class TestDialects:
     def test_several_members_may_change_at_once(self) -> None:
         """Limit and effort go, under other names they come, and all else stays where it was."""
         said = {"max_completion_tokens": 5, "x": 1, "reasoning_effort": "high", "y": 2}
-        assert sent("vllm", **said) == {
+        assert sent(TEMPLATE, **said) == {
             "x": 1, "y": 2, "max_tokens": 5, "chat_template_kwargs": {"enable_thinking": True},
         }  # fmt: skip
 

@@ -14,6 +14,7 @@ NAMED = list(DIALECTS)
 CLOSED = [name for name, dialect in DIALECTS.items() if not dialect.open]
 each_dialect = pytest.mark.parametrize("dialect", NAMED)
 SAMPLING = {"temperature": 0.5, "top_p": 0.9, "presence_penalty": 0.1, "frequency_penalty": 0.1}
+TEMPLATE = {"effort": "enable_thinking", "open": True}
 LOGPROBS = {"logprobs": True, "top_logprobs": 3, "logit_bias": {"1": 2}}
 OPENAI_ONLY = {
     "store": True,
@@ -87,14 +88,43 @@ class TestTokenLimit:
         assert list(answer(dialect, max_tokens=9, max_completion_tokens=9).dropped()) == []
 
 
+class TestNames:
+    @pytest.mark.parametrize(
+        ("dialect", "name"), [("mistral", "random_seed"), ("openai", "seed"), ("vllm", "seed")]
+    )
+    def test_a_seed_has_the_name_that_the_upstream_knows(self, dialect: str, name: str) -> None:
+        body = sent(answer(dialect, seed=7))
+        assert {each: body[each] for each in ("seed", "random_seed") if each in body} == {name: 7}
+
+    @each_dialect
+    def test_what_says_nothing_is_not_sent(self, dialect: str) -> None:
+        """Many servers refuse a null where they take the member to be left out."""
+        nulls = (
+            "seed",
+            "stop",
+            "temperature",
+            "logit_bias",
+            "response_format",
+            "user",
+            "tool_choice",
+        )
+        body = sent(answer(dialect, **dict.fromkeys(nulls)))
+        assert body.keys() == {
+            "model",
+            "messages",
+            *({"max_tokens", "max_completion_tokens"} & body.keys()),
+        }
+
+
 class TestMatrix:
     @pytest.mark.parametrize(
         ("dialect", "gone"),
         [
             ("openai", set()),
-            ("openai-reasoning", {*SAMPLING, *LOGPROBS}),
+            ("openai-reasoning", {*SAMPLING, *LOGPROBS, "stop"}),
             ("vllm", {"store", "metadata", "service_tier", "prediction", "web_search_options"}),
-            ("mistral", {*OPENAI_ONLY, *LOGPROBS, "parallel_tool_calls"}),
+            ("sglang", {"store", "metadata", "service_tier", "prediction", "web_search_options"}),
+            ("mistral", {*OPENAI_ONLY, "logit_bias", "seed"} - {"metadata", "prediction", "prompt_cache_key"}),
             (
                 "anthropic-compat",
                 {*OPENAI_ONLY, *LOGPROBS, "seed", "response_format", "presence_penalty", "frequency_penalty"},
@@ -123,7 +153,8 @@ class TestMatrix:
         draft = answer(dialect, **members)
         body = sent(draft)
         assert members.keys() - body.keys() == gone
-        assert list(draft.dropped()) == sorted(gone)
+        renamed = {"seed"} if dialect == "mistral" else set()
+        assert list(draft.dropped()) == sorted(gone - renamed)
         assert {name: body[name] for name in members.keys() - gone} == {
             name: members[name] for name in members.keys() - gone
         }
@@ -179,16 +210,19 @@ class TestEffort:
             ("openai", "low", {"reasoning_effort": "low"}),
             ("openai-reasoning", "high", {"reasoning_effort": "high"}),
             ("gemini-compat", "medium", {"reasoning_effort": "medium"}),
-            ("vllm", "high", {"chat_template_kwargs": {"enable_thinking": True}}),
-            ("vllm", "none", {"chat_template_kwargs": {"enable_thinking": False}}),
+            ("vllm", "xhigh", {"reasoning_effort": "xhigh"}),
+            ("sglang", "none", {"reasoning_effort": "none"}),
+            (TEMPLATE, "high", {"chat_template_kwargs": {"enable_thinking": True}}),
+            (TEMPLATE, "none", {"chat_template_kwargs": {"enable_thinking": False}}),
             ("anthropic-compat", "low", {"thinking": {"type": "enabled", "budget_tokens": 1024}}),
             ("anthropic-compat", "high", {"thinking": {"type": "enabled", "budget_tokens": 16384}}),
             ("anthropic-compat", "none", {}),
-            ("mistral", "high", {}),
+            ("mistral", "high", {"reasoning_effort": "high"}),
+            ({"effort": "none"}, "high", {}),
         ],
     )
     def test_is_said_in_the_way_of_the_upstream(
-        self, dialect: str, effort: str, said: dict[str, Any]
+        self, dialect: Any, effort: str, said: dict[str, Any]
     ) -> None:
         """One wish, under four names, or none."""
         body = sent(answer(dialect, reasoning_effort=effort))
@@ -206,7 +240,7 @@ class TestEffort:
     def test_the_clients_own_words_win(self) -> None:
         """A client that speaks the upstream's dialect knows better."""
         own = {"enable_thinking": False, "x": 1}
-        body = sent(answer("vllm", reasoning_effort="high", chat_template_kwargs=own))
+        body = sent(answer(TEMPLATE, reasoning_effort="high", chat_template_kwargs=own))
         assert body["chat_template_kwargs"] == own
 
     @each_dialect
@@ -225,7 +259,9 @@ class TestEffort:
 
     def test_that_cannot_be_said_is_named(self) -> None:
         """A wish that the upstream has no word for is in the trace."""
-        assert list(answer("mistral", reasoning_effort="high").dropped()) == ["reasoning_effort"]
+        assert list(answer({"effort": "none"}, reasoning_effort="high").dropped()) == [
+            "reasoning_effort"
+        ]
 
 
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]
@@ -402,7 +438,9 @@ class TestLogprobs:
         assert body["logprobs"] is True
         assert "top_logprobs" not in body
 
-    @pytest.mark.parametrize("settings", [{"capabilities": ["tools"]}, {"dialect": "mistral"}])
+    @pytest.mark.parametrize(
+        "settings", [{"capabilities": ["tools"]}, {"dialect": "gemini-compat"}]
+    )
     def test_are_not_asked_of_a_model_without(self, settings: dict[str, Any]) -> None:
         """A model that has none answers all the same, and nothing counts as dropped that no client sent."""
         draft = answering(request(), model("m", **settings), "panel", alternatives=2)
