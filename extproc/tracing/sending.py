@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
 
+import requests
 import structlog
 from grpc import ChannelCredentials, ssl_channel_credentials
 from opentelemetry.context import Context
@@ -44,6 +45,7 @@ def exporter_to(collector: Collector, headers: Mapping[str, str]) -> SpanExporte
             certificate_file=collector.ca if collector.tls else None,
             headers=dict(headers),
             timeout=_PATIENCE,
+            session=_session(),
         )
     return GrpcExporter(
         collector.url,
@@ -129,6 +131,13 @@ class Sending(SpanProcessor):
         if self._told is None or now - self._told > _SILENCE:
             self._told = now
             _log.warning("spans.dropped", why=why, dropped=dict(self.dropped))
+
+
+def _session() -> requests.Session:
+    """Heeds no variables of the environment: by itself it takes roots that these name for ours, and netrc's secrets."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
 
 
 def _credentials(ca: str) -> ChannelCredentials:

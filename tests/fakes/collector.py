@@ -2,10 +2,12 @@
 
 import asyncio
 import gzip
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -130,26 +132,42 @@ class Tree:
 
 
 @asynccontextmanager
-async def run_collector() -> AsyncIterator[Collector]:
-    """Both ways in, at free ports, while the context is open."""
+async def run_collector(tls: Path | None = None) -> AsyncIterator[Collector]:
+    """Both ways in, at free ports, while the context is open; over TLS with `server.pem` of a folder."""
     collector = Collector()
     server = grpc.server(ThreadPoolExecutor(4))
     add_TraceServiceServicer_to_server(_Service(collector), server)  # type: ignore[no-untyped-call]
-    collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    scheme = "http" if tls is None else "https"
+    port = _listen(server, tls)
+    collector.endpoint = f"{scheme}://127.0.0.1:{port}"
     server.start()
     application = web.Application(client_max_size=64 << 20)
     application.router.add_post("/v1/traces", _posted(collector))
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    context = None if tls is None else _context(tls)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
     await site.start()
-    collector.http = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    collector.http = f"{scheme}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield collector
     finally:
         collector.over.set()
         await runner.cleanup()
         await asyncio.to_thread(server.stop(0).wait)
+
+
+def _listen(server: grpc.Server, tls: Path | None) -> int:
+    if tls is None:
+        return int(server.add_insecure_port("127.0.0.1:0"))
+    pair = (tls / "server.key").read_bytes(), (tls / "server.pem").read_bytes()
+    return int(server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair])))
+
+
+def _context(tls: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls / "server.pem", tls / "server.key")
+    return context
 
 
 class _Service(TraceServiceServicer):

@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from extproc.tracing import Told
 from extproc.tracing.opening import opened
 from extproc.tracing.sending import Sending
 from extproc.tracing.spans import SpanTracer
+from tests.fakes.certificates import certify
 from tests.fakes.collector import Collector, run_collector
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -148,6 +150,21 @@ async def test_a_real_receiver_gets_them_with_our_headers(
     (sent,) = collector.metadata
     assert (sent["authorization"], sent["x-tenant"]) == ("Bearer t", "acme")
     assert tracer.sent == 1
+
+
+@pytest.mark.parametrize("name", ["IP:127.0.0.1", "DNS:other.example"], ids=["ours", "other"])
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+async def test_over_tls_spans_go_to_whom_they_are_meant_for(
+    protocol: str, name: str, tmp_path: Path
+) -> None:
+    """A certificate by the roots that are set, made out to the host; to anybody else nothing goes."""
+    certify(tmp_path, "server", name)
+    async with run_collector(tmp_path) as collector:
+        otlp = {**collector.otlp(protocol), "ca": f"{tmp_path}/ca.pem"}
+        async with opened(settings(otlp=otlp, flush="2s"), {}) as tracer:
+            assert isinstance(tracer, SpanTracer)
+            end_exchanges(tracer, 1)
+        assert len(collector.spans) == tracer.sent == (name == "IP:127.0.0.1")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
