@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from looper.simulate.faults import Blank, Ending, Hang, Status, Strange
+from looper.simulate.faults import Blank, Ending, Hang, Status, Strange, UsageHabit
 from looper.simulate.models import SimulatedModel
-from looper.simulate.server import Simulator
+from looper.simulate.server import Address, Simulator
 from tests.envoy.configured import Bootstrap, edited, manager_of
 from tests.envoy.conftest import quick_models
+from tests.fakes.envoy import free_port
 from tests.fakes.stack import DEMO, Stack, run_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -95,7 +96,7 @@ async def test_models_that_misbehave_are_named() -> None:
     assert found["other", "answers"]["found"] == "status 401"
     assert "api_key" in found["other", "answers"]["advice"]
     assert found["other", "tools"]["state"] == "skipped"
-    assert found["third", "answers"]["found"] == "no answer within 2 s"
+    assert found["third", "answers"]["found"] == "slow: no answer within 2 s"
     assert found["large", "answers"]["state"] == "fail"
     assert not any(about.startswith("envoy") for about, _ in found)
 
@@ -212,3 +213,20 @@ async def test_what_cannot_be_reached_is_said() -> None:
     assert found["envoy", "admin"]["state"] == "fail"
     assert "egress" in found["small", "answers"]["advice"]
     assert other["envoy", "admin"]["state"] == "fail"
+
+
+async def test_who_is_not_there_or_hides_its_usage_is_told_so() -> None:
+    """A dead model is no dead egress, and a stream without usage makes estimates of all that hangs on it."""
+    nobody = Address("127.0.0.1", free_port())
+    async with run_stack(quick_models(), models_at=nobody) as stack:
+        _, found = await doctor(stack, "--only", "models")
+    assert found["small", "answers"]["found"] == "Envoy cannot reach it"
+
+    models = quick_models()
+    put(models, "small", fault=UsageHabit())
+    async with run_stack(models, able()) as stack:
+        _, found = await doctor(stack, "--only", "models")
+        asked = [call.model for call in stack.simulator.calls]
+    assert found["small", "stream"]["found"] == "without its usage"
+    assert found["large", "stream"]["state"] == "ok"
+    assert asked == sorted(asked, key=asked.index)  # one model after the other

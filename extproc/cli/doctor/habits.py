@@ -45,13 +45,18 @@ async def ends_streams(client: Client, model: Model, seconds: float) -> Finding:
     once more.
     """
     try:
-        says = await _says_the_end(client, model, seconds)
-        again = says or await _says_the_end(client, model, seconds)
-    except CallFailed:
+        says, counts = await _says_the_end(client, model, seconds)
+        again = says or (await _says_the_end(client, model, seconds))[0]
+    except CallFailed as error:
+        if error.failure is Failure.TIMEOUT:
+            found = f"slow: no whole stream within {seconds:g} s"
+            return Finding(model.name, "stream", "warn", found, _SLOW)
         return Finding(model.name, "stream", "warn", "no whole stream came", _NO_STREAM)
     if again and not says:
         return Finding(model.name, "stream", "warn", "one of two broke off", _BROKE_OFF)
     match says, model.dialect.finish_reason:
+        case (True, True) if not counts:
+            return Finding(model.name, "stream", "warn", "without its usage", _NO_USAGE)
         case (True, True):
             return Finding(model.name, "stream", "ok", "says how its answer ended")
         case (False, False):
@@ -65,6 +70,8 @@ async def ends_streams(client: Client, model: Model, seconds: float) -> Finding:
 
 
 _NO_STREAM = "streamed answers by it will fail: can its server stream?"
+_SLOW = "give it more with --timeout, and see that decisions that use it have the time"
+_NO_USAGE = "what its streams use is then an estimate: have its server heed `stream_options: {include_usage: true}`"
 _BROKE_OFF = "a stream ended with [DONE] and no `finish_reason`: is its server restarted, or short of memory?"
 _WORDLESS = "they are taken for broken: if its server never sends one, its `dialect` needs `finish_reason: false`"
 _NOT_WORDLESS = "take `finish_reason: false` out of its `dialect`: an answer that breaks off passes for a whole one"
@@ -88,15 +95,16 @@ async def _takes(
     return True
 
 
-async def _says_the_end(client: Client, model: Model, seconds: float) -> bool:
-    """Whether a stream that is read to its end says how its answer ended. Raises CallFailed."""
+async def _says_the_end(client: Client, model: Model, seconds: float) -> tuple[bool, bool]:
+    """Whether a stream that is read to its end says how its answer ended, and what it used. Raises CallFailed."""
     lenient = model.dialect.model_copy(update={"finish_reason": False})
     asked = model.model_copy(update={"dialect": lenient})
     draft = answering(_request(model, [_USER]), asked, "single", stream=True)
     deadline = asyncio.get_running_loop().time() + seconds
-    said = False
+    said = counted = False
     chunks = client.stream(draft.call(_MAX_TOKENS), {}, deadline=deadline)
     async with aclosing(chunks) as arriving:
         async for chunk, _, _ in arriving:
             said = said or any(choice.finish_reason for choice in chunk.choices)
-    return said
+            counted = counted or chunk.usage is not None
+    return said, counted

@@ -120,7 +120,10 @@ class Examination:
             return Finding(model.name, "answers", *_why(error, self.seconds))
         if not answer.completion.choices:
             return Finding(model.name, "answers", "fail", "an answer without choices", _NO_CHAT)
-        took = f"after {loop.time() - began:.2f} s"
+        seconds = loop.time() - began
+        took = f"after {seconds:.2f} s"
+        if seconds > _SLOW_FROM:
+            return Finding(model.name, "answers", "warn", f"slow: {took}", _SLOW)
         if answer.attempts > 1:
             return Finding(
                 model.name, "answers", "warn", f"{took}, at attempt {answer.attempts}", _UNSTEADY
@@ -137,6 +140,8 @@ class Examination:
             state, found, advice = _why(error, self.seconds)
             if error.failure is Failure.STATUS and error.status in (400, 404, 415, 422, 501):
                 state, advice = "fail", f"take `{capability}` out of its `capabilities`"
+            if error.failure is Failure.TIMEOUT:
+                state = "warn"  # it did answer: that it is slow with this says nothing of what it can do
             return Finding(model.name, capability, state, found, advice)
         if _shows(capability, answer.completion):
             return Finding(model.name, capability, "ok", "works")
@@ -159,6 +164,9 @@ _NO_USAGE = "budgets and costs are then estimates: have its server report usage"
 _STRANGE = (
     "no answer is lost over it; its server's version, or a gateway before it, may be to blame"
 )
+_SLOW_FROM = 10.0
+"""Seconds for a few words from which on a team's clocks have to be set for a model."""
+_SLOW = "deadlines, `round_timeout` and `timeout` have to leave it the time"
 _UNSTEADY = "it was refused or unreachable at first"
 _KEY = "is its `api_key` the right one, and can Envoy read it?"
 
@@ -169,8 +177,11 @@ def _why(error: CallFailed, seconds: float) -> _Advice:
         case Failure.STATUS:
             return _refused(error.status or 0)
         case Failure.TIMEOUT:
+            found = f"slow: no answer within {seconds:g} s"
+            return _Advice("fail", found, "is it loaded? give it more with --timeout")
+        case Failure.CONNECT if error.status is not None:
             return _Advice(
-                "fail", f"no answer within {seconds:g} s", "is it loaded, and reachable?"
+                "fail", "Envoy cannot reach it", "is `url` right, and does its server run?"
             )
         case Failure.CONNECT:
             return _Advice(
@@ -191,8 +202,12 @@ def _refused(status: int) -> _Advice:
             return _Advice("fail", found, "are `url` and `upstream_model` right, and is it routed?")
         case 429:
             return _Advice("warn", found, "it is rate-limited just now")
-        case 502 | 503 | 504:
-            return _Advice("fail", found, "can Envoy reach `url`, and does it have its key?")
+        case 503:
+            return _Advice(
+                "fail", found, "is its server still loading, or does Envoy lack its key?"
+            )
+        case 502 | 504:
+            return _Advice("fail", found, "what is behind `url` does not reach the model")
         case _:
             return _Advice("fail", found, "its server refuses a plain request: is `dialect` right?")
 
