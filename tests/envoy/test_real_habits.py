@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from looper.simulate.server import Ending, SimulatedModel, Simulator
+from looper.simulate.server import Ending, Length, SimulatedModel, Simulator
 from looper.wire.sse import DONE, EventReader
 from tests.fakes.stack import Stack, run_stack
 
@@ -92,6 +92,7 @@ def answered_by(model: str, contract: dict[str, Any]) -> dict[str, Any]:
 
 
 RECIPES = {
+    "ratings-text": decision(type="ratings", models=["a", "b", "c"]),
     "bound": answered_by("vllm", BARE),
     "bound-guided": answered_by("guided", BARE),
     "bound-free": answered_by("vllm", CHOICE),
@@ -467,3 +468,31 @@ class TestGrammars:
         assert "cut off after" in told(again)
         assert "tokens" in told(again)
         assert again["max_tokens"] == 2 * first["max_tokens"]
+
+
+class TestCutByLength:
+    """Answers of small models often end where their limit does."""
+
+    @pytest.mark.parametrize("name", ["ratings-text", "fusion", "remom", "confidence", "workflows"])
+    async def test_half_an_answer_loses_against_a_whole_one(self, team: Stack, name: str) -> None:
+        """Where nobody writes the answer up, a whole one is published; a writer is told that one is cut."""
+        team.simulator.fault("a", Length(tokens=2))
+        answered = await ask(team, name)
+        assert answered.status == 200
+        assert "Ottawa" in answered.text
+        assert answered.finish == "stop"
+        writing = [call.parsed for call in team.simulator.calls if call.model == "w"]
+        if name in ("fusion", "remom", "workflows"):
+            assert "cut off: its end is missing" in told(writing[-1])
+
+    @both_ways
+    @pytest.mark.parametrize("name", ["ratings-text", *PATTERNS])
+    async def test_where_all_are_cut_the_best_is_published_and_says_so(
+        self, team: Stack, name: str, stream: bool
+    ) -> None:
+        """Nobody is told that it is whole."""
+        for each in STRICT:
+            team.simulator.fault(each, Length(tokens=2))
+        answered = await ask(team, name, stream=stream)
+        assert (answered.status, answered.finish) == (200, "length")
+        assert answered.text
