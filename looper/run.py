@@ -286,6 +286,8 @@ class Run:
                 error.limit = grant.max_tokens
                 heard.failed(error)
                 record.end(Result(draft.model, draft.role, _state(error), error=error))
+                if (rest := sieve.rest()) is not None:
+                    yield rest  # it only began like something of ours
                 raise
             except (asyncio.CancelledError, GeneratorExit) as left:
                 heard.left()

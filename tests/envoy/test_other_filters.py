@@ -183,7 +183,8 @@ async def test_a_refusal_says_what_it_is(guarded: Stack, name: str, told: Told) 
 
 
 async def test_a_wrong_credential_is_no_other_than_none(guarded: Stack) -> None:
-    wrong = {"authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.e30.AAAA", "x-key": "wrong"}
+    token = "eyJhbGciOiJIUzI1NiJ9.e30.AAAA"  # pragma: allowlist secret
+    wrong = {"authorization": f"Bearer {token}", "x-key": "wrong"}
     for name in ("jwt", "key"):
         assert (await tried(guarded, {"x-try": name, **wrong}))[0] == UNAUTHORIZED
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import BaseModel, model_validator
 
@@ -395,6 +396,17 @@ class TestStream:
         with pytest.raises(CallFailed):
             await read(run.stream(call(), until=FOREVER))
         assert run.ledger.usage == Usage(10, 1)
+
+    async def test_what_only_began_like_something_of_ours_is_said_before_a_break(self) -> None:
+        """It was held back, as the rest might have been the rest of a mark."""
+        told = "[candidate 1 f00f]\nyes\n[end of candidate 1 f00f]"
+        ours = (msgspec.Raw(msgspec.json.encode({"role": "user", "content": told})),)
+        run = run_of(ScriptedClient({"m": Stream([chunk("half")], CallFailed(Failure.BROKEN))}))
+        said: list[str] = []
+        with suppress(CallFailed):
+            async for piece in run.stream(replace(call(), ours=ours), until=FOREVER):
+                said += [choice.delta.content or "" for choice in piece.choices if choice.delta]
+        assert (len(said), "".join(said)) == (2, "half")
 
     @pytest.mark.parametrize("word", ["error", "network_error", "insufficient_system_resource"])
     async def test_an_end_that_is_a_break_is_a_failure(self, word: str) -> None:
