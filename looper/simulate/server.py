@@ -480,7 +480,13 @@ async def _run(models: Sequence[SimulatedModel], host: str, port: int) -> None:
 
 @click.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=0, show_default=True, help="0: one that is free")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    show_default=True,
+    help="0: one that is free",
+)
 @click.option(
     "--model",
     "models",
@@ -491,7 +497,11 @@ async def _run(models: Sequence[SimulatedModel], host: str, port: int) -> None:
 )
 def main(models: tuple[SimulatedModel, ...], host: str, port: int) -> None:
     """Serve simulated models; prints {"url": ...} when ready."""
-    asyncio.run(_run(models or MODELS, host, port))
+    try:
+        asyncio.run(_run(models or MODELS, host, port))
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or "no such address"
+        raise click.ClickException(f"cannot listen on {host}:{port}: {why}") from None
 
 
 if __name__ == "__main__":
