@@ -94,16 +94,18 @@ def write(
     *,
     lingering: Sequence[Model] = (),
     settle: float = 0,
-) -> None:
+) -> str:
     """Write the files into the folder `out`, each replaced in one step; Envoy sees it as `directory`.
 
     Between clusters that are new and the routes that lead there, `settle` seconds are left for Envoy to resolve names.
+    Returns what Envoy reads only at its start, whichever generation it is of.
     """
     texts = render(config, directory=directory or str(out.absolute()), lingering=lingering)
     out.mkdir(parents=True, exist_ok=True)
     for name in sorted(texts, key=_turn):
         if _replace(out / name, texts[name]) and name == "cds.yaml":
             time.sleep(settle)
+    return texts["bootstrap.yaml"].replace(generation(config), "")
 
 
 def _turn(name: str) -> int:

@@ -5,16 +5,15 @@ may still need it, and so may a processor that has yet to see the change.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extproc.bootstrap.files import render, write
+from extproc.bootstrap.files import write
 from extproc.bootstrap.ingress import longest_deadline
 from extproc.config import Config
 from extproc.config.watch import Watched
 from extproc.errors import ConfigError
-from extproc.process.generation import generation
 from looper.calling.models import Model
 
 Say = Callable[[str], None]
@@ -33,24 +32,27 @@ class Follower:
     linger: float
     settle: float = 1.0
     _leaving: dict[str, tuple[Model, float]] = field(default_factory=dict)
+    _start: str = ""
+    """What Envoy was started with."""
 
     def begin(self) -> None:
         """Write the files for the first time."""
-        write(self.config, self.out, self.directory)
+        self._start = self._write(self.config, self._leaving)
 
     def change(self, config: Config, now: float) -> bool:
         """Write the files for another configuration. Whether Envoy has to be restarted for a part of it.
 
         Raises ConfigError for a file of Envoy's that it names and that is not there; then all stays as it is.
         """
-        before, after = self.config, _bootstrap(config)
         until = now + longest_deadline(self.config).total_seconds() + self.linger
-        self._leaving |= {model.name: (model, until) for model in self.config.upstreams()}
-        self.config = config
-        for model in config.upstreams():
-            self._leaving.pop(model.name, None)
-        self._write()
-        return _bootstrap(before) != after
+        before = {model.name: (model, until) for model in self.config.upstreams()}
+        kept = {model.name for model in config.upstreams()}
+        leaving = {
+            name: each for name, each in (self._leaving | before).items() if name not in kept
+        }
+        start, self._start = self._start, self._write(config, leaving)
+        self.config, self._leaving = config, leaving
+        return start != self._start
 
     def let_go(self, now: float) -> bool:
         """Write the files without models whose time is over. Whether there were any."""
@@ -58,17 +60,12 @@ class Follower:
         for name in over:
             del self._leaving[name]
         if over:
-            self._write()
+            self._start = self._write(self.config, self._leaving)
         return bool(over)
 
-    def _write(self) -> None:
-        leaving = [model for model, _ in self._leaving.values()]
-        write(self.config, self.out, self.directory, lingering=leaving, settle=self.settle)
-
-
-def _bootstrap(config: Config) -> str:
-    """What Envoy reads only at its start, whichever generation it is of."""
-    return render(config, directory="/")["bootstrap.yaml"].replace(generation(config), "")
+    def _write(self, config: Config, leaving: Mapping[str, tuple[Model, float]]) -> str:
+        models = [model for model, _ in leaving.values()]
+        return write(config, self.out, self.directory, lingering=models, settle=self.settle)
 
 
 def watch(watched: Watched, follower: Follower, interval: float, say: Say) -> None:
