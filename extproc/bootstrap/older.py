@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from extproc.config.envoy_versions import BOUNDED, GAUGES, TRIMMED, Feature
+from extproc.config.envoy_versions import BOUNDED, GAUGES, LOCAL, TRIMMED, Feature
 
 _STATS = "type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config"
 
@@ -49,6 +49,17 @@ def _without_gauges(loggers: list[Any]) -> bool:
     return bool(found)
 
 
+def _without_local(files: Mapping[str, Any]) -> bool:
+    """A condition of two, of which the second stays."""
+    changed = False
+    for matcher in _found(files, "custom_response_matcher"):
+        for each in matcher["matcher_list"]["matchers"]:
+            if both := each["predicate"].get("and_matcher"):
+                _, each["predicate"] = both["predicate"]
+                changed = True
+    return changed
+
+
 def _counts(config: Mapping[str, Any]) -> bool:
     return config.get("@type") != _STATS or "counters" in config or "histograms" in config
 
@@ -77,6 +88,7 @@ def _found(node: Any, key: str) -> Iterator[Any]:
 
 _CHANGES: tuple[tuple[Feature, Callable[[Mapping[str, Any]], bool]], ...] = (
     (TRIMMED, _keys_in_files),
+    (LOCAL, _without_local),
     (BOUNDED, _of_loggers(_without_bounds)),
     (GAUGES, _of_loggers(_without_gauges)),
 )

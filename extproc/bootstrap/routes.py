@@ -20,6 +20,7 @@ from envoy_data_plane.envoy.extensions.http.custom_response.local_response_polic
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.envoy.type.matcher.v3 import (
+    HttpResponseLocalReplyMatchInput,
     HttpResponseStatusCodeClassMatchInput,
     HttpResponseStatusCodeMatchInput,
 )
@@ -316,7 +317,11 @@ def _mended() -> CustomResponse:
 
     A 304 is nothing that anybody asked for, and what is below 200 no answer yet.
     """
-    refuses = _any_of(*(_says(HttpResponseStatusCodeMatchInput(), code) for code in (401, 403)))
+    # Not what a filter behind the processor refuses: that is the client's to mend.
+    refuses = _all_of(
+        _says(HttpResponseLocalReplyMatchInput(), "false"),
+        _any_of(*(_says(HttpResponseStatusCodeMatchInput(), code) for code in (401, 403))),
+    )
     known = (f"{each}xx" for each in range(2, 6))
     unknown = xds.MatcherMatcherListPredicate(
         not_matcher=_any_of(
@@ -344,6 +349,12 @@ def _instead(
 def _any_of(*predicates: xds.MatcherMatcherListPredicate) -> xds.MatcherMatcherListPredicate:
     return xds.MatcherMatcherListPredicate(
         or_matcher=xds.MatcherMatcherListPredicatePredicateList(predicate=list(predicates))
+    )
+
+
+def _all_of(*predicates: xds.MatcherMatcherListPredicate) -> xds.MatcherMatcherListPredicate:
+    return xds.MatcherMatcherListPredicate(
+        and_matcher=xds.MatcherMatcherListPredicatePredicateList(predicate=list(predicates))
     )
 
 

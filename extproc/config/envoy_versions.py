@@ -68,4 +68,9 @@ TRIMMED = Feature(
     "1.40",
     "a newline there is part of the key, and every call of its model a 503: write the file without one",
 )
-FEATURES = (TRIMMED, BOUNDED, GAUGES, CHAINED)
+LOCAL = Feature(
+    "custom_response that tells Envoy's own answers from a model's",
+    "1.38",
+    "a 401 or 403 of a filter behind the processor looks like a model's: 502",
+)
+FEATURES = (TRIMMED, BOUNDED, GAUGES, CHAINED, LOCAL)

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 from typing import Annotated, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -40,14 +40,25 @@ def _check_url(url: str) -> str:
         raise ValueError("a URL must not carry a credential: use `api_key`")
     if parts.fragment:
         raise ValueError("a URL has no fragment")
-    names = {pair.partition("=")[0].lower() for pair in parts.query.split("&")}
-    if names & _CREDENTIALS:
-        raise ValueError("a URL's query must not carry a credential: use `api_key`")
+    _check_query(parts.query)
     _ = parts.port  # raises ValueError when it is not a port
     if not _HOST.fullmatch(parts.hostname) or not _PATH.fullmatch(parts.path + parts.query):
         raise ValueError("a URL has a host and a path of plain ASCII: write `xn--…` and `%…`")
     before, _, _ = url.partition("?")
     return before.rstrip("/") + (f"?{parts.query}" if parts.query else "")
+
+
+def _check_query(query: str) -> None:
+    """Envoy refuses a name that is none, and writes what is no UTF-8 in another way."""
+    names = [unquote(pair.partition("=")[0]).lower() for pair in query.split("&") if pair]
+    if _CREDENTIALS & set(names):
+        raise ValueError("a URL's query must not carry a credential: use `api_key`")
+    if not all(names):
+        raise ValueError("a URL's query has names, such as `api-version=2024-10-21`")
+    try:
+        unquote(query, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("a URL's query is UTF-8 where it is quoted") from None
 
 
 def _check_file(path: str) -> str:

@@ -133,6 +133,7 @@ def with_filters(bootstrap: Bootstrap) -> None:
     manager = manager_of(bootstrap, "ingress")
     theirs = [only_when_tried(name, settings) for name, settings in FILTERS.items()]
     manager["http_filters"][:0] = theirs
+    manager["http_filters"].insert(-1, only_when_tried("late", FILTERS["rbac"]))
     bootstrap["static_resources"]["clusters"].append(NOBODY)
 
 
@@ -174,6 +175,7 @@ async def tried(stack: Stack, headers: dict[str, str]) -> tuple[Told, str]:
         ("basic", UNAUTHORIZED),
         ("rbac", DENIED),
         ("ext_authz", DENIED),
+        ("late", DENIED),
     ],
 )
 async def test_a_refusal_says_what_it_is(guarded: Stack, name: str, told: Told) -> None:

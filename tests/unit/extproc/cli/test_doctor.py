@@ -12,7 +12,7 @@ from extproc.cli.doctor.envoy import examine_envoy
 from extproc.cli.doctor.findings import Finding, as_json, as_table, has_failed
 from extproc.cli.doctor.version import Server, examine_version
 from extproc.config import Config, parse_config
-from extproc.config.envoy_versions import BOUNDED
+from extproc.config.envoy_versions import FEATURES, Feature
 from extproc.headers import NOT_FOR_BACKENDS
 from extproc.process.generation import generation
 
@@ -231,27 +231,28 @@ def test_an_envoy_without_us_is_said_to_be() -> None:
     assert doubts(dump(manager("ingress", BUFFER)))["envoy", "processor"] == "fail"
 
 
-@pytest.mark.parametrize(
-    ("running", "wanted", "expected"),
-    [
-        ("1.40.0", "1.40", {"version": "ok"}),
-        ("1.41.2", "1.40", {"version": "ok"}),
-        ("1.39.3", "1.40", {"version": "ok"}),
-        ("1.38.1", "1.40", {"version": "ok", BOUNDED.name: "warn"}),
-        ("1.38.1", "1.38", {"version": "ok", BOUNDED.name: "ok"}),
-        ("1.36.4", "1.40", {"version": "fail"}),
-        ("1.9.0", "1.40", {"version": "fail"}),
-    ],
-)
-def test_an_envoy_that_is_too_old_is_named(
-    running: str, wanted: str, expected: dict[str, str]
+@pytest.mark.parametrize(("running", "state"), [("1.41.2", "ok"), ("1.40.0", "ok"), ("1.37.0", "ok"),
+                                               ("1.36.4", "fail"), ("1.9.0", "fail")])  # fmt: skip
+def test_an_envoy_that_is_too_old_is_named(running: str, state: str) -> None:
+    (told, *_) = examine_version(Server(f"0123abc/{running}/Clean/RELEASE/BoringSSL"), CONFIG)
+    assert (told.check, told.state, bool(told.advice)) == ("version", state, state == "fail")
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+@pytest.mark.parametrize("running", ["1.37", "1.38", "1.39", "1.40"])
+@pytest.mark.parametrize("wanted", ["1.37", "1.38", "1.39", "1.40"])
+def test_what_files_use_and_an_envoy_lacks_is_named(
+    feature: Feature, running: str, wanted: str
 ) -> None:
-    """For all that we need, or for what its files are written with."""
+    """What files for an older one leave out is told, too, but needs no change."""
     config = parse_config(f"{TEXT}envoy: {{version: '{wanted}'}}\n", "looper.yaml")
-    server = Server(f"0123abc/{running}/Clean/RELEASE/BoringSSL")
-    told = list(examine_version(server, config))
-    assert {each.check: each.state for each in told} == expected
-    assert all(each.advice for each in told if each.state != "ok")
+    told = examine_version(Server(f"0123abc/{running}.0/Clean/RELEASE/BoringSSL"), config)
+    states = [(each.state, bool(each.advice)) for each in told if each.check == feature.name]
+    if feature.is_in(running):
+        assert states == []
+    else:
+        used = feature.is_in(wanted)
+        assert states == [("warn" if used else "ok", used)]
 
 
 @pytest.mark.parametrize(

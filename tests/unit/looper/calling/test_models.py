@@ -34,7 +34,7 @@ class TestUrl:
         "url",
         [
             "", "host", "host:8000/v1", "//host/v1", "ftp://host", "unix:/run/x.sock", "http://", "http:///v1", "http://:80",
-            "http://user@host/v1", "http://host/v1?key=x", "http://host/v1?a=1&API-Key=x",
+            "http://user@host/v1", "http://host/v1?key=x", "http://host/v1?a=1&API-Key=x", "http://host/v1?=x", "http://host/v1?a=%ff",
             "http://host/v1#x", "http://host/v1?a=ä",
             "http://user:pass@host/v1",  # pragma: allowlist secret
             "http://host:port/v1", "http://host:70000/v1", "http://[::1/v1", 5, None,
