@@ -133,7 +133,6 @@ class Exchange:
         except Exception:
             _log.exception("exchange.crashed")
             await self._fail(InternalError())
-        self._is_told = not self._answer_passes
         await self._see_out()
 
     def _how_it_ended(self) -> str:
