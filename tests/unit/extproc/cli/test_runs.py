@@ -168,13 +168,13 @@ async def test_top_looks_again_and_again(address: str, facts: Facts) -> None:
     """On a terminal, until it is interrupted."""
     ours, its = pty.openpty()
     process = await asyncio.create_subprocess_exec(
-        *("env", "TERM=xterm-256color", "COLUMNS=120", "LINES=50"),  # a terminal that can redraw
+        # A shell has what it starts in the background ignore interrupts, the tests and all below them.
+        *("env", "--default-signal=INT"),
+        *("TERM=xterm-256color", "COLUMNS=120", "LINES=50"),  # a terminal that can redraw
         *(sys.executable, "-m", "extproc", "top", "--admin", address, "--interval", "0.1"),
         stdout=its,
         stdin=its,
         stderr=asyncio.subprocess.PIPE,
-        # A shell has what it starts in the background ignore interrupts, the tests and all below them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(its)
     seen = ""

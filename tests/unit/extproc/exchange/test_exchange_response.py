@@ -116,7 +116,7 @@ class TestRoutedChat:
         assert re.fullmatch("[A-Za-z0-9]{9}", answering["tool_call_id"])
         assert "stream_options" not in sent
         answers = [each.replacement for each in channel.sent if isinstance(each, PassResponseBody)]
-        assert b'"id":"AbCdEfGh1"' in b"".join(filter(None, answers))
+        assert answers == [None, None]  # as they came
 
     async def test_nothing_is_asked_for_where_the_answer_does_not_come_by(self) -> None:
         """In profile `fast` nothing changes but the name of the model."""
