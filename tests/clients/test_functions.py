@@ -70,7 +70,7 @@ async def shared() -> AsyncIterator[Stack]:
     change: dict[str, Any] = {
         "models": [
             {"name": "one", "url": "", "dialect": "openai", "rating": 0.8},
-            {"name": "two", "url": "", "dialect": "mistral", "rating": 0.7},
+            {"name": "two", "url": "", "dialect": {"tool_call_ids": "alnum9"}, "rating": 0.7},
             {"name": "final", "url": "", "dialect": "openai", "rating": 0.8},
         ],
         "recipes": RECIPES,
