@@ -100,7 +100,7 @@ async def silent(progress: Progress) -> None:
     """Nobody is there to hear it."""
 
 
-def mark() -> str:
+def fresh_mark() -> str:
     """For fences: nobody can guess it, and few texts end with its beginning, at which a stream is held back."""
     return f"9{secrets.token_hex(8)[1:]}"
 
@@ -119,7 +119,7 @@ class Run:
     terms: Terms = NO_TERMS
     bands: Mapping[str, str] = field(default_factory=dict)
     """What the decision's projections made of the request, by their names."""
-    fence: str = field(default_factory=mark)
+    fence: str = field(default_factory=fresh_mark)
     trace: Trace = field(default_factory=Trace)
     pauses: Pauses | None = None
     say: Callable[[Progress], Awaitable[None]] = silent

@@ -1,6 +1,5 @@
 """Fusion: a panel answers in parallel, a judge compares where they differ, a final model writes the answer."""
 
-import secrets
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from looper.patterns.closing.conclude import Ending, Finding, conclude, decline,
 from looper.patterns.closing.evidence import fenced, marked, room, said
 from looper.patterns.closing.outcome import lack_of
 from looper.patterns.closing.weighing import Weighing
-from looper.run import Run
+from looper.run import Run, fresh_mark
 from looper.settings import Posterior, Setting, Tokens, posterior_or
 from looper.voting.votes import Vote
 from looper.wire.chat import ChatRequest
@@ -505,7 +504,7 @@ def _of_analysis(count: int) -> dict[str, Any]:
 def _findings(analysis: Analysis, run: Run) -> str:
     """What the judge found, between lines with a mark of their own: the other one it has read, and can repeat."""
     found = analysis.model_dump_json(exclude={"winner", "scores"}, exclude_defaults=True)
-    mark = secrets.token_hex(8)
+    mark = fresh_mark()
     comparison = fenced([found], mark, room=None, label="comparison", seen=[run.fence])
     return _COMPARISON.format(comparison=comparison, mark=mark)
 
